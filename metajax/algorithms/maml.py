@@ -1,0 +1,133 @@
+r"""MAML: learn an initialisation that a few gradient steps adapt well.
+
+.. math::
+  \min_\phi \sum_i L(\theta_i^K, Q_i), \quad \theta_i^0 = \phi, \quad
+  \theta_i^{t+1} = \theta_i^t - \alpha \nabla L(\theta_i^t, S_i)
+
+References:
+  Finn, Abbeel, Levine (2017), Model-agnostic meta-learning for fast
+  adaptation of deep networks, https://arxiv.org/abs/1703.03400
+"""
+
+from collections.abc import Callable
+
+import jax
+import optax
+
+from metajax import partition
+from metajax.base import (
+  Adaptation,
+  Batch,
+  Learner,
+  MetaLearner,
+  Model,
+  Objective,
+  PyTree,
+)
+from metajax.estimators import backprop
+from metajax.inner_loop import descend
+
+InnerOptimizer = Callable[[float], optax.GradientTransformation]
+
+
+def gradient_learner(
+  model: Model,
+  objective: Objective,
+  inner_lr: float,
+  num_steps: int,
+  *,
+  first_order: bool = False,
+  inner_optimizer: InnerOptimizer = optax.sgd,
+  adapts: partition.Select = partition.everything,
+) -> Learner:
+  """A learner that descends the support loss from its meta-parameters.
+
+  Args and errors are those of `maml`.
+  """
+  check_inner_loop(inner_lr, num_steps)
+
+  def adapt(
+    key: jax.Array, meta_params: PyTree, support: Batch
+  ) -> tuple[PyTree, Adaptation]:
+    del key  # deterministic
+    adapted, rest = partition.split(meta_params, adapts)
+
+    def loss(adapted: PyTree, step: jax.Array) -> jax.Array:
+      del step  # the whole support set, every time
+      params = partition.merge(adapted, rest)
+      return objective(model.apply(params, support.inputs), support.targets)[0]
+
+    adapted, descent = descend(
+      loss,
+      adapted,
+      inner_optimizer(inner_lr),
+      num_steps,
+      first_order=first_order,
+    )
+    trajectory = partition.merge(
+      descent.trajectory, partition.repeat(rest, num_steps + 1)
+    )
+    return partition.merge(adapted, rest), Adaptation(
+      descent.losses, trajectory
+    )
+
+  return Learner(model.init, adapt, model.apply)
+
+
+def maml(
+  model: Model,
+  objective: Objective,
+  inner_lr: float = 0.4,
+  num_steps: int = 5,
+  first_order: bool = False,
+  *,
+  inner_optimizer: InnerOptimizer = optax.sgd,
+  adapts: partition.Select = partition.everything,
+) -> MetaLearner:
+  """Model-agnostic meta-learning, exact to second order.
+
+  Args:
+    model: the network.
+    objective: of the support set while adapting, and of the queries outside.
+    inner_lr: rate of the inner steps, for a loss that is a mean.
+    num_steps: inner steps.
+    first_order: hold the inner gradients constant (this is `fomaml`).
+    inner_optimizer: makes the inner optimiser from its rate.
+    adapts: which parameters adapt; the others are learned outside only.
+
+  Returns:
+    A `MetaLearner` whose meta-parameters are those of the model.
+
+  Raises:
+    ValueError: if `inner_lr` is not positive or `num_steps` is negative.
+
+  Example:
+    >>> import jax, metajax
+    >>> from metajax.models import mlp
+    >>> from metajax.tasks import sinusoid
+    >>> learner = maml(mlp([40, 40], 1), metajax.mean_squared_error, 0.01, 1)
+    >>> task = sinusoid(shots=10, queries=10)(jax.random.key(0))
+    >>> phi = learner.init(jax.random.key(1), task.support.inputs)
+    >>> adapted, _ = learner.adapt(jax.random.key(2), phi, task.support)
+    >>> learner.predict(adapted, task.query.inputs).shape
+    (10, 1)
+  """
+  learner = gradient_learner(
+    model,
+    objective,
+    inner_lr,
+    num_steps,
+    first_order=first_order,
+    inner_optimizer=inner_optimizer,
+    adapts=adapts,
+  )
+  return MetaLearner(*learner, grad=backprop(learner, objective))
+
+
+def check_inner_loop(inner_lr: float, num_steps: int) -> None:
+  """Refuses rates and step counts that cannot be meant."""
+  # A traced (learned) rate cannot be looked at.
+  if isinstance(inner_lr, (int, float)) and not inner_lr > 0:
+    raise ValueError(f'inner_lr must be above 0, got {inner_lr}')
+  if num_steps < 0:
+    raise ValueError(f'num_steps must be 0 or more, got {num_steps}')

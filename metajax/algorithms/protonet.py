@@ -1,0 +1,85 @@
+r"""Prototypical networks: classify by the nearest class mean of an embedding.
+
+.. math::
+  c_k = \frac{1}{|S_k|} \sum_{x \in S_k} f_\phi(x), \qquad
+  p(y = k \mid x) \propto \exp(-\lVert f_\phi(x) - c_k \rVert^2)
+
+References:
+  Snell, Swersky, Zemel (2017), Prototypical networks for few-shot learning,
+  https://arxiv.org/abs/1703.05175
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax.base import (
+  Adaptation,
+  Batch,
+  Learner,
+  MetaLearner,
+  Model,
+  Objective,
+  PyTree,
+)
+from metajax.estimators import backprop
+
+
+class Prototypes(NamedTuple):
+  """What a prototypical network knows of a task."""
+
+  params: PyTree
+  means: jax.Array  # [ways, features]
+
+
+def protonet(
+  model: Model, objective: Objective, num_classes: int
+) -> MetaLearner:
+  """A prototypical network with squared Euclidean distance.
+
+  Adaptation is one closed step: before it there are no prototypes, and all
+  classes are equally likely.
+
+  Args:
+    model: an embedding, `[examples, ...]` to `[examples, features]`.
+    objective: takes logits, such as `cross_entropy`.
+    num_classes: classes per task.
+
+  Returns:
+    A `MetaLearner` whose meta-parameters are those of the model.
+
+  Raises:
+    ValueError: if `num_classes` is not positive.
+
+  Example:
+    >>> import metajax
+    >>> from metajax.models import conv4
+    >>> embedding = conv4(None, downsample='max_pool', pool='flatten')
+    >>> learner = metajax.protonet(embedding, metajax.cross_entropy, 5)
+  """
+  if num_classes < 1:
+    raise ValueError(f'num_classes must be 1 or more, got {num_classes}')
+
+  def adapt(
+    key: jax.Array, meta_params: PyTree, support: Batch
+  ) -> tuple[Prototypes, Adaptation]:
+    del key  # deterministic
+    features = model.apply(meta_params, support.inputs)
+    members = jax.nn.one_hot(
+      support.targets, num_classes, axis=0, dtype=features.dtype
+    )
+    means = (members @ features) / jnp.sum(members, axis=1, keepdims=True)
+    adapted = Prototypes(meta_params, means)
+    before = Prototypes(meta_params, jnp.zeros_like(means))
+    trajectory = jax.tree.map(lambda *leaves: jnp.stack(leaves), before, adapted)
+    losses = jnp.zeros((0,), features.dtype)
+    return adapted, Adaptation(losses, trajectory)
+
+  def predict(adapted: Prototypes, inputs: PyTree) -> jax.Array:
+    features = model.apply(adapted.params, inputs)
+    difference = features[:, None, :] - adapted.means[None, :, :]
+    return -jnp.sum(jnp.square(difference), axis=-1)
+
+  learner = Learner(model.init, adapt, predict)
+  return MetaLearner(*learner, grad=backprop(learner, objective))

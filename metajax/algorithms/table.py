@@ -1,0 +1,213 @@
+"""Every method in one table, each with its published setting.
+
+The conformance test, the experiments and the benchmark read this table and
+know no method by name; a new method is a new row.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import optax
+
+from metajax.algorithms.anil import anil
+from metajax.algorithms.fomaml import fomaml
+from metajax.algorithms.maml import maml
+from metajax.algorithms.protonet import protonet
+from metajax.algorithms.reptile import outer_optimizer, reptile
+from metajax.algorithms.scratch import from_scratch, nearest_class_mean
+from metajax.base import MetaLearner, Model, Objective, PyTree
+from metajax.models import conv4, mlp
+
+
+class Recipe(NamedTuple):
+  """The setting of one experiment. Rates are for losses that are means."""
+
+  network: Callable[[int], Model]  # from the number of outputs
+  ways: int = 5  # classes per test task
+  shots: int = 1  # support examples per class, at test
+  queries: int = 1  # query examples per class, at test
+  train_ways: int | None = None  # as at test
+  train_shots: int | None = None  # as at test
+  train_queries: int | None = None  # as at test
+  inner_lr: float = 0.4
+  inner_steps: int = 1
+  inner_batch: int | None = None  # the whole support set
+  eval_inner_steps: int = 1
+  eval_inner_batch: int | None = None
+  outer_lr: float = 1e-3
+  tasks_per_step: int = 32
+  chunk_size: int = 4  # tasks vectorised together
+  steps: int = 40_000
+  short_steps: int = 700  # where minutes must do
+  evaluation: str = 'transductive'
+  log_every: int = 25  # steps per dispatch
+  checkpoint_every: int = 500
+
+
+class Algorithm(NamedTuple):
+  """A row of the table."""
+
+  make: Callable[[Model, Objective, Recipe], MetaLearner]
+  optimizer: Callable[[Recipe], optax.GradientTransformation]
+  images: Callable[[int, int], Recipe] | None  # from ways and shots
+  sinusoid: Recipe | None
+  # The weights of the model among the meta-parameters.
+  weights: Callable[[PyTree], PyTree] | None = lambda meta_params: meta_params
+  adapts_by_gradient: bool = True
+
+
+def _gradient_method(
+  factory: Callable[..., MetaLearner],
+) -> Callable[[Model, Objective, Recipe], MetaLearner]:
+  return lambda model, objective, recipe: factory(
+    model, objective, recipe.inner_lr, recipe.inner_steps
+  )
+
+
+def _adam(recipe: Recipe) -> optax.GradientTransformation:
+  return optax.adam(recipe.outer_lr)
+
+
+def _halving_adam(recipe: Recipe) -> optax.GradientTransformation:
+  """Snell's schedule: the rate halves every 20 epochs of 100 episodes."""
+  schedule = optax.exponential_decay(
+    recipe.outer_lr, 2000, 0.5, staircase=True
+  )
+  return optax.adam(schedule)
+
+
+def _annealed_to_zero(recipe: Recipe) -> optax.GradientTransformation:
+  schedule = optax.linear_schedule(recipe.outer_lr, 0.0, recipe.steps)
+  return outer_optimizer(optax.sgd(schedule))
+
+
+def _make_reptile(
+  model: Model, objective: Objective, recipe: Recipe
+) -> MetaLearner:
+  return reptile(
+    model,
+    objective,
+    recipe.inner_lr,
+    recipe.inner_steps,
+    inner_batch=recipe.inner_batch,
+  )
+
+
+def _maml_images(ways: int, shots: int) -> Recipe:
+  """Finn et al., Omniglot; the rate is for a mean loss (see docs)."""
+  recipe = Recipe(
+    network=conv4, ways=ways, shots=shots, queries=shots, eval_inner_steps=3
+  )
+  if ways <= 5:
+    return recipe
+  return recipe._replace(
+    inner_lr=0.1, inner_steps=5, eval_inner_steps=5, tasks_per_step=16
+  )
+
+
+def _reptile_images(ways: int, shots: int) -> Recipe:
+  """Nichol et al., Omniglot; their 5-way 1-shot row is the transductive one."""
+  recipe = Recipe(
+    network=partial(conv4, pool='flatten'), ways=ways, shots=shots
+  )
+  if ways > 5:
+    return recipe._replace(
+      train_shots=9 if shots == 1 else 12,
+      inner_lr=4.6e-4, inner_steps=12, inner_batch=20 if shots > 1 else 15,
+      eval_inner_steps=97, eval_inner_batch=10,
+      outer_lr=1.0, tasks_per_step=3, steps=200_000, evaluation='support',
+    )  # fmt: skip
+  if shots > 1:
+    return recipe._replace(
+      train_shots=10, inner_lr=1.5e-3, inner_steps=5, inner_batch=10,
+      eval_inner_steps=100, eval_inner_batch=6,
+      outer_lr=0.7, tasks_per_step=5, steps=100_000, evaluation='support',
+    )  # fmt: skip
+  return recipe._replace(
+    train_shots=15, inner_lr=1e-3, inner_steps=3, inner_batch=25,
+    eval_inner_steps=5, eval_inner_batch=25,
+    outer_lr=1.0, tasks_per_step=10, steps=100_000,
+  )  # fmt: skip
+
+
+def _protonet_images(ways: int, shots: int) -> Recipe:
+  """Snell et al., Omniglot: trained 60-way, one episode a step."""
+
+  def embedding(num_outputs: int) -> Model:
+    del num_outputs  # distances take the place of a head
+    return conv4(None, downsample='max_pool', pool='flatten')
+
+  return Recipe(
+    network=embedding, ways=ways, shots=shots, queries=15,
+    train_ways=60, train_queries=5,
+    tasks_per_step=1, steps=10_000, evaluation='population',
+  )  # fmt: skip
+
+
+def _untrained_images(ways: int, shots: int, **changes: object) -> Recipe:
+  recipe = Recipe(
+    network=conv4, ways=ways, shots=shots, steps=0, short_steps=0
+  )
+  return recipe._replace(**changes)
+
+
+_MAML_SINUSOID = Recipe(
+  network=partial(mlp, [40, 40]),
+  shots=10, queries=100, train_queries=10,
+  inner_lr=0.01, inner_steps=1, eval_inner_steps=10,
+  tasks_per_step=25, chunk_size=25, steps=70_000,
+  log_every=1000, checkpoint_every=10_000,
+)  # fmt: skip
+
+ALGORITHMS: dict[str, Algorithm] = {
+  'maml': Algorithm(
+    _gradient_method(maml), _adam, _maml_images, _MAML_SINUSOID
+  ),
+  'fomaml': Algorithm(
+    _gradient_method(fomaml), _adam, _maml_images, _MAML_SINUSOID
+  ),
+  'anil': Algorithm(
+    _gradient_method(anil), _adam, _maml_images, _MAML_SINUSOID
+  ),
+  'reptile': Algorithm(
+    _make_reptile,
+    _annealed_to_zero,
+    _reptile_images,
+    _MAML_SINUSOID._replace(
+      inner_steps=5, outer_lr=1.0, tasks_per_step=5, chunk_size=5
+    ),
+    weights=lambda meta_params: meta_params.params,
+  ),
+  'protonet': Algorithm(
+    lambda model, objective, recipe: protonet(model, objective, recipe.ways),
+    _halving_adam,
+    _protonet_images,
+    None,
+    adapts_by_gradient=False,
+  ),
+  'pixels': Algorithm(
+    lambda model, objective, recipe: nearest_class_mean(
+      objective, recipe.ways
+    ),
+    _adam,
+    _untrained_images,
+    None,
+    weights=None,
+    adapts_by_gradient=False,
+  ),
+  'scratch': Algorithm(
+    _gradient_method(from_scratch),
+    _adam,
+    partial(
+      _untrained_images, inner_lr=1e-3, inner_steps=50, eval_inner_steps=50
+    ),
+    Recipe(
+      network=partial(mlp, [40, 40]),
+      shots=10, queries=100,
+      inner_lr=1e-2, inner_steps=50, eval_inner_steps=50,
+      tasks_per_step=25, chunk_size=25, steps=0, short_steps=0,
+    ),
+    weights=None,
+  ),
+}  # fmt: skip

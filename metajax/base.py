@@ -1,0 +1,208 @@
+"""The types that everything else is written in: tasks, models, learners.
+
+A task is data; a learner is a way to adapt to it; a meta-learner adds a way to
+estimate how the meta-parameters should change. All of them are NamedTuples of
+arrays or of pure functions, so any single piece can be taken out and used.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+Metrics = dict[str, jax.Array]
+
+
+class Batch(NamedTuple):
+  """Labelled examples; every leaf has a leading axis of examples."""
+
+  inputs: PyTree  # leaves [examples, ...]
+  targets: PyTree  # leaves [examples, ...]
+
+
+class Task(NamedTuple):
+  """What a learner adapts to, and what it is then judged on.
+
+  A batch of tasks is a `Task` whose leaves have one more leading axis.
+  """
+
+  support: Batch
+  query: Batch
+
+
+class InitModel(Protocol):
+  """Draws parameters for inputs of the given shape."""
+
+  def __call__(self, key: jax.Array, inputs: PyTree, /) -> PyTree: ...
+
+
+class Apply(Protocol):
+  """Maps a batch of inputs to a batch of outputs."""
+
+  def __call__(self, params: PyTree, inputs: PyTree, /) -> PyTree: ...
+
+
+class Measure(Protocol):
+  """Normalisation statistics of the given inputs."""
+
+  def __call__(self, params: PyTree, inputs: PyTree, /) -> PyTree: ...
+
+
+class Freeze(Protocol):
+  """The same model with these normalisation statistics held fixed."""
+
+  def __call__(self, statistics: PyTree, /) -> 'Model': ...
+
+
+class Model(NamedTuple):
+  """A network as two pure functions.
+
+  Models are stateless: batch normalisation uses the batch at hand. A model
+  with such layers also offers to measure their statistics over some inputs
+  and to hold them fixed, which is what `metajax.normalisation` builds on.
+  """
+
+  init: InitModel
+  apply: Apply
+  measure: Measure | None = None
+  freeze: Freeze | None = None
+
+
+class InitLearner(Protocol):
+  """Draws meta-parameters for inputs of the given shape."""
+
+  def __call__(self, key: jax.Array, inputs: PyTree, /) -> PyTree: ...
+
+
+class Adapt(Protocol):
+  """Adapts to one support set.
+
+  Returns what `predict` needs, and an `Adaptation` that describes the way
+  there.
+  """
+
+  def __call__(
+    self, key: jax.Array, meta_params: PyTree, support: Batch, /
+  ) -> tuple[PyTree, 'Adaptation']: ...
+
+
+class Predict(Protocol):
+  """Outputs for inputs that were not adapted to."""
+
+  def __call__(self, adapted: PyTree, inputs: PyTree, /) -> PyTree: ...
+
+
+class MetaGradient(Protocol):
+  """The meta-gradient over a batch of tasks, and averages worth logging."""
+
+  def __call__(
+    self, key: jax.Array, meta_params: PyTree, tasks: Task, /
+  ) -> tuple[PyTree, Metrics]: ...
+
+
+class Adaptation(NamedTuple):
+  """How an adaptation went, step by step."""
+
+  losses: jax.Array  # [steps], the support loss before each step
+  trajectory: PyTree  # leaves [steps + 1, ...]: `adapted` after 0, 1, ... steps
+
+
+class Learner(NamedTuple):
+  """A way to adapt to one task."""
+
+  init: InitLearner
+  adapt: Adapt
+  predict: Predict
+
+
+class MetaLearner(NamedTuple):
+  """A `Learner` and the estimator of its meta-gradient.
+
+  It is to meta-learning what `optax.GradientTransformation` is to
+  optimisation: whatever trains, evaluates, distributes or logs takes one of
+  these and knows no method by name.
+  """
+
+  init: InitLearner
+  adapt: Adapt
+  predict: Predict
+  grad: MetaGradient
+
+
+class Objective(Protocol):
+  """Compares outputs with targets: a scalar to minimise, and its metrics."""
+
+  def __call__(
+    self, outputs: PyTree, targets: PyTree, /
+  ) -> tuple[jax.Array, Metrics]: ...
+
+
+class SampleTask(Protocol):
+  """A task distribution: draws one task, inside jit."""
+
+  def __call__(self, key: jax.Array, /) -> Task: ...
+
+
+def task_keys(key: jax.Array, num_tasks: int) -> jax.Array:
+  """One key per task: key of task i is `fold_in(key, i)`.
+
+  The key of a task depends on nothing but `key` and its index, so any split
+  of a batch of tasks into chunks or over devices computes the same thing. An
+  array of keys, already one per task, is returned as it is.
+
+  Args:
+    key: a typed key, or `num_tasks` of them.
+    num_tasks: how many keys are wanted.
+
+  Returns:
+    Keys of shape `[num_tasks]`.
+
+  Raises:
+    ValueError: if an array of keys has another length.
+  """
+  if key.ndim:
+    if len(key) != num_tasks:
+      raise ValueError(
+        f'got {len(key)} keys for {num_tasks} tasks; pass one key, or one key'
+        ' per task'
+      )
+    return key
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_tasks))
+
+
+def num_tasks(tasks: PyTree) -> int:
+  """The length of the leading axis that all leaves of `tasks` share.
+
+  Raises:
+    ValueError: if there is no leaf, or if leaves disagree.
+  """
+  lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tasks)}
+  if len(lengths) != 1 or () in lengths:
+    raise ValueError(
+      'a batch of tasks needs leaves with one common leading axis; got the'
+      f' leading axes {sorted(lengths)}'
+    )
+  return lengths.pop()[0]
+
+
+def map_tasks(
+  function: Callable[[jax.Array, Task], PyTree], key: jax.Array, tasks: Task
+) -> PyTree:
+  """Applies `function(key, task)` to every task of a batch, vectorised.
+
+  Args:
+    function: computes something for one task.
+    key: one key, or one key per task (see `task_keys`).
+    tasks: leaves `[tasks, ...]`.
+
+  Returns:
+    What `function` returns, with a leading axis of tasks.
+  """
+  return jax.vmap(function)(task_keys(key, num_tasks(tasks)), tasks)
+
+
+def sample_tasks(sample: SampleTask, key: jax.Array, num: int) -> Task:
+  """Draws a batch of `num` tasks; task i depends on `key` and i alone."""
+  return jax.vmap(sample)(task_keys(key, num))

@@ -1,0 +1,410 @@
+"""Labelled images: loading, and splitting the classes.
+
+Classes, not examples, are divided between training, validation and test: what
+is tested is learning classes that were never seen.
+"""
+
+import hashlib
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+_TURNED = re.compile(r'/rot(000|090|180|270)$')
+_SPLIT_FILES = ('train.txt', 'val.txt', 'test.txt')
+
+
+class DataError(ValueError):
+  """Data that is missing, corrupt or unfit; the message is one line."""
+
+
+class LabelledImages(NamedTuple):
+  """Images of known classes, on the host."""
+
+  images: np.ndarray  # uint8 [examples, height, width] or [..., channels]
+  labels: np.ndarray  # int32 [examples], indices into `names`
+  names: tuple[str, ...]  # one per class
+
+
+class Splits(NamedTuple):
+  """Three sets of images that share no class."""
+
+  train: LabelledImages
+  validation: LabelledImages
+  test: LabelledImages
+
+
+def reason(error: BaseException) -> str:
+  """The first line of an exception's message, or its type if it has none."""
+  return str(error).strip().partition('\n')[0] or type(error).__name__
+
+
+def load_npz(path: str | Path) -> LabelledImages:
+  """Reads the arrays `images` and `labels` of an npz file.
+
+  Values at most 1 everywhere (booleans, fractions, zeros and ones) are taken
+  as [0, 1] and multiplied by 255; other values have to lie in [0, 255].
+  Fractions are rounded to the nearest integer, halves to the even one.
+
+  Args:
+    path: an npz file: `images` [examples, height, width] or [..., channels],
+      boolean, integer or floating; `labels` [examples], integers or strings.
+
+  Returns:
+    The images, their labels renumbered from 0 in sorted order, and the
+    original labels as names.
+
+  Raises:
+    DataError: if the file is missing, damaged or no npz file, or if its
+      arrays are not such images and labels of two classes or more.
+
+  Example:
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...   path = os.path.join(directory, 'digits.npz')
+    ...   np.savez(path, images=np.ones((3, 8, 8)), labels=[7, 3, 7])
+    ...   data = load_npz(path)
+    >>> data.images.dtype, int(data.images.max())
+    (dtype('uint8'), 255)
+    >>> data.labels.tolist(), data.names
+    ([1, 0, 1], ('3', '7'))
+  """
+  path = Path(path)
+  images, labels = _read_arrays(path, ('images', 'labels'))
+  if images.ndim not in (3, 4) or 0 in images.shape:
+    raise DataError(
+      f'{path}: images must be [examples, height, width] or [examples, height,'
+      f' width, channels], none of them 0; got shape {list(images.shape)}'
+    )
+  if labels.ndim != 1 or labels.dtype.kind not in 'biuUS':
+    raise DataError(
+      f'{path}: labels must be integers or strings [examples]; got'
+      f' {labels.dtype} of shape {list(labels.shape)}'
+    )
+  if len(images) != len(labels):
+    raise DataError(
+      f'{path}: there are {len(images)} images but {len(labels)} labels'
+    )
+  if labels.dtype.kind == 'S':
+    labels = np.char.decode(labels, 'utf-8', 'backslashreplace')
+  values, indices = np.unique(labels, return_inverse=True)
+  if len(values) < 2:
+    raise DataError(
+      f'{path}: all {len(labels)} images have the label {values[0]}; two'
+      ' classes or more are needed'
+    )
+  return LabelledImages(
+    _to_uint8(path, images),
+    indices.astype(np.int32),
+    tuple(str(value) for value in values.tolist()),
+  )
+
+
+def default_split_sizes(num_classes: int) -> tuple[int, int]:
+  """Sizes for `split_by_seed` that give 60% / 20% / 20% of the classes.
+
+  Args:
+    num_classes: three or more.
+
+  Returns:
+    `(train_classes, validation_classes)`. As for `split_by_seed`, the first
+    counts the second: a fifth of the classes (rounded, at least one) is for
+    test, as many of the others are for validation.
+
+  Raises:
+    DataError: if there are fewer than three classes.
+
+  Example:
+    >>> default_split_sizes(10)
+    (8, 2)
+  """
+  if num_classes < 3:
+    raise DataError(
+      f'{num_classes} classes cannot be split into training, validation and'
+      ' test; three or more are needed'
+    )
+  fifth = max(1, round(num_classes / 5))
+  return num_classes - fifth, fifth
+
+
+def split_by_seed(
+  data: LabelledImages, train_classes: int, validation_classes: int, seed: int
+) -> Splits:
+  """Divides the classes at random, the same way for the same seed.
+
+  Classes are ordered by the SHA-256 of the seed and their name, so a split
+  depends on nothing else: no library, and no order of the data.
+
+  Args:
+    data: images of classes that are not rotated copies of each other; rotate
+      the splits instead: `Splits(*map(rotate_classes, splits))`.
+    train_classes: how many classes are not for test.
+    validation_classes: how many of `train_classes` are for validation, and
+      are not trained on.
+    seed: any integer.
+
+  Returns:
+    `train_classes - validation_classes` classes for training,
+    `validation_classes` for validation, the rest for test.
+
+  Raises:
+    DataError: if a split would be empty, or if the data are already rotated.
+  """
+  num_classes = len(data.names)
+  if not 0 < validation_classes < train_classes < num_classes:
+    raise DataError(
+      f'{num_classes} classes cannot be split into {train_classes} (of which'
+      f' {validation_classes} for validation) and the rest for test; each part'
+      ' needs one class or more'
+    )
+  _refuse_turned(data, 'split')
+
+  def rank(index: int) -> bytes:
+    return hashlib.sha256(f'{seed}\n{data.names[index]}'.encode()).digest()
+
+  order = sorted(range(num_classes), key=rank)
+  trained = train_classes - validation_classes
+  return Splits(
+    _take(data, order[:trained]),
+    _take(data, order[trained:train_classes]),
+    _take(data, order[train_classes:]),
+  )
+
+
+def split_by_files(data: LabelledImages, split_dir: str | Path) -> Splits:
+  """Divides the classes as `train.txt`, `val.txt` and `test.txt` say.
+
+  Each line names a class. A line may end in a rotation, as in
+  `Greek/character01/rot090` (the format of Vinyals et al. 2016), and is then
+  a class of that class's images turned counter-clockwise by so many degrees.
+
+  Args:
+    data: the images.
+    split_dir: the directory of the three files.
+
+  Returns:
+    Classes named and numbered in the order of the lines.
+
+  Raises:
+    DataError: if a file is missing or empty, if a line names no class or one
+      named before, or if two files name one class, in whatever rotation.
+  """
+  split_dir = Path(split_dir)
+  index = {name: number for number, name in enumerate(data.names)}
+  owners: dict[str, str] = {}
+  splits = []
+  for name in _SPLIT_FILES:
+    path = split_dir / name
+    names = _read_lines(path)
+    for number, line in names.items():
+      where = f'{path}, line {number}'
+      if line not in index and _TURNED.sub('', line) not in index:
+        raise DataError(
+          f'{where}: unknown class {line!r}; the data has {len(index)} classes'
+          f' such as {data.names[0]!r}'
+        )
+      owner = owners.setdefault(_TURNED.sub('', line), name)
+      if owner != name:
+        raise DataError(
+          f'{where}: class {line!r} is also in {owner}; a class, in any'
+          ' rotation, may be in one file only'
+        )
+    splits.append(_turned_classes(data, index, tuple(names.values())))
+  return Splits(*splits)
+
+
+def rotate_classes(data: LabelledImages) -> LabelledImages:
+  """Makes four classes of each: turned by 0, 90, 180 and 270 degrees.
+
+  Args:
+    data: square images.
+
+  Returns:
+    Class `4 * i + k` holds the images of class i turned counter-clockwise by
+    `90 * k` degrees; its name ends in `/rot000`, `/rot090` and so on.
+
+  Raises:
+    DataError: if images are not square, or if they are already rotated.
+
+  Example:
+    >>> import numpy as np
+    >>> data = LabelledImages(
+    ...   np.zeros((2, 8, 8), np.uint8), np.array([0, 1], np.int32), ('a', 'b')
+    ... )
+    >>> rotate_classes(data).names[:5]
+    ('a/rot000', 'a/rot090', 'a/rot180', 'a/rot270', 'b/rot000')
+  """
+  _refuse_turned(data, 'rotate')
+  return LabelledImages(
+    np.concatenate([_turn(data.images, turns) for turns in range(4)]),
+    np.concatenate([4 * data.labels + turns for turns in range(4)]),
+    tuple(
+      f'{name}/rot{90 * turns:03d}' for name in data.names for turns in range(4)
+    ),
+  )
+
+
+def check_episode(
+  data: LabelledImages, ways: int, shots: int, queries: int
+) -> None:
+  """Checks that tasks of this size can be drawn from the data.
+
+  Args:
+    data: the images.
+    ways: classes of a task.
+    shots: support examples per class.
+    queries: query examples per class.
+
+  Raises:
+    DataError: if they cannot. The message begins with the parameter and its
+      value (`ways=30: ...`), so that `--` before it names the flag.
+  """
+  for name, value in (('ways', ways), ('shots', shots), ('queries', queries)):
+    if value < 1:
+      raise DataError(f'{name}={value}: must be 1 or more')
+  if ways > len(data.names):
+    raise DataError(
+      f'ways={ways}: the data has {len(data.names)} classes, so at most'
+      f' {len(data.names)} ways are allowed'
+    )
+  counts = np.bincount(data.labels, minlength=len(data.names))
+  smallest = int(np.argmin(counts))
+  if shots + queries > counts[smallest]:
+    raise DataError(
+      f'shots={shots} and queries={queries}: class {data.names[smallest]!r}'
+      f' has {counts[smallest]} examples, but {shots + queries} are needed'
+    )
+
+
+def _read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+  """Arrays of an npz file, its checksums verified."""
+  if not path.is_file():
+    raise DataError(f'{path}: there is no such file')
+  if not zipfile.is_zipfile(path):
+    raise DataError(
+      f'{path}: not an npz file, or a truncated one; write it with'
+      ' numpy.savez(path, images=..., labels=...)'
+    )
+  try:
+    # Before numpy trusts a header: a damaged shape may ask for any memory.
+    with zipfile.ZipFile(path) as archive:
+      damaged = archive.testzip()
+    if damaged:
+      raise DataError(f'{path}: {damaged} is damaged (wrong checksum)')
+    with np.load(path, allow_pickle=False) as arrays:
+      missing = [name for name in names if name not in arrays.files]
+      if missing:
+        raise DataError(
+          f'{path}: there is no array {" and no ".join(missing)}; there is:'
+          f' {", ".join(arrays.files) or "none"}'
+        )
+      return [arrays[name] for name in names]
+  except DataError:
+    raise
+  except Exception as error:  # Whatever the parsers make of damaged bytes.
+    raise DataError(f'{path}: cannot be read ({reason(error)})') from error
+
+
+def _to_uint8(path: Path, images: np.ndarray) -> np.ndarray:
+  if images.dtype.kind not in 'biuf':
+    raise DataError(
+      f'{path}: images must be boolean, integer or floating, in [0, 1] or in'
+      f' [0, 255]; got {images.dtype}'
+    )
+  bad = np.count_nonzero(~np.isfinite(images))
+  if bad:
+    raise DataError(
+      f'{path}: images hold {bad} values that are NaN or infinite'
+    )
+  low, high = images.min(), images.max()
+  if low < 0 or high > 255:
+    raise DataError(
+      f'{path}: images must lie in [0, 1] or in [0, 255]; these go from {low}'
+      f' to {high}'
+    )
+  if images.dtype.kind == 'f':
+    # In double precision, so that a value rounds alike in any precision.
+    scale = 255.0 if high <= 1 else 1.0
+    return np.rint(images.astype(np.float64) * scale).astype(np.uint8)
+  return images.astype(np.uint8) * np.uint8(255 if high <= 1 else 1)
+
+
+def _read_lines(path: Path) -> dict[int, str]:
+  """The lines of a file that are not blank, by number, all different."""
+  try:
+    text = path.read_text(encoding='utf-8')
+  except FileNotFoundError:
+    raise DataError(
+      f'{path}: there is no such file; a split directory holds'
+      f' {", ".join(_SPLIT_FILES)}'
+    ) from None
+  except (OSError, UnicodeDecodeError) as error:
+    raise DataError(f'{path}: cannot be read ({reason(error)})') from error
+  lines = {
+    number: line.strip()
+    for number, line in enumerate(text.splitlines(), start=1)
+    if line.strip()
+  }
+  if not lines:
+    raise DataError(f'{path}: the file names no class')
+  first: dict[str, int] = {}
+  for number, line in lines.items():
+    earlier = first.setdefault(line.removesuffix('/rot000'), number)
+    if earlier != number:
+      raise DataError(
+        f'{path}, line {number}: class {line!r} is already in line {earlier}'
+      )
+  return lines
+
+
+def _turned_classes(
+  data: LabelledImages, index: dict[str, int], names: tuple[str, ...]
+) -> LabelledImages:
+  """The named classes, in this order; a name may end in a rotation."""
+  counts = np.bincount(data.labels, minlength=len(data.names))
+  members = np.split(
+    np.argsort(data.labels, kind='stable'), np.cumsum(counts)[:-1]
+  )
+  images, labels = [], []
+  for label, name in enumerate(names):
+    suffix = None if name in index else _TURNED.search(name)
+    turns = int(suffix[1]) // 90 if suffix else 0
+    rows = members[index[name[: suffix.start()] if suffix else name]]
+    images.append(_turn(data.images[rows], turns))
+    labels.append(np.full(len(rows), label, np.int32))
+  return LabelledImages(np.concatenate(images), np.concatenate(labels), names)
+
+
+def _take(data: LabelledImages, classes: Sequence[int]) -> LabelledImages:
+  """The given classes alone, renumbered in this order."""
+  renumber = np.full(len(data.names), -1, np.int32)
+  renumber[np.asarray(classes)] = np.arange(len(classes), dtype=np.int32)
+  labels = renumber[data.labels]
+  kept = labels >= 0
+  return LabelledImages(
+    data.images[kept], labels[kept], tuple(data.names[i] for i in classes)
+  )
+
+
+def _turn(images: np.ndarray, turns: int) -> np.ndarray:
+  """Turns images counter-clockwise by `turns` times 90 degrees."""
+  height, width = images.shape[1:3]
+  if turns % 2 and height != width:
+    raise DataError(
+      f'images of {height} x {width} pixels cannot be turned by 90 degrees;'
+      ' they would have to be square'
+    )
+  return np.rot90(images, turns, axes=(1, 2))
+
+
+def _refuse_turned(data: LabelledImages, action: str) -> None:
+  turned = next((name for name in data.names if _TURNED.search(name)), None)
+  if turned is not None:
+    raise DataError(
+      f'cannot {action} classes that are rotated already, such as {turned!r};'
+      ' split first, then rotate each part once'
+    )

@@ -1,0 +1,292 @@
+"""The outer loop: a resumable train step, and evaluation on unseen tasks."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax.base import (
+  Learner,
+  MetaLearner,
+  Metrics,
+  Objective,
+  PyTree,
+  SampleTask,
+  Task,
+  sample_tasks,
+)
+from metajax.normalisation import Normalisation, predict_queries
+from metajax.objectives import confidence_interval
+from metajax.parallel import microbatch
+
+
+class TrainState(NamedTuple):
+  """All that an outer loop carries; saving it is saving the run."""
+
+  step: jax.Array  # int32 [], outer steps taken
+  meta_params: PyTree
+  optimizer_state: PyTree
+  key: jax.Array  # typed key []; step n draws from fold_in(key, n)
+  skipped: jax.Array  # int32 [], steps not applied: meta-gradient not finite
+  skipped_in_a_row: jax.Array  # int32 []
+
+
+class TrainStep(NamedTuple):
+  """The compiled outer loop."""
+
+  run: Callable[[TrainState, int], tuple[TrainState, Metrics]]
+  init: Callable[[jax.Array], TrainState]
+
+
+def make_train_step(
+  meta_learner: MetaLearner,
+  optimizer: optax.GradientTransformation,
+  sample: SampleTask,
+  *,
+  tasks_per_step: int,
+  chunk_size: int | None = None,
+  max_skipped_in_a_row: int = 20,
+) -> TrainStep:
+  r"""Makes the outer loop: sample tasks, estimate the meta-gradient, update.
+
+  Step n draws everything from `fold_in(key, n)`, so any step can be replayed
+  and a run that is saved, killed and resumed is bit-identical to one that was
+  not. Any number of steps runs in one dispatch of one compiled program.
+
+  A meta-gradient that is not finite never reaches the parameters: the step is
+  skipped and counted. After `max_skipped_in_a_row` of them the loop returns
+  early; the caller sees it in `state.skipped_in_a_row`.
+
+  Args:
+    meta_learner: any method.
+    optimizer: the outer optimiser.
+    sample: the task distribution. Arrays that it holds are arguments of the
+      compiled program if it is a `jax.tree_util.Partial` (as those of
+      `metajax.tasks` are), constants of it otherwise.
+    tasks_per_step: tasks per outer step.
+    chunk_size: tasks that are vectorised together (see `microbatch`); all by
+      default.
+    max_skipped_in_a_row: when to give up.
+
+  Returns:
+    `init(key) -> state`, and `run(state, num_steps) -> (state, metrics)`. The
+    state given to `run` is donated. Metrics are means over the steps that
+    were applied, with `skipped` the number of those that were not.
+
+  Raises:
+    ValueError: if a count is not positive.
+
+  Example:
+    >>> import jax, optax, metajax
+    >>> from metajax.models import mlp
+    >>> from metajax.tasks import sinusoid
+    >>> learner = metajax.maml(mlp([8], 1), metajax.mean_squared_error,
+    ...                        inner_lr=0.01, num_steps=1)
+    >>> train = make_train_step(learner, optax.adam(1e-3), sinusoid(5, 5),
+    ...                         tasks_per_step=4)
+    >>> state, metrics = train.run(train.init(jax.random.key(0)), 10)
+    >>> int(state.step), sorted(metrics)
+    (10, ['loss', 'mse', 'skipped'])
+  """
+  if tasks_per_step < 1:
+    raise ValueError(f'tasks_per_step must be 1 or more, got {tasks_per_step}')
+  grad = meta_learner.grad
+  if chunk_size is not None:
+    grad = microbatch(grad, chunk_size)
+
+  def init(key: jax.Array) -> TrainState:
+    params_key, task_key, run_key = jax.random.split(key, 3)
+    meta_params = meta_learner.init(params_key, sample(task_key).support.inputs)
+    # Distinct buffers, because they are donated.
+    zero = partial(jnp.zeros, (), jnp.int32)
+    state = TrainState(
+      zero(), meta_params, optimizer.init(meta_params), run_key, zero(), zero()
+    )
+    return jax.tree.map(jnp.copy, state)
+
+  def step(
+    state: TrainState, sample: SampleTask
+  ) -> tuple[TrainState, Metrics, jax.Array]:
+    sample_key, grad_key = jax.random.split(
+      jax.random.fold_in(state.key, state.step)
+    )
+    tasks = sample_tasks(sample, sample_key, tasks_per_step)
+    gradient, metrics = grad(grad_key, state.meta_params, tasks)
+    finite = all_finite(gradient)
+    updates, optimizer_state = optimizer.update(
+      gradient, state.optimizer_state, state.meta_params
+    )
+    proposed = (
+      optax.apply_updates(state.meta_params, updates),
+      optimizer_state,
+    )
+    current = (state.meta_params, state.optimizer_state)
+    meta_params, optimizer_state = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old), proposed, current
+    )
+    missed = jnp.int32(~finite)
+    state = TrainState(
+      state.step + 1,
+      meta_params,
+      optimizer_state,
+      state.key,
+      state.skipped + missed,
+      (state.skipped_in_a_row + 1) * missed,
+    )
+    return state, metrics, finite
+
+  @partial(jax.jit, donate_argnums=0)
+  def run(
+    state: TrainState, num_steps: jax.Array, sample: SampleTask
+  ) -> tuple[TrainState, Metrics]:
+    end = state.step + num_steps
+    skipped_before = state.skipped
+
+    def proceed(carry: tuple[TrainState, Metrics]) -> jax.Array:
+      state, _ = carry
+      return (state.step < end) & (
+        state.skipped_in_a_row < max_skipped_in_a_row
+      )
+
+    def body(carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+      state, sums = carry
+      state, metrics, finite = step(state, sample)
+      sums = jax.tree.map(
+        lambda total, value: total + jnp.where(finite, value, 0), sums, metrics
+      )
+      return state, sums
+
+    _, shapes, _ = jax.eval_shape(step, state, sample)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    first = state.step
+    state, sums = jax.lax.while_loop(proceed, body, (state, zeros))
+    skipped = state.skipped - skipped_before
+    applied = state.step - first - skipped
+    means = jax.tree.map(lambda total: total / applied, sums)
+    return state, {**means, 'skipped': skipped}
+
+  sampler = as_argument(sample)
+  return TrainStep(
+    run=lambda state, num_steps: run(state, jnp.int32(num_steps), sampler),
+    init=jax.jit(init),
+  )
+
+
+def as_argument(sample: SampleTask) -> jax.tree_util.Partial:
+  """A sampler that can be passed into jit, its arrays as arguments."""
+  if isinstance(sample, jax.tree_util.Partial):
+    return sample
+  return jax.tree_util.Partial(sample)
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+  """Whether every number in every leaf is finite."""
+  return jnp.all(
+    jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)])
+  )
+
+
+class Evaluation(NamedTuple):
+  """Metrics on the queries of unseen tasks, after 0, 1, ... inner steps."""
+
+  mean: Metrics  # each [steps + 1]
+  ci95: Metrics  # each [steps + 1], half the width of the 95% interval
+  values: Metrics  # each [tasks, steps + 1]
+
+
+def evaluate(
+  learner: Learner | MetaLearner,
+  objective: Objective,
+  meta_params: PyTree,
+  sample: SampleTask,
+  *,
+  key: jax.Array,
+  num_tasks: int,
+  normalisation: Normalisation = 'transductive',
+  chunk_size: int = 4,
+) -> Evaluation:
+  """Adapts to unseen tasks and judges the queries after every inner step.
+
+  Task i and its adaptation depend on `key` and i alone, so two methods that
+  are given the same key and distribution are tested on the same tasks.
+
+  Args:
+    learner: any method.
+    objective: what to measure; `loss` and its metrics are reported.
+    meta_params: of the learner.
+    sample: the distribution of test tasks.
+    key: fixes the tasks.
+    num_tasks: how many, 2 or more.
+    normalisation: what a query shares its batch statistics with:
+      `'transductive'`, all queries of its task; `'support'`, the support set
+      and no other query. (For statistics of a population, give
+      `normalisation.population(...)` as the learner; the two choices are then
+      one.)
+    chunk_size: tasks that are vectorised together.
+
+  Returns:
+    An `Evaluation`.
+
+  Raises:
+    ValueError: if `normalisation` is none of the above or `num_tasks` < 2.
+  """
+  if normalisation not in ('transductive', 'support'):
+    raise ValueError(
+      "normalisation must be 'transductive' or 'support', got"
+      f' {normalisation!r}'
+    )
+  if num_tasks < 2:
+    raise ValueError(f'num_tasks must be 2 or more, got {num_tasks}')
+  learner = Learner(learner.init, learner.adapt, learner.predict)
+  values = _evaluate(
+    learner,
+    objective,
+    normalisation,
+    chunk_size,
+    num_tasks,
+    meta_params,
+    as_argument(sample),
+    key,
+  )
+  return Evaluation(
+    mean=jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values),
+    ci95=jax.tree.map(confidence_interval, values),
+    values=values,
+  )
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _evaluate(
+  learner: Learner,
+  objective: Objective,
+  normalisation: Normalisation,
+  chunk_size: int,
+  num_tasks: int,
+  meta_params: PyTree,
+  sample: SampleTask,
+  key: jax.Array,
+) -> Metrics:
+  def of_task(index: jax.Array) -> Metrics:
+    task_key, adapt_key = jax.random.split(jax.random.fold_in(key, index))
+    task = sample(task_key)
+    _, adaptation = learner.adapt(adapt_key, meta_params, task.support)
+
+    def judge(adapted: PyTree) -> Metrics:
+      outputs = predict_queries(learner, adapted, task, normalisation)
+      loss, metrics = objective(outputs, task.query.targets)
+      return {'loss': loss, **metrics}
+
+    return jax.lax.map(judge, adaptation.trajectory)
+
+  return jax.lax.map(of_task, jnp.arange(num_tasks), batch_size=chunk_size)
+
+
+def example_task(sample: SampleTask, key: jax.Array, index: int = 0) -> Task:
+  """The test task number `index` of an evaluation with this key."""
+  task_key, _ = jax.random.split(jax.random.fold_in(key, index))
+  return jax.jit(lambda sample, key: sample(key))(
+    as_argument(sample), task_key
+  )
