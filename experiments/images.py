@@ -20,7 +20,6 @@ The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
 
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -42,6 +41,9 @@ def define_flags() -> None:
     ' `images` and `labels` of an npz file',
   )  # fmt: skip
   flags.DEFINE_string('data_dir', None, 'tensorflow-datasets directory')
+  flags.DEFINE_bool(
+    'download', False, 'download and prepare what --data_dir lacks'
+  )
   flags.DEFINE_string('data_file', None, 'npz file')
   flags.DEFINE_string(
     'split_dir', None, 'train.txt, val.txt and test.txt: a class a line'
@@ -112,7 +114,9 @@ def load_omniglot(recipe: Recipe) -> Data:
       ' to prepare it in',
     )
   try:
-    data = omniglot.load(FLAGS.data_dir, options.cache_dir())
+    data = omniglot.load(
+      FLAGS.data_dir, options.cache_dir(), download=FLAGS.download
+    )
   except DataError as error:
     raise UsageError('data_dir', str(error)) from error
   by_seed = partial(
@@ -191,9 +195,9 @@ def _labelled(recipe: Recipe, data: Any, by_seed: Any) -> Data:
     try:
       check_episode(part, *sizes)
     except DataError as error:
+      flag, message = str(error).split(': ', 1)
       raise UsageError(
-        f'{prefix}ways, --{prefix}shots, --{prefix}queries',
-        f'{name} classes: {error}',
+        prefix + flag, f'{message} (the {name} split)'
       ) from error
     samplers.append(episodes(part.images, part.labels, *sizes))
   origin = 'class lists' if FLAGS.split_dir else f'seed {FLAGS.split_seed}'

@@ -18,7 +18,13 @@ from experiments.options import FLAGS, UsageError
 from experiments.problem import Judge, Problem, Trained, make_judge, test
 from metajax.base import PyTree
 from metajax.checkpoint import Checkpointer, CheckpointError, Restored
-from metajax.metrics import VALIDATION, JsonLines, TensorBoard, Terminal, Writers
+from metajax.metrics import (
+  VALIDATION,
+  JsonLines,
+  TensorBoard,
+  Terminal,
+  Writers,
+)
 from metajax.training import TrainState, TrainStep, make_train_step
 
 # Seeds of evaluations: fixed, so that all methods are tested on the same tasks.

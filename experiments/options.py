@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import app, flags
 
-from metajax.algorithms.table import ALGORITHMS, Recipe
+from metajax.algorithms.table import Recipe
 
 FLAGS = flags.FLAGS
 
@@ -45,7 +45,7 @@ _RATES = {
 # the parameters so far.
 MAY_CHANGE = frozenset({
   'steps', 'queries', 'eval_inner_steps', 'eval_tasks', 'evaluation',
-  'resume', 'workdir', 'data_dir', 'data_file', 'split_dir', 'cache_dir',
+  'resume', 'workdir', 'data_dir', 'data_file', 'split_dir', 'cache_dir', 'download',
   'log_every', 'checkpoint_every', 'validation_tasks', 'test_checkpoint',
 })  # fmt: skip
 
@@ -153,9 +153,7 @@ def use_compilation_cache() -> None:
   """Keeps compiled programs, so that a second start is quick."""
   import jax
 
-  jax.config.update(
-    'jax_compilation_cache_dir', str(cache_dir() / 'compiled')
-  )
+  jax.config.update('jax_compilation_cache_dir', str(cache_dir() / 'compiled'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 
 

@@ -19,7 +19,6 @@ from metajax.normalisation import Normalisation, population
 from metajax.training import Evaluation, evaluate
 
 
-
 class Problem(NamedTuple):
   """A method, its task distributions, and how it is judged."""
 

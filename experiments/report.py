@@ -49,7 +49,10 @@ def versions() -> dict[str, str]:
   import jax
 
   packages = ('metajax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint')
-  found = {'python': platform.python_version(), 'backend': jax.default_backend()}
+  found = {
+    'python': platform.python_version(),
+    'backend': jax.default_backend(),
+  }
   for package in packages:
     try:
       found[package] = importlib.metadata.version(package)

@@ -106,7 +106,7 @@ class Adaptation(NamedTuple):
   """How an adaptation went, step by step."""
 
   losses: jax.Array  # [steps], the support loss before each step
-  trajectory: PyTree  # leaves [steps + 1, ...]: `adapted` after 0, 1, ... steps
+  trajectory: PyTree  # leaves [steps + 1, ...]: `adapted` after 0, 1, ...
 
 
 class Learner(NamedTuple):

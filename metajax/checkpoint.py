@@ -519,9 +519,7 @@ def _leaf_to_host(path: str, leaf: Any) -> _Leaf:
     return _Leaf(path, dtype, data, str(jax.random.key_impl(leaf)))
   # Not np.asarray, which on a CPU is a view of the array's own buffer.
   data = np.array(leaf)
-  if not (
-    jax.dtypes.issubdtype(data.dtype, np.number) or data.dtype == np.bool_
-  ):
+  if not (jnp.issubdtype(data.dtype, np.number) or data.dtype == np.bool_):
     raise CheckpointError(
       f'cannot save leaf {path!r}, which is a {type(leaf).__name__} of dtype'
       f' {data.dtype}; a state is made of arrays, typed keys and numbers'
@@ -531,7 +529,7 @@ def _leaf_to_host(path: str, leaf: Any) -> _Leaf:
 
 def _is_key(leaf: Any) -> bool:
   dtype = getattr(leaf, 'dtype', None)
-  return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+  return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _dtype(leaf: Any) -> str:
@@ -582,13 +580,14 @@ def _from_host(
   arrays: list[np.ndarray], template: PyTree, manifest: _Manifest
 ) -> PyTree:
   leaves, structure = jax.tree.flatten(template)
-  return structure.unflatten(
+  return jax.tree.unflatten(
+    structure,
     [
       _leaf_from_host(array, leaf, entry['key'])
       for array, leaf, entry in zip(
         arrays, leaves, manifest.leaves, strict=True
       )
-    ]
+    ],
   )
 
 

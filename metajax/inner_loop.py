@@ -14,7 +14,7 @@ class Descent(NamedTuple):
   """What `descend` went through."""
 
   losses: jax.Array  # [steps], the loss before each step
-  trajectory: PyTree  # leaves [steps + 1, ...]: parameters after 0, 1, ... steps
+  trajectory: PyTree  # leaves [steps + 1, ...]: parameters after 0, 1, ...
   optimizer_state: PyTree  # after the last step
 
 
@@ -54,13 +54,13 @@ def descend(
 
   Example:
     >>> import jax, optax
-    >>> quadratic = lambda params, step: params[0] ** 2 + params[1]
-    >>> def meta_loss(params):
-    ...   (x, y), _ = descend(quadratic, params, optax.sgd(1.0), 1)
+    >>> def meta_loss(x, y):
+    ...   loss = lambda x, step: x**2 + y
+    ...   x, _ = descend(loss, x, optax.sgd(1.0), num_steps=1)
     ...   return x**2 + y
-    >>> value, gradient = jax.value_and_grad(meta_loss)((2.0, 1.0))
-    >>> float(value), float(gradient[0])
-    (4.0, 4.0)
+    >>> value, gradient = jax.value_and_grad(meta_loss)(2.0, 1.0)
+    >>> float(value), float(gradient)
+    (5.0, 4.0)
   """
   if num_steps < 0:
     raise ValueError(f'num_steps must be 0 or more, got {num_steps}')

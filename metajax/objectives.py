@@ -29,7 +29,8 @@ def cross_entropy(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> loss, metrics = cross_entropy(jnp.zeros((4, 2)), jnp.array([0, 1, 1, 0]))
+    >>> outputs, targets = jnp.zeros((4, 2)), jnp.array([0, 1, 1, 0])
+    >>> loss, metrics = cross_entropy(outputs, targets)
     >>> round(float(loss), 4), float(metrics['accuracy'])
     (0.6931, 0.5)
   """

@@ -42,8 +42,9 @@ def split(params: PyTree, select: Select) -> tuple[PyTree, PyTree]:
       their paths.
   """
   leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-  paths = [jax.tree_util.keystr(path, simple=True, separator='/')
-           for path, _ in leaves]
+  paths = [
+    jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves
+  ]
   chosen = [select(path) for path in paths]
   if leaves and not any(chosen):
     raise ValueError(
@@ -53,8 +54,10 @@ def split(params: PyTree, select: Select) -> tuple[PyTree, PyTree]:
 
   def part(keep: bool) -> PyTree:
     return structure.unflatten(
-      [leaf if pick == keep else None
-       for (_, leaf), pick in zip(leaves, chosen, strict=True)]
+      [
+        leaf if pick == keep else None
+        for (_, leaf), pick in zip(leaves, chosen, strict=True)
+      ]
     )
 
   return part(True), part(False)

@@ -241,15 +241,22 @@ def evaluate(
   if num_tasks < 2:
     raise ValueError(f'num_tasks must be 2 or more, got {num_tasks}')
   learner = Learner(learner.init, learner.adapt, learner.predict)
-  values = _evaluate(
-    learner,
-    objective,
-    normalisation,
-    chunk_size,
-    num_tasks,
-    meta_params,
-    as_argument(sample),
-    key,
+  # One program for any number of tasks: the last chunk is filled up with
+  # tasks whose results are dropped.
+  chunks = [
+    _evaluate_chunk(
+      learner,
+      objective,
+      normalisation,
+      meta_params,
+      as_argument(sample),
+      key,
+      first + jnp.arange(chunk_size),
+    )
+    for first in range(0, num_tasks, chunk_size)
+  ]
+  values = jax.tree.map(
+    lambda *leaves: jnp.concatenate(leaves)[:num_tasks], *chunks
   )
   return Evaluation(
     mean=jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values),
@@ -258,16 +265,15 @@ def evaluate(
   )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _evaluate(
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _evaluate_chunk(
   learner: Learner,
   objective: Objective,
   normalisation: Normalisation,
-  chunk_size: int,
-  num_tasks: int,
   meta_params: PyTree,
   sample: SampleTask,
   key: jax.Array,
+  indices: jax.Array,
 ) -> Metrics:
   def of_task(index: jax.Array) -> Metrics:
     task_key, adapt_key = jax.random.split(jax.random.fold_in(key, index))
@@ -281,12 +287,10 @@ def _evaluate(
 
     return jax.lax.map(judge, adaptation.trajectory)
 
-  return jax.lax.map(of_task, jnp.arange(num_tasks), batch_size=chunk_size)
+  return jax.vmap(of_task)(indices)
 
 
 def example_task(sample: SampleTask, key: jax.Array, index: int = 0) -> Task:
   """The test task number `index` of an evaluation with this key."""
   task_key, _ = jax.random.split(jax.random.fold_in(key, index))
-  return jax.jit(lambda sample, key: sample(key))(
-    as_argument(sample), task_key
-  )
+  return jax.jit(lambda sample, key: sample(key))(as_argument(sample), task_key)

@@ -72,7 +72,9 @@ def protonet(
     means = (members @ features) / jnp.sum(members, axis=1, keepdims=True)
     adapted = Prototypes(meta_params, means)
     before = Prototypes(meta_params, jnp.zeros_like(means))
-    trajectory = jax.tree.map(lambda *leaves: jnp.stack(leaves), before, adapted)
+    trajectory = jax.tree.map(
+      lambda *leaves: jnp.stack(leaves), before, adapted
+    )
     losses = jnp.zeros((0,), features.dtype)
     return adapted, Adaptation(losses, trajectory)
 

@@ -71,9 +71,7 @@ def _adam(recipe: Recipe) -> optax.GradientTransformation:
 
 def _halving_adam(recipe: Recipe) -> optax.GradientTransformation:
   """Snell's schedule: the rate halves every 20 epochs of 100 episodes."""
-  schedule = optax.exponential_decay(
-    recipe.outer_lr, 2000, 0.5, staircase=True
-  )
+  schedule = optax.exponential_decay(recipe.outer_lr, 2000, 0.5, staircase=True)
   return optax.adam(schedule)
 
 
@@ -146,9 +144,7 @@ def _protonet_images(ways: int, shots: int) -> Recipe:
 
 
 def _untrained_images(ways: int, shots: int, **changes: object) -> Recipe:
-  recipe = Recipe(
-    network=conv4, ways=ways, shots=shots, steps=0, short_steps=0
-  )
+  recipe = Recipe(network=conv4, ways=ways, shots=shots, steps=0, short_steps=0)
   return recipe._replace(**changes)
 
 

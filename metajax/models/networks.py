@@ -44,9 +44,7 @@ def from_linen(module: nn.Module) -> Model:
 
   def freeze(statistics: PyTree) -> Model:
     def apply_frozen(params: PyTree, inputs: PyTree) -> PyTree:
-      return module.apply(
-        {'params': params, 'statistics': statistics}, inputs
-      )
+      return module.apply({'params': params, 'statistics': statistics}, inputs)
 
     return Model(init, apply_frozen)
 

@@ -31,9 +31,7 @@ def split_episode(
     each = inputs.shape[1]
     order = jax.random.permutation(key, ways * each)
     targets = jnp.repeat(jnp.arange(ways), each)
-    return Batch(
-      inputs.reshape(-1, *inputs.shape[2:])[order], targets[order]
-    )
+    return Batch(inputs.reshape(-1, *inputs.shape[2:])[order], targets[order])
 
   support_key, query_key = jax.random.split(key)
   return Task(
@@ -118,9 +116,7 @@ def _sample_episode(
   key: jax.Array,
 ) -> Task:
   class_key, example_key, order_key = jax.random.split(key, 3)
-  classes = jax.random.choice(
-    class_key, len(table), (ways,), replace=False
-  )
+  classes = jax.random.choice(class_key, len(table), (ways,), replace=False)
 
   def draw(key: jax.Array, row: jax.Array, count: jax.Array) -> jax.Array:
     # The smallest of random numbers, padding last: a draw without replacement.

@@ -41,9 +41,7 @@ def sinusoid(shots: int, queries: int) -> jax.tree_util.Partial:
     amplitude_key, phase_key, x_key = jax.random.split(key, 3)
     amplitude = jax.random.uniform(amplitude_key, minval=0.1, maxval=5.0)
     phase = jax.random.uniform(phase_key, maxval=jnp.pi)
-    x = jax.random.uniform(
-      x_key, (shots + queries, 1), minval=-5.0, maxval=5.0
-    )
+    x = jax.random.uniform(x_key, (shots + queries, 1), minval=-5.0, maxval=5.0)
     y = amplitude * jnp.sin(x - phase)
     return Task(Batch(x[:shots], y[:shots]), Batch(x[shots:], y[shots:]))
 

@@ -26,8 +26,8 @@ SPLITS = ('train', 'validation', 'test')
 _STROKES = 4  # at most, in one class
 _PIECES = 3  # cubic Bezier curves in a stroke, end to end
 _NODES = 3 * _PIECES + 1  # control points of a stroke
-_SAMPLES = 6  # straight steps that stand for one Bezier curve
-_DABS = 72  # round dabs of ink that make up one image
+_SAMPLES = 5  # straight steps that stand for one Bezier curve
+_DABS = 64  # round dabs of ink that make up one image
 
 # A stroke is three arcs drawn without lifting the pen. Each kind of stroke says
 # how long the arcs are, by how many degrees each turns, by how many the pen
@@ -36,8 +36,8 @@ _DABS = 72  # round dabs of ink that make up one image
 # several strokes, and later.
 _KINDS = (
   # lengths, turns, corners, freedom, (alone, first, later)
-  ((1, 1, 1), (0, 0, 0), (0, 0), 0.5, (1, 26, 36)),  # bar
-  ((1, 1, 1), (45, 45, 45), (0, 0), 1.0, (8, 12, 12)),  # arc
+  ((1, 1, 1), (0, 0, 0), (0, 0), 0.5, (1, 26, 44)),  # bar
+  ((1, 1, 1), (45, 45, 45), (0, 0), 1.0, (8, 12, 14)),  # arc
   ((1, 1, 1), (75, 75, 75), (0, 0), 0.8, (6, 5, 4)),  # open bowl
   ((1, 1, 1), (118, 118, 118), (0, 0), 0.4, (6, 10, 8)),  # closed ring
   ((2.5, 0.9, 0.4), (0, 110, 30), (0, 0), 1.0, (8, 7, 5)),  # hook
@@ -62,14 +62,18 @@ def _column(index: int) -> np.ndarray:
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:
   """Upper ends of the intervals of [0, 1] that stand for each choice."""
-  return np.cumsum(weights, axis=0)[:-1] / np.sum(weights, axis=0)
+  total = np.cumsum(weights, axis=0)
+  return np.asarray(total[:-1] / total[-1:], np.float32)
 
 
 _LENGTHS, _TURNS, _CORNERS = _column(0), _column(1), _column(2)
-_FREEDOM, _COMMON = _column(3)[:, None], _cumulative(_column(4))
-_NUM_STROKES = _cumulative(np.asarray([0.22, 0.36, 0.27, 0.15]))
+_FREEDOM, _COMMON = _column(3)[:, None], _cumulative(_column(4)).T
+_NUM_STROKES = _cumulative(np.asarray([24, 40, 26, 10]))
 # A copy of a stroke is shifted, or seen in a mirror, or upside down.
 _FLIPS = np.asarray([[1, 1], [-1, 1], [1, -1], [-1, -1]], np.float32)
+_JOINTS = np.asarray([0.55, 0.7, 0.85], np.float32)  # mostly at its beginning
+_CENTRES = ((np.arange(SIZE) + 0.5) * (2 / SIZE) - 1).astype(np.float32)
+_STEPS = np.arange(0.5, _DABS, dtype=np.float32)
 _TIMES = np.arange(1, _SAMPLES + 1)[:, None] / _SAMPLES
 _POWERS = np.arange(4)
 _BERNSTEIN = np.asarray(
@@ -79,13 +83,13 @@ _BERNSTEIN = np.asarray(
 # How one hand differs from another; standard deviations, where the paper is 2
 # wide. They were set by comparing with Omniglot: the same ink, thickness, size,
 # spread of position, and accuracy of a nearest class mean in pixel space.
-_NODE_SHIFT = 0.06  # of the ends of arcs, relative to the size of a stroke
+_NODE_SHIFT = 0.07  # of the ends of arcs, relative to the size of a stroke
 _STROKE_SHIFT = 0.03
 _SHIFT = 0.09
 _BOW = 0.08  # quadratic bending of the whole
 _GROW, _STRETCH, _TURN, _SHEAR = 0.12, 0.1, 0.1, 0.12
-_PEN, _PEN_SPREAD = 0.038, 0.1
-_GAIN, _FLOOR = 1.5, 0.12  # make soft dabs a crisp line
+_PEN, _PEN_SPREAD = 0.04, 0.06
+_GAIN, _FLOOR = 1.2, 0.08  # make soft dabs a crisp line
 
 
 class StrokeProgram(NamedTuple):
@@ -109,24 +113,25 @@ def draw_class(key: jax.Array) -> StrokeProgram:
     The program of the class.
 
   Example:
-    >>> program = draw_class(jax.random.key(0))
+    >>> program = jax.jit(draw_class)(jax.random.key(0))
     >>> program.points.shape, program.used.shape
     ((4, 10, 2), (4,))
   """
   # One draw for everything: random bits are what takes longest to compile.
-  noise = jax.random.normal(key, (_STROKES + 1, 22))
-  luck = jax.scipy.special.ndtr(noise)  # uniform in [0, 1]
+  noise = jax.random.normal(key, (_STROKES + 1, 23), jnp.float32)
+  # The same numbers made uniform in [0, 1).
+  luck = jnp.minimum(jax.scipy.special.ndtr(noise), 1 - 1e-6)
   num_strokes = 1 + _choose(luck[-1, 0], _NUM_STROKES)
   used = jnp.arange(_STROKES) < num_strokes
-  shapes = _draw_shapes(noise[:-1, :10], luck[:-1, 10:14], num_strokes)
-  points = _compose(shapes, luck[:-1, 14:])
+  shapes = _draw_shapes(noise[:-1, :10], luck[:-1, 10:15], num_strokes)
+  points = _compose(shapes, luck[:-1, 15:])
   # Centre the sign and give it its size, larger the more there is to draw. A
   # narrow sign is widened a little.
   inked = used[:, None, None]
-  low = jnp.min(jnp.where(inked, points, jnp.inf), axis=(0, 1))
-  high = jnp.max(jnp.where(inked, points, -jnp.inf), axis=(0, 1))
+  low = jnp.min(points, axis=(0, 1), keepdims=True, where=inked, initial=9.0)
+  high = jnp.max(points, axis=(0, 1), keepdims=True, where=inked, initial=-9.0)
   sides = jnp.maximum(high - low, 0.35 * jnp.max(high - low))
-  size = 0.8 + 0.1 * num_strokes + 0.55 * luck[-1, 1]
+  size = 0.72 + 0.12 * num_strokes + 0.4 * luck[-1, 1]
   scale = size / jnp.sqrt(sides * jnp.max(sides))
   points = (points - (low + high) / 2) * scale
   return StrokeProgram(jnp.where(inked, points, 0.0), used)
@@ -143,12 +148,13 @@ def render(key: jax.Array, program: StrokeProgram) -> jax.Array:
     An image `[28, 28, 1]`, float32: ink is 1, paper is 0.
 
   Example:
-    >>> image = render(jax.random.key(1), draw_class(jax.random.key(0)))
+    >>> program = jax.jit(draw_class)(jax.random.key(0))
+    >>> image = jax.jit(render)(jax.random.key(1), program)
     >>> image.shape, image.dtype.name
     ((28, 28, 1), 'float32')
   """
   joints = _STROKES * (_PIECES + 1)
-  noise = jax.random.normal(key, (joints + _STROKES + 7, 2))
+  noise = jax.random.normal(key, (joints + _STROKES + 7, 2), jnp.float32)
   points = _wobble(program.points, noise[:joints], noise[joints:-7])
   points = _distort(points, noise[-7:-1])
   width = _PEN * jnp.exp(_PEN_SPREAD * noise[-1, 0])
@@ -170,12 +176,8 @@ def class_key(split: str, index: jax.Array | int) -> jax.Array:
   Raises:
     ValueError: if there is no such split.
   """
-  if split not in SPLITS:
-    raise ValueError(
-      f'split must be one of {", ".join(SPLITS)}; got {split!r}'
-    )
   # Always this generator, so that a class looks the same in every program.
-  seed = np.asarray([SPLITS.index(split), 0], np.uint32)
+  seed = jnp.asarray([0x5742, _split_index(split)], jnp.uint32)
   root = jax.random.wrap_key_data(seed, impl='threefry2x32')
   return jax.random.fold_in(root, index)
 
@@ -203,22 +205,22 @@ def strokes(
 
   Example:
     >>> sample = strokes(ways=5, shots=1, queries=3, split='test')
-    >>> task = sample(jax.random.key(0))
+    >>> task = jax.jit(sample)(jax.random.key(0))
     >>> task.support.inputs.shape, task.query.targets.shape
     ((5, 28, 28, 1), (15,))
   """
   for name, count in (('ways', ways), ('shots', shots), ('queries', queries)):
     if count < 1:
       raise ValueError(f'{name} must be 1 or more; got {count}')
-  class_key(split, 0)  # an unknown split is refused here, not when sampling
-  num_support, num_query = ways * shots, ways * queries
+  _split_index(split)  # an unknown one is refused now, not when sampling
+  num_support = ways * shots
   ordered = np.concatenate(
     [np.repeat(np.arange(ways), shots), np.repeat(np.arange(ways), queries)]
   ).astype(np.int32)
 
   def sample(key: jax.Array) -> Task:
-    first, *_ = hands = jax.random.split(key, 1 + len(ordered))
-    bits = jax.random.bits(first, (ways + len(ordered),), jnp.uint32)
+    hands = jax.random.split(key, 1 + len(ordered))
+    bits = jax.random.bits(hands[0], (ways + len(ordered),), jnp.uint32)
     indices, order = bits[:ways], bits[ways:]
     programs = jax.vmap(lambda i: draw_class(class_key(split, i)))(indices)
     order = jnp.concatenate(
@@ -238,6 +240,12 @@ def strokes(
   return sample
 
 
+def _split_index(split: str) -> int:
+  if split not in SPLITS:
+    raise ValueError(f'split must be one of {", ".join(SPLITS)}; got {split!r}')
+  return SPLITS.index(split)
+
+
 def _choose(luck: jax.Array, cumulative: jax.Array | np.ndarray) -> jax.Array:
   """The choice that uniform `luck` falls on, see `_cumulative`."""
   return jnp.sum(luck[..., None] > cumulative, axis=-1)
@@ -248,9 +256,10 @@ def _direction(angle: jax.Array) -> jax.Array:
 
 
 def _box(points: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Centre and larger side of the box around `[..., nodes, 2]`."""
-  low, high = jnp.min(points, axis=-2), jnp.max(points, axis=-2)
-  return (low + high) / 2, jnp.max(high - low, axis=-1)
+  """Centre and sides `[..., 1, 2]` of the box around `[..., nodes, 2]`."""
+  low = jnp.min(points, axis=-2, keepdims=True)
+  high = jnp.max(points, axis=-2, keepdims=True)
+  return (low + high) / 2, high - low
 
 
 def _trace(
@@ -284,12 +293,12 @@ def _draw_shapes(
 
   Args:
     noise: `[strokes, 10]`, normal.
-    luck: `[strokes, 4]`, uniform.
+    luck: `[strokes, 5]`, uniform.
     num_strokes: how many will be used.
   """
   later = jnp.arange(_STROKES) > 0
   column = jnp.where(later, 2, jnp.where(num_strokes > 1, 1, 0))
-  kind = _choose(luck[:, 0], jnp.asarray(_COMMON.T)[column])
+  kind = _choose(luck[:, 0], jnp.asarray(_COMMON)[column])
   turns, corners, lengths, freedom = (
     jnp.asarray(table)[kind] for table in (_TURNS, _CORNERS, _LENGTHS, _FREEDOM)
   )
@@ -301,10 +310,11 @@ def _draw_shapes(
   lengths *= jnp.exp(freedom * 0.3 * noise[:, 6:9])
   turns = jnp.clip(turns, -310, 310)
   shapes = _trace(lengths, jnp.deg2rad(turns), jnp.deg2rad(corners))
-  # Most strokes start level or upright, fewer diagonally, and few go on in the
-  # direction of the one before.
-  quarters = jnp.floor(luck[:, 1] * jnp.where(later, 3, 4)) + later
-  diagonal = luck[:, 2] < 0.3
+  # Most strokes start level or upright, fewer diagonally, and across the one
+  # before rather than along it.
+  quarters = jnp.floor(4 * luck[:, 1])
+  quarters = jnp.where(later, 1 + 2 * (quarters % 2), quarters)
+  diagonal = luck[:, 2] < 0.22
   angle = jnp.cumsum(quarters) + 0.5 * diagonal + 0.07 * noise[:, 9]
   angle *= jnp.pi / 2
   shapes @= jnp.stack(
@@ -312,10 +322,10 @@ def _draw_shapes(
   )
   # Ovals, upright or lying, and in both senses.
   stretch = jnp.exp(0.8 * (luck[:, 3] - 0.5))
-  mirror = jnp.where(luck[:, 2] * 100 % 2 < 1, 1.0, -1.0)
+  mirror = jnp.where(luck[:, 4] < 0.5, 1.0, -1.0)
   shapes *= jnp.stack([mirror * stretch, 1 / stretch], axis=-1)[:, None]
-  centre, extent = _box(shapes)
-  return (shapes - centre[:, None]) / extent[:, None, None]
+  centre, sides = _box(shapes)
+  return (shapes - centre) / jnp.max(sides, axis=-1, keepdims=True)
 
 
 def _compose(shapes: jax.Array, luck: jax.Array) -> jax.Array:
@@ -328,43 +338,45 @@ def _compose(shapes: jax.Array, luck: jax.Array) -> jax.Array:
 
   def place(index: jax.Array | int, placed: jax.Array) -> jax.Array:
     what, which, flip, size, where, here, side, gap = luck[index]
-    dot, copy, apart = what < 0.07, what > 0.8, (where < 0.22)
     # Mostly it is the stroke just before that the new one relates to.
-    other = jnp.where(which < 0.6, 1, 1 + jnp.floor((which - 0.6) * 2.5 * index))
-    other = placed[index - other.astype(int)]
-    flip = jnp.floor(4 * flip).astype(int)
+    back = jnp.floor(jnp.maximum(which - 0.6, 0) * 2.5 * index).astype(int)
+    other = placed[index - 1 - back]
+    dot, copy = what < 0.07, what > 0.8
+    # The mirror image of a straight or flat stroke would cover it.
+    middle, sides = _box(other)
+    flat = jnp.min(sides) < 0.3 * jnp.max(sides)
+    flip = jnp.where(flat, 0, jnp.floor(4 * flip)).astype(int)
     shape = shapes[index] * jnp.where(dot, 0.07, jnp.exp(-size))
-    shape = jnp.where(copy, other * jnp.asarray(_FLIPS)[flip], shape)
-    apart = dot | jnp.where(copy & (flip == 0), True, apart)
+    shape = jnp.where(copy, other * jnp.asarray(_FLIPS)[None, flip], shape)
+    apart = dot | (copy & (flip == 0)) | (where < 0.22)
     # Joined: an end of an arc of one is put on an end of an arc of the other.
     there = jnp.floor(4 * gap).astype(int)
-    here = _choose(here, np.asarray([0.55, 0.7, 0.85]))
+    here = _choose(here, _JOINTS)
     here = jnp.where(copy, there, here)
-    joined = other[3 * there] - shape[3 * here]
+    joined = other[None, 3 * there] - shape[None, 3 * here]
     # Apart: side by side, or one above the other, level with each other.
     side = jnp.floor(8 * side) * (jnp.pi / 4)
     towards, across = _direction(side), _direction(side + jnp.pi / 2)
     reach = jnp.max(other @ towards) - jnp.min(shape @ towards)
     reach = reach + 0.05 + 0.25 * gap
     reach = jnp.where(copy, jnp.minimum(reach, 0.25 + 0.3 * gap), reach)
-    level = (_box(other)[0] - _box(shape)[0]) @ across
-    beside = reach * towards + level * across
+    level = (middle - _box(shape)[0]) @ across
+    beside = (reach * towards + level * across)[None]
     return placed.at[index].set(shape + jnp.where(apart, beside, joined))
 
-  for index in range(1, _STROKES):
-    shapes = place(index, shapes)
-  return shapes
+  composed: jax.Array = jax.lax.fori_loop(1, _STROKES, place, shapes)
+  return composed
 
 
 def _wobble(
   points: jax.Array, joint_noise: jax.Array, stroke_noise: jax.Array
 ) -> jax.Array:
   """Misplaces the ends of arcs, and whole strokes, a little."""
-  _, extent = _box(points)
+  extent = jnp.max(_box(points)[1], axis=-1, keepdims=True)
   joints = joint_noise.reshape(_STROKES, _PIECES + 1, 2)
   # A handle moves with its end, which keeps smooth joints smooth.
   moves = jnp.repeat(joints, 3, axis=1)[:, 1:-1]
-  moves *= _NODE_SHIFT * extent[:, None, None]
+  moves *= _NODE_SHIFT * extent
   return points + moves + _STROKE_SHIFT * stroke_noise[:, None]
 
 
@@ -372,11 +384,12 @@ def _distort(points: jax.Array, noise: jax.Array) -> jax.Array:
   """Bends, scales, shears, turns and shifts the whole sign."""
   x, y = points[..., 0], points[..., 1]
   points += jnp.stack([x * x, x * y, y * y], axis=-1) @ (_BOW * noise[:3])
-  stretch = jnp.asarray([_STRETCH, -_STRETCH]) * noise[3, 0]
-  points *= jnp.exp(_GROW * noise[3, 1] + stretch)
+  stretch = _STRETCH * jnp.stack([noise[3, 0], -noise[3, 0]])
+  scale = jnp.exp(_GROW * noise[3, 1] + stretch)
   shear, turn = _SHEAR * noise[4, 0], _TURN * noise[4, 1]
-  upright = _direction(turn + jnp.pi / 2) - shear * _direction(turn)
-  return points @ jnp.stack([_direction(turn), upright]) + _SHIFT * noise[5]
+  across = _direction(turn)
+  axes = jnp.stack([across, _direction(turn + jnp.pi / 2) + shear * across])
+  return points @ (scale[:, None] * axes) + _SHIFT * noise[None, 5:6]
 
 
 def _flatten(points: jax.Array, used: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -399,11 +412,11 @@ def _ink(path: jax.Array, ink: jax.Array, width: jax.Array) -> jax.Array:
   the dabs together are one matrix product.
   """
   spacing = ink[-1] / _DABS
-  travelled = (jnp.arange(_DABS) + 0.5) * spacing
+  width = jnp.maximum(width, 0.45 * spacing)  # or a long line looks dotted
+  travelled = _STEPS * spacing
   x, y = (jnp.interp(travelled, ink, path[:, axis]) for axis in (0, 1))
-  centres = (jnp.arange(SIZE) + 0.5) * (2 / SIZE) - 1
-  across = jnp.exp(-0.5 * jnp.square((centres - x[:, None]) / width))
-  down = jnp.exp(-0.5 * jnp.square((centres[:, None] - y) / width))
+  across = jnp.exp(-0.5 * jnp.square((_CENTRES[None] - x[:, None]) / width))
+  down = jnp.exp(-0.5 * jnp.square((_CENTRES[:, None] - y[None]) / width))
   # With this weight a line is as black in the middle however broad the pen.
   weight = spacing / (width * (2 * jnp.pi) ** 0.5)
   return jnp.clip(_GAIN * weight * (down @ across) - _FLOOR, 0.0, 1.0)

@@ -1,0 +1,50 @@
+"""Installs metajax and its experiments."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r"^__version__ = '(.+)'$",
+  (HERE / 'metajax' / '__init__.py').read_text(),
+  re.MULTILINE,
+).group(1)
+
+TEST = ['pytest>=8.0', 'pytest-xdist>=3.5']
+DEV = [*TEST, 'mypy>=1.15', 'ruff>=0.11']
+
+setup(
+  name='metajax',
+  version=VERSION,
+  description='Meta-learning as pure functions of JAX, exact to second order.',
+  long_description=(HERE / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  packages=find_packages(include=['metajax*', 'experiments*']),
+  package_data={'metajax': ['py.typed']},
+  python_requires='>=3.11',
+  install_requires=[
+    'absl-py>=2.1',
+    'array-record>=0.7',
+    'flax>=0.12',
+    'importlib_resources>=6.0',  # tensorflow-datasets does not declare it
+    'jax>=0.10',
+    'matplotlib>=3.9',
+    'numpy>=2.0',
+    'optax>=0.2.6',
+    'orbax-checkpoint>=0.11.30',
+    'pillow>=10.0',  # tensorflow-datasets does not declare it
+    'rich>=13.0',
+    'tensorboardX>=2.6',
+    'tensorflow-datasets>=4.9.9',
+  ],
+  extras_require={
+    'test': TEST,
+    'dev': DEV,
+    'gpu': ['jax[cuda12]>=0.10'],
+    'tpu': ['jax[tpu]>=0.10'],
+    'benchmark': ['torch>=2.6', 'threadpoolctl>=3.0'],
+  },
+)
