@@ -18,6 +18,7 @@ The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
 `accuracy_by_inner_step.png`, `test_task.png`.
 """
 
+import re
 import sys
 from functools import partial
 from typing import Any, NamedTuple
@@ -56,15 +57,17 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     'rotate_test', False, 'rotations make new validation and test classes too'
   )
-  flags.DEFINE_integer('split_seed', 0, 'of the division of classes')
+  options.define_count(
+    'split_seed', 0, 'of the division of classes', at_least=0
+  )
   for name, text in (
     ('ways', 'classes per test task'),
     ('train_ways', 'classes per training task'),
   ):
-    flags.DEFINE_integer(name, None, f'{text} [default: the recipe]')
-    options.require(name, lambda value: value >= 2, 'must be >= 2')
-  flags.DEFINE_integer('width', 64, 'channels of every convolution')
-  options.require('width', lambda value: value >= 1, 'must be >= 1')
+    options.define_count(
+      name, None, f'{text} [default: the recipe]', at_least=2
+    )
+  options.define_count('width', 64, 'channels of every convolution')
 
 
 class Data(NamedTuple):
@@ -91,7 +94,10 @@ def load_strokes(recipe: Recipe) -> Data:
   """Procedural handwriting."""
   from metajax.tasks import strokes
 
-  _refuse('strokes', 'data_dir', 'data_file', 'split_dir', 'rotate')
+  _refuse(
+    'strokes', 'data_dir', 'data_file', 'split_dir', 'split_seed', 'rotate',
+    'rotate_test', 'download',
+  )  # fmt: skip
   return Data(
     strokes(*_sizes(recipe, training=True), split='train'),
     strokes(*_sizes(recipe, training=False), split='validation'),
@@ -132,16 +138,19 @@ def load_npz_file(recipe: Recipe) -> Data:
   from metajax.tasks import DataError, load_npz, split_by_seed
   from metajax.tasks.labelled import default_split_sizes
 
-  _refuse('npz', 'data_dir')
+  _refuse('npz', 'data_dir', 'download')
   if FLAGS.data_file is None:
     raise UsageError(
       'data_file', 'npz needs a file with arrays `images` and `labels`'
     )
   try:
     data = load_npz(FLAGS.data_file)
-    train, validation = default_split_sizes(len(data.names))
   except DataError as error:
     raise UsageError('data_file', str(error)) from error
+  try:
+    train, validation = default_split_sizes(len(data.names))
+  except DataError as error:
+    raise UsageError('data_file', f'{FLAGS.data_file}: {error}') from error
   by_seed = partial(
     split_by_seed, train_classes=train, validation_classes=validation
   )
@@ -158,8 +167,10 @@ DATASETS = {
 def _refuse(dataset: str, *names: str) -> None:
   """Refuses flags that would have no effect."""
   for name in names:
-    if FLAGS[name].value:
-      raise UsageError(name, f'has no meaning for --dataset={dataset}')
+    if value := FLAGS[name].value:
+      raise UsageError(
+        name, f'is {value}, but has no meaning for --dataset={dataset}'
+      )
 
 
 def _labelled(recipe: Recipe, data: Any, by_seed: Any) -> Data:
@@ -181,34 +192,49 @@ def _labelled(recipe: Recipe, data: Any, by_seed: Any) -> Data:
     raise UsageError(
       'split_dir' if FLAGS.split_dir else 'dataset', str(error)
     ) from error
-  if FLAGS.rotate:
-    splits = splits._replace(train=rotate_classes(splits.train))
-  if FLAGS.rotate_test:
-    splits = splits._replace(
-      validation=rotate_classes(splits.validation),
-      test=rotate_classes(splits.test),
-    )
-  samplers = []
+  for flag, names in (
+    ('rotate', ['train']),
+    ('rotate_test', ['validation', 'test']),
+  ):
+    if FLAGS[flag].value:
+      try:
+        turned = {name: rotate_classes(getattr(splits, name)) for name in names}
+      except DataError as error:
+        raise UsageError(flag, str(error)) from error
+      splits = splits._replace(**turned)
+  samplers = {}
   for name, part in zip(splits._fields, splits, strict=True):
-    prefix = 'train_' if name == 'train' else ''
-    sizes = _sizes(recipe, training=name == 'train')
+    training = name == 'train'
+    sizes = _sizes(recipe, training)
     try:
       check_episode(part, *sizes)
     except DataError as error:
-      flag, message = str(error).split(': ', 1)
+      flags_given, message = str(error).split(': ', 1)
       raise UsageError(
-        prefix + flag, f'{message} (the {name} split)'
+        _as_flags(flags_given, recipe, training),
+        f'{message} (in the {name} split)',
       ) from error
-    samplers.append(episodes(part.images, part.labels, *sizes))
+    samplers[name] = episodes(part.images, part.labels, *sizes)
   origin = 'class lists' if FLAGS.split_dir else f'seed {FLAGS.split_seed}'
   counts = '/'.join(str(len(part.names)) for part in splits)
   return Data(
-    *samplers,
-    {
+    **samplers,
+    protocol={
       'split': f'{counts} train/validation/test classes by {origin}',
       'rotation': _describe_rotation(),
     },
   )
+
+
+def _as_flags(given: str, recipe: Recipe, training: bool) -> str:
+  """Names the flags of `shots=1 and queries=2`, without the first dashes."""
+
+  def flag(match: re.Match[str]) -> str:
+    name = match[0]
+    own = training and getattr(recipe, f'train_{name}') is not None
+    return f'--train_{name}' if own else f'--{name}'
+
+  return re.sub(r'\w+(?==)', flag, given).removeprefix('--')
 
 
 def _describe_rotation() -> str:
@@ -222,6 +248,7 @@ def _describe_rotation() -> str:
 def make_recipe() -> Recipe:
   """The published recipe for these ways and shots, as the flags change it."""
   row = ALGORITHMS[FLAGS.algorithm]
+  assert row.images is not None  # --algorithm takes no other
   recipe = row.images(FLAGS.ways or 5, FLAGS.shots or 1)
   if FLAGS.dataset == 'strokes':
     recipe = recipe._replace(steps=recipe.short_steps)
@@ -230,7 +257,13 @@ def make_recipe() -> Recipe:
       'evaluation', f'{FLAGS.algorithm} has no weights to measure a'
       ' population with; use transductive or support'
     )  # fmt: skip
-  return options.with_overrides(recipe)
+  recipe = options.with_overrides(recipe)
+  if row.adapts_by_gradient and recipe.train_ways not in (None, recipe.ways):
+    raise UsageError(
+      'train_ways', f'is {recipe.train_ways}, but {FLAGS.algorithm} has an'
+      f' output for each class, so only --ways={recipe.ways} is allowed'
+    )  # fmt: skip
+  return recipe
 
 
 def main() -> int:
@@ -242,11 +275,14 @@ def main() -> int:
   from metajax.objectives import cross_entropy
 
   train_ways, _, _ = _sizes(recipe, training=True)
+  model = recipe.network(train_ways, width=FLAGS.width)
+  if FLAGS.data_file:
+    _check_size(model, data.train)
   problem = Problem(
     algorithm=ALGORITHMS[FLAGS.algorithm],
     recipe=recipe,
     objective=cross_entropy,
-    model=recipe.network(train_ways, width=FLAGS.width),
+    model=model,
     train=data.train,
     validation=data.validation,
     test=data.test,
@@ -267,6 +303,20 @@ def main() -> int:
     f'-seed{FLAGS.seed}'
   )
   return loop.run(problem, name, _baseline(problem), pictures.draw_images)
+
+
+def _check_size(model: Any, sample: Any) -> None:
+  """Checks that the network can take images of this size."""
+  import jax
+
+  def outputs(key: Any) -> Any:
+    inputs = sample(key).support.inputs
+    return model.apply(model.init(key, inputs), inputs)
+
+  try:
+    jax.eval_shape(outputs, jax.random.key(0))
+  except ValueError as error:
+    raise UsageError('data_file', f'{FLAGS.data_file}: {error}') from error
 
 
 def _baseline(problem: Any) -> Any:

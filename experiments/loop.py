@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -34,18 +35,16 @@ TEST_SEED = 1_000_002
 MAX_SKIPPED_IN_A_ROW = 20
 
 
-class Interrupted(Exception):
-  """A signal asked the run to stop; everything is saved."""
+class Interrupted(KeyboardInterrupt):
+  """A signal asked the run to stop."""
 
-  def __init__(self, signal_number: int, step: int):
-    name = signal.Signals(signal_number).name
-    super().__init__(
-      f'{name}: saved step {step}; the same command with --resume goes on'
-    )
-    self.exit_code = 128 + signal_number
+  def __init__(self, number: int, saved: str):
+    name = signal.Signals(number).name
+    super().__init__(f'{name}: {saved}; the same command with --resume goes on')
+    self.exit_code = 128 + number
 
 
-class Diverged(Exception):
+class DivergenceError(Exception):
   """The meta-gradient was not finite too many times in a row."""
 
 
@@ -74,12 +73,16 @@ def open_workdir(settings: dict[str, Any]) -> Path:
       f'{workdir} holds no run; check --workdir, or leave --resume out to'
       ' begin one',
     )
-  if workdir.is_dir() and any(workdir.iterdir()):
-    raise UsageError(
-      'workdir', f'{workdir} is not empty and holds no run; name another'
-    )
-  options.make_writable('workdir', workdir)
-  write_json(record, settings)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    found = {path.name for path in workdir.iterdir()}
+    if found - {_partial(record).name}:  # what a killed process may leave
+      raise UsageError(
+        'workdir', f'{workdir} is not empty and holds no run; name another'
+      )
+    write_json(record, settings)
+  except OSError as error:
+    raise options.unwritable('workdir', workdir, error) from error
   return workdir
 
 
@@ -101,23 +104,42 @@ def _check_same(
 
 def write_json(path: Path, value: Any) -> None:
   """Writes a file all at once or not at all."""
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(json.dumps(value, indent=2) + '\n')
-  os.replace(partial, path)
+  partial = _partial(path)
+  try:
+    text = json.dumps(_null_for_nan(value), indent=2, allow_nan=False)
+    partial.write_text(text + '\n')
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
 
 
-def train(problem: Problem, judge: Judge, workdir: Path) -> Trained:
+def _null_for_nan(value: Any) -> Any:
+  """JSON has neither NaN nor infinity."""
+  if isinstance(value, dict):
+    return {name: _null_for_nan(item) for name, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_null_for_nan(item) for item in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def _partial(path: Path) -> Path:
+  return path.with_name(path.name + '.partial')
+
+
+def train(
+  problem: Problem,
+  judge: Judge,
+  train_step: TrainStep,
+  loaded: PyTree | None,
+  workdir: Path,
+) -> Trained:
   """Trains to the last step, or raises `Interrupted` with all saved."""
   recipe = problem.recipe
-  train_step = make_train_step(
-    problem.meta_learner(),
-    problem.algorithm.optimizer(recipe),
-    problem.train,
-    tasks_per_step=recipe.tasks_per_step,
-    chunk_size=recipe.chunk_size,
-    max_skipped_in_a_row=MAX_SKIPPED_IN_A_ROW,
-  )
-  initial = _loaded(train_step.init(jax.random.key(FLAGS.seed)))
+  initial = train_step.init(jax.random.key(FLAGS.seed))
+  if loaded is not None:
+    initial = initial._replace(meta_params=loaded)
   if recipe.steps == 0 or FLAGS.test_only:
     return Trained(initial.meta_params, 0, 0, None, None, 0.0)
   checkpointer = Checkpointer(
@@ -126,45 +148,53 @@ def train(problem: Problem, judge: Judge, workdir: Path) -> Trained:
     best_mode='max' if problem.higher_is_better else 'min',
   )
   with checkpointer:
-    state = _resumed(checkpointer, initial)
+    state = _resumed(checkpointer, initial, recipe.steps)
     start = int(state.step)
-    if start > recipe.steps:
-      raise UsageError(
-        'steps', f'the run is at step {start} already, beyond {recipe.steps}'
-      )
-    terminal = Terminal(
-      recipe.steps, tasks_per_step=recipe.tasks_per_step, start_step=start
-    )
-    with Writers(
-      JsonLines(workdir / 'metrics.jsonl', resume_at=start),
-      TensorBoard(workdir / 'tensorboard', resume_at=start),
-      terminal,
-    ) as writers:
+    with _writers(workdir, problem, start) as writers:
       run = _Run(problem, judge, train_step, checkpointer, writers, state)
       run.to_the_end()
     return run.trained()
 
 
-def _loaded(state: TrainState) -> TrainState:
-  """Takes the meta-parameters of another run, if --load names one."""
-  if FLAGS.load is None:
-    return state
-  restored = restore_meta_params(Path(FLAGS.load), state)
-  return state._replace(meta_params=restored.state.meta_params)
+def _writers(workdir: Path, problem: Problem, start: int) -> Writers:
+  try:
+    lines = JsonLines(workdir / 'metrics.jsonl', resume_at=start)
+  except ValueError as error:
+    raise UsageError('workdir', str(error)) from error
+  return Writers(
+    lines,
+    TensorBoard(workdir / 'tensorboard', resume_at=start),
+    Terminal(
+      problem.recipe.steps,
+      tasks_per_step=problem.recipe.tasks_per_step,
+      start_step=start,
+    ),
+  )
 
 
-def restore_meta_params(workdir: Path, template: TrainState) -> Restored:
+def load_meta_params(train_step: TrainStep, workdir: Path) -> PyTree:
   """Reads the newest good checkpoint of another run."""
   if not (workdir / 'checkpoints').is_dir():
     raise UsageError('load', f'{workdir} holds no checkpoints')
+  template = jax.eval_shape(train_step.init, jax.random.key(0))
   try:
     with Checkpointer(workdir / 'checkpoints') as checkpointer:
-      return checkpointer.restore(template)
+      restored = checkpointer.restore(template)
   except CheckpointError as error:
     raise UsageError('load', str(error)) from error
+  _report(restored, 'loaded')
+  return restored.state.meta_params
 
 
-def _resumed(checkpointer: Checkpointer, initial: TrainState) -> TrainState:
+def _report(restored: Restored, verb: str) -> None:
+  for reason in restored.rejected:
+    print(f'passed over a bad checkpoint: {reason}', flush=True)
+  print(f'{verb} step {restored.step}', flush=True)
+
+
+def _resumed(
+  checkpointer: Checkpointer, initial: TrainState, steps: int
+) -> TrainState:
   if not FLAGS.resume or not checkpointer.steps():
     # A run that was killed before its first checkpoint begins again.
     return initial
@@ -172,9 +202,11 @@ def _resumed(checkpointer: Checkpointer, initial: TrainState) -> TrainState:
     restored = checkpointer.restore(initial)
   except CheckpointError as error:
     raise UsageError('resume', str(error)) from error
-  for reason in restored.rejected:
-    print(f'passed over a bad checkpoint: {reason}', flush=True)
-  print(f'resumed from step {restored.step}', flush=True)
+  if restored.step > steps:
+    raise UsageError(
+      'steps', f'the run is at step {restored.step} already, beyond {steps}'
+    )
+  _report(restored, 'resumed from')
   return restored.state
 
 
@@ -198,31 +230,50 @@ def run(
   settings = options.settings(problem.recipe)
   settings['workdir'] = settings['workdir'] or str(Path('runs') / name)
   options.use_compilation_cache()
+  train_step = make_train_step(
+    problem.meta_learner(),
+    problem.algorithm.optimizer(problem.recipe),
+    problem.train,
+    tasks_per_step=problem.recipe.tasks_per_step,
+    chunk_size=problem.recipe.chunk_size,
+    max_skipped_in_a_row=MAX_SKIPPED_IN_A_ROW,
+  )
+  # What can be refused is refused before the workdir is touched.
+  loaded = None
+  if FLAGS.load is not None:
+    loaded = load_meta_params(train_step, Path(FLAGS.load))
   workdir = open_workdir(settings)
   judge = make_judge(problem)
   try:
-    trained = train(problem, judge, workdir)
+    with _on_signals(_stop_at_once):
+      trained = train(problem, judge, train_step, loaded, workdir)
+      evaluation = test(
+        problem,
+        judge,
+        trained.meta_params,
+        problem.test,
+        TEST_SEED,
+        FLAGS.eval_tasks,
+      )
+      outcome = report.result(
+        problem, settings, trained, evaluation, baseline()
+      )
+      write_json(workdir / 'result.json', outcome)
+      draw(Finished(problem, judge, trained.meta_params, outcome, workdir))
   except Interrupted as stop:
     print(stop, flush=True)
     return stop.exit_code
-  except Diverged as stop:
+  except DivergenceError as stop:
     print(stop, file=sys.stderr, flush=True)
     return 1
-  except CheckpointError as error:
-    raise UsageError('workdir', str(error)) from error
-  evaluation = test(
-    problem,
-    judge,
-    trained.meta_params,
-    problem.test,
-    TEST_SEED,
-    FLAGS.eval_tasks,
-  )
-  outcome = report.result(problem, settings, trained, evaluation, baseline())
-  write_json(workdir / 'result.json', outcome)
-  draw(Finished(problem, judge, trained.meta_params, outcome, workdir))
+  except BrokenPipeError:  # of whoever reads our output
+    raise
+  except (CheckpointError, OSError) as error:
+    raise UsageError(
+      'workdir', f'{error}; put that right, and --resume goes on'
+    ) from error
   report.show(problem, outcome)
-  print(f'{workdir}: result.json, metrics.jsonl, checkpoints and pictures')
+  print(f'{workdir}: {", ".join(sorted(os.listdir(workdir)))}')
   return 0
 
 
@@ -263,16 +314,24 @@ class _Run:
   def to_the_end(self) -> None:
     """Alternates dispatches and checkpoints until the last step."""
     recipe = self.problem.recipe
-    with _deferred_signals() as received:
+    received: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+      if received:
+        _stop_at_once(number, frame)
+      received.append(number)
+
+    with _on_signals(remember):
       while self.step < recipe.steps:
         self.dispatch()
+        if (
+          self.step % recipe.checkpoint_every == 0 or self.step == recipe.steps
+        ):
+          self.save(self.validate())
         if received:
           self.save({})
           self.checkpointer.wait()
-          raise Interrupted(received[0], self.step)
-        due = self.step % recipe.checkpoint_every == 0
-        if due or self.step == recipe.steps:
-          self.save(self.validate())
+          raise Interrupted(received[0], f'saved step {self.step}')
       self.checkpointer.wait()
 
   def dispatch(self) -> None:
@@ -287,8 +346,8 @@ class _Run:
     if first:
       size = 1
     begun = time.perf_counter()
-    self.state, metrics = self.train_step.run(self.state, size)
-    metrics = {name: float(value) for name, value in metrics.items()}
+    self.state, means = self.train_step.run(self.state, size)
+    metrics = {name: float(value) for name, value in means.items()}
     seconds = time.perf_counter() - begun
     before, self.step = self.step, int(self.state.step)
     if first:
@@ -296,21 +355,22 @@ class _Run:
     else:
       self.timed_steps += self.step - before
       self.timed_seconds += seconds
-    self._report_skipped(int(metrics['skipped']))
     if self.step % recipe.log_every == 0 or self.step == recipe.steps:
       self.writers.write(self.step, metrics)
+    self._check_progress()
 
-  def _report_skipped(self, skipped: int) -> None:
-    if int(self.state.skipped_in_a_row) < MAX_SKIPPED_IN_A_ROW:
+  def _check_progress(self) -> None:
+    in_a_row = int(self.state.skipped_in_a_row)
+    if in_a_row < min(MAX_SKIPPED_IN_A_ROW, self.problem.recipe.steps):
       return
     self.checkpointer.wait()
     steps = self.checkpointer.steps()
-    good = f'step {steps[-1]}' if steps else 'none was saved'
-    raise Diverged(
-      f'step {self.step}: the meta-gradient was not finite'
-      f' {MAX_SKIPPED_IN_A_ROW} times in a row ({skipped} steps skipped since'
-      f' the last report); the last good checkpoint is {good}; try a smaller'
-      ' --inner_lr or --outer_lr in another --workdir'
+    good = f'that of step {steps[-1]}' if steps else 'none, as none was due'
+    raise DivergenceError(
+      f'step {self.step}: the meta-gradient was not finite {in_a_row} times in'
+      f' a row ({int(self.state.skipped)} steps skipped in all); the last good'
+      f' checkpoint is {good}; try a smaller --inner_lr or --outer_lr, in'
+      ' another --workdir'
     )
 
   def validate(self) -> dict[str, float]:
@@ -364,25 +424,22 @@ class _Run:
     )
 
 
+def _stop_at_once(number: int, frame: FrameType | None) -> None:
+  del frame
+  raise Interrupted(number, 'stopped at once')
+
+
 @contextlib.contextmanager
-def _deferred_signals() -> Iterator[list[int]]:
-  """Collects SIGTERM and Ctrl-C instead of dying in the middle of a step.
-
-  A second one of either acts at once.
-  """
-  received: list[int] = []
-
-  def handle(number: int, frame: object) -> None:
-    del frame
-    received.append(number)
-    signal.signal(number, previous[number])
-
+def _on_signals(
+  handle: Callable[[int, FrameType | None], None],
+) -> Iterator[None]:
+  """Handles SIGTERM and Ctrl-C for the length of a block."""
   previous = {
     number: signal.signal(number, handle)
     for number in (signal.SIGTERM, signal.SIGINT)
   }
   try:
-    yield received
+    yield
   finally:
     for number, handler in previous.items():
       signal.signal(number, handler)

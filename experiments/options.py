@@ -1,5 +1,7 @@
 """Flags that the experiments share, and one line for every misuse of them."""
 
+import difflib
+import errno
 import math
 import os
 import sys
@@ -7,11 +9,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from metajax.algorithms.table import Recipe
 
 FLAGS = flags.FLAGS
+# What this module defines belongs to the binary that asks for it.
+flags.disclaim_key_flags()
 
 
 class UsageError(Exception):
@@ -21,6 +25,32 @@ class UsageError(Exception):
     super().__init__(f'--{flag}: {message}')
 
 
+class _Number(flags.ArgumentParser):
+  """A number in a range; whatever else is given, the range is the answer."""
+
+  def __init__(
+    self, kind: type, holds: Callable[[Any], bool], allowed: str
+  ) -> None:
+    super().__init__()
+    self._kind = kind
+    self._holds = holds
+    self.syntactic_help = allowed
+
+  def parse(self, argument: Any) -> Any:
+    """Returns the number, or raises ValueError."""
+    try:
+      value = self._kind(argument)
+      if self._holds(value):
+        return value
+    except ValueError:
+      pass
+    raise ValueError(f'must be {self.syntactic_help}')
+
+  def flag_type(self) -> str:
+    """The type that --help names."""
+    return self._kind.__name__
+
+
 # Flags that overwrite a field of the recipe of the same name.
 _COUNTS = {
   'shots': 'support examples per class',
@@ -28,7 +58,7 @@ _COUNTS = {
   'train_shots': 'support examples per class in training',
   'train_queries': 'query examples per class in training',
   'inner_steps': 'inner steps in training',
-  'inner_batch': 'examples per inner step (Reptile); default all',
+  'inner_batch': 'examples per inner step (Reptile)',
   'eval_inner_steps': 'inner steps at test',
   'tasks_per_step': 'tasks per outer step',
   'chunk_size': 'tasks that are vectorised together; the result is the same',
@@ -41,12 +71,17 @@ _RATES = {
   'outer_lr': 'rate of the outer steps',
 }
 
+_HELP = {
+  'help': 'show this help',
+  'helpfull': 'show the flags of libraries too',
+}
+
 # What may differ between a run and its continuation: nothing that has shaped
 # the parameters so far.
 MAY_CHANGE = frozenset({
-  'steps', 'queries', 'eval_inner_steps', 'eval_tasks', 'evaluation',
-  'resume', 'workdir', 'data_dir', 'data_file', 'split_dir', 'cache_dir', 'download',
-  'log_every', 'checkpoint_every', 'validation_tasks', 'test_checkpoint',
+  'steps', 'eval_inner_steps', 'eval_tasks', 'evaluation', 'validation_tasks',
+  'test_checkpoint', 'log_every', 'checkpoint_every', 'resume', 'workdir',
+  'data_dir', 'data_file', 'split_dir', 'cache_dir', 'download',
 })  # fmt: skip
 
 
@@ -59,14 +94,17 @@ def define_flags(algorithms: Iterable[str], evaluations: list[str]) -> None:
   """
   flags.DEFINE_enum('algorithm', 'maml', sorted(algorithms), 'the method')
   for name, text in _COUNTS.items():
-    flags.DEFINE_integer(name, None, f'{text} [default: the recipe]')
-    require(name, lambda value: value >= 1, 'must be a whole number >= 1')
+    define_count(name, None, f'{text} [default: the recipe]')
   for name, text in _RATES.items():
-    flags.DEFINE_float(name, None, f'{text} [default: the recipe]')
-    require(
+    flags.DEFINE(
+      _Number(
+        float,
+        lambda value: value > 0 and math.isfinite(value),
+        'a finite number > 0',
+      ),
       name,
-      lambda value: value > 0 and math.isfinite(value),
-      'must be a finite number > 0',
+      None,
+      f'{text} [default: the recipe]',
     )
   if evaluations:
     flags.DEFINE_enum(
@@ -76,8 +114,7 @@ def define_flags(algorithms: Iterable[str], evaluations: list[str]) -> None:
       'what a test query shares its batch statistics with: all queries of its'
       ' task, the support set alone, or training images [default: the recipe]',
     )
-  flags.DEFINE_integer('seed', 0, 'of everything random in training')
-  require('seed', lambda value: 0 <= value < 2**31, 'must be in [0, 2^31)')
+  define_count('seed', 0, 'of everything random in training', at_least=0)
   flags.DEFINE_string('workdir', None, 'where results go [default: runs/...]')
   flags.DEFINE_bool('resume', False, 'go on from the newest good checkpoint')
   flags.DEFINE_string(
@@ -88,8 +125,7 @@ def define_flags(algorithms: Iterable[str], evaluations: list[str]) -> None:
     ('eval_tasks', 1000, 'test tasks'),
     ('validation_tasks', 200, 'validation tasks at every checkpoint'),
   ):
-    flags.DEFINE_integer(name, default, text)
-    require(name, lambda value: value >= 2, 'must be a whole number >= 2')
+    define_count(name, default, text, at_least=2)
   flags.DEFINE_enum(
     'test_checkpoint', 'last', ['last', 'best'],
     'test the last parameters, or the best by validation',
@@ -100,9 +136,19 @@ def define_flags(algorithms: Iterable[str], evaluations: list[str]) -> None:
   )  # fmt: skip
 
 
-def require(name: str, holds: Callable[[Any], bool], message: str) -> None:
-  flags.register_validator(
-    name, lambda value: value is None or holds(value), message
+def define_count(
+  name: str, default: int | None, text: str, at_least: int = 1
+) -> None:
+  """Defines a flag that takes whole numbers only."""
+  flags.DEFINE(
+    _Number(
+      int,
+      lambda value: at_least <= value < 2**31,
+      f'a whole number from {at_least} to {2**31 - 1}',
+    ),
+    name,
+    default,
+    text,
   )
 
 
@@ -118,6 +164,10 @@ def with_overrides(recipe: Recipe) -> Recipe:
       'steps', f'{FLAGS.algorithm} needs no training; leave the flag out'
     )
   recipe = recipe._replace(**given)
+  if FLAGS.test_only and FLAGS.load is None and recipe.steps:
+    raise UsageError(
+      'test_only', 'tests what --load names, the workdir of a run; give both'
+    )
   if 'inner_batch' in given:
     recipe = recipe._replace(eval_inner_batch=recipe.inner_batch)
   return recipe
@@ -125,80 +175,94 @@ def with_overrides(recipe: Recipe) -> Recipe:
 
 def settings(recipe: Recipe) -> dict[str, Any]:
   """All flags, with the defaults of the recipe filled in."""
-  own = FLAGS.flags_by_module_dict()
-  names = {
-    flag.name
-    for module, group in own.items()
-    if 'experiments.' in module or module == sys.argv[0]
-    for flag in group
-  }
-  values = {name: FLAGS[name].value for name in names}
+  own = FLAGS.get_key_flags_for_module(sys.argv[0])
+  values = {flag.name: flag.value for flag in own}
   return {
     name: getattr(recipe, name)
     if value is None and name in Recipe._fields
     else value
     for name, value in sorted(values.items())
+    if name not in _HELP
   }
 
 
-def cache_dir() -> Path:
-  """Where compiled programs and decoded data are kept between runs."""
-  if FLAGS.cache_dir:
-    return Path(FLAGS.cache_dir)
+def cache_dir() -> Path | None:
+  """Where compiled programs and decoded data are kept between runs.
+
+  None where there is no such place, unless the user has asked for one.
+  """
   home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-  return Path(home) / 'metajax'
+  directory = Path(FLAGS.cache_dir or Path(home) / 'metajax')
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    if not os.access(directory, os.W_OK | os.X_OK):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+  except OSError as error:
+    if FLAGS.cache_dir:
+      raise unwritable('cache_dir', directory, error) from error
+    return None
+  return directory
 
 
 def use_compilation_cache() -> None:
   """Keeps compiled programs, so that a second start is quick."""
   import jax
 
-  jax.config.update('jax_compilation_cache_dir', str(cache_dir() / 'compiled'))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+  directory = cache_dir()
+  if directory is not None:
+    jax.config.update('jax_compilation_cache_dir', str(directory / 'compiled'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 
 
-def make_writable(flag: str, directory: Path) -> None:
-  """Creates a directory and checks that files can be written to it."""
+def unwritable(flag: str, path: Path, error: OSError) -> UsageError:
+  """What to raise where something cannot be written."""
+  return UsageError(
+    flag,
+    f'{path} cannot be written ({error.strerror}); name a directory that can',
+  )
+
+
+def run(main: Callable[[], int]) -> int:
+  """Parses the flags and calls `main`; misuse is one line and exit code 2.
+
+  (`absl.app.run` answers misuse with several lines and exit code 1, as it does
+  --help, and turns on the log of every library.)
+  """
+  for name, text in _HELP.items():
+    flags.DEFINE_bool(name, False, text)
   try:
-    directory.mkdir(parents=True, exist_ok=True)
-    probe = directory / '.writable'
-    probe.write_bytes(b'')
-    probe.unlink()
-  except OSError as error:
-    raise UsageError(
-      flag,
-      f'{directory} cannot be written ({error.strerror}); name another'
-      ' directory',
-    ) from error
-
-
-def run(main: Callable[[], int | None]) -> None:
-  """Parses flags and calls `main`; misuse is one line and exit code 2."""
-
-  def parse(arguments: list[str]) -> list[str]:
-    try:
-      rest = FLAGS(arguments)
-    except flags.Error as error:
-      _refuse(str(error))
-    if FLAGS.get_flag_value('help', False) or FLAGS.get_flag_value(
-      'helpfull', False
-    ):
-      app.usage(shorthelp=not FLAGS.helpfull)
-      sys.exit(0)
+    rest = FLAGS(sys.argv)
+    if FLAGS['help'].value or FLAGS.helpfull:
+      print(_help(FLAGS.helpfull))
+      return 0
     if len(rest) > 1:
-      _refuse(f'{rest[1]!r} is not a flag; flags are given as --name=value')
-    return rest
+      return _refuse(
+        f'{rest[1]!r} is not a flag; flags are given as --name=value'
+      )
+    return main()
+  except flags.UnrecognizedFlagError as error:
+    close = difflib.get_close_matches(error.flagname, list(FLAGS), 1, 0.8)
+    guess = f', did you mean --{close[0]}?' if close else ';'
+    return _refuse(
+      f'--{error.flagname}: there is no such flag{guess} --help lists all'
+    )
+  except flags.Error as error:
+    name, colon, text = str(error).removeprefix('flag ').partition(': ')
+    if 'Non-boolean' in text:
+      text = 'must be true or false'
+    return _refuse(name + colon + text)
+  except UsageError as error:
+    return _refuse(str(error))
 
-  def checked(arguments: list[str]) -> int | None:
-    del arguments
-    try:
-      return main()
-    except UsageError as error:
-      _refuse(str(error))
 
-  app.run(checked, flags_parser=parse)
+def _help(full: bool) -> str:
+  if full:
+    own = FLAGS.get_help()
+  else:
+    _, _, own = FLAGS.main_module_help().partition(':\n')
+  return f'{sys.modules["__main__"].__doc__}\nFlags:\n{own}'
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str) -> int:
   print(' '.join(message.split()), file=sys.stderr)
-  sys.exit(2)
+  return 2

@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments import plots
 from experiments.loop import TEST_SEED, Finished
-from metajax.base import PyTree
+from metajax.base import PyTree, Task
 from metajax.metrics import read_json_lines
 from metajax.normalisation import predict_queries
 from metajax.training import example_task
@@ -15,44 +15,41 @@ from metajax.training import example_task
 def draw_images(run: Finished) -> None:
   """Draws the curves, and one test task with its predictions."""
   _draw_curves(run)
-  task, before, after = _one_task(run)
+  task, outputs = _one_task(run)
   plots.image_task(
     run.workdir / 'test_task.png',
-    task.support.inputs,
+    _drawable(task.support.inputs),
     task.support.targets,
-    task.query.inputs,
+    _drawable(task.query.inputs),
     task.query.targets,
-    jnp.argmax(before, axis=-1),
-    jnp.argmax(after, axis=-1),
+    jnp.argmax(outputs[0], axis=-1),
+    jnp.argmax(outputs[-1], axis=-1),
     f'{_title(run)}: one test task',
   )
+
+
+def _drawable(images: jax.Array) -> jax.Array:
+  """Grey where the channels are not one colour or three."""
+  if images.shape[-1] in (1, 3):
+    return images
+  return jnp.mean(images, axis=-1, keepdims=True)
 
 
 def draw_sinusoid(run: Finished) -> None:
   """Draws the curves, and one test wave before and after adaptation."""
   _draw_curves(run)
-  task = example_task(run.problem.test, jax.random.key(TEST_SEED))
-  meta_params = run.judge.prepare(run.meta_params)
-  _, adaptation = run.judge.learner.adapt(
-    jax.random.key(TEST_SEED), meta_params, task.support
-  )
+  task, outputs = _one_task(run)
   order = np.argsort(task.query.inputs[:, 0])
-
-  def curve(step: int) -> np.ndarray:
-    adapted = jax.tree.map(lambda leaf: leaf[step], adaptation.trajectory)
-    return np.asarray(
-      run.judge.learner.predict(adapted, task.query.inputs)[order, 0]
-    )
-
-  last = len(adaptation.losses)
+  curves = np.asarray(outputs)[:, order, 0]
+  last = len(curves) - 1
   plots.sinusoid_task(
     run.workdir / 'test_task.png',
     task.query.inputs[order, 0],
     task.query.targets[order, 0],
     task.support.inputs[:, 0],
     task.support.targets[:, 0],
-    curve(0),
-    {step: curve(step) for step in sorted({1, last}) if step <= last},
+    curves[0],
+    {step: curves[step] for step in sorted({1, last}) if step <= last},
     f'{_title(run)}: one test task',
   )
 
@@ -60,7 +57,7 @@ def draw_sinusoid(run: Finished) -> None:
 def _draw_curves(run: Finished) -> None:
   metric = run.problem.metric
   name, baseline = next(iter(run.outcome['baseline'].items()))
-  label = name.removesuffix(f'_{metric}').replace('_', ' ')
+  label = f'{name.removesuffix(f"_{metric}")} baseline'
   records = run.workdir / 'metrics.jsonl'
   if records.exists():
     plots.learning_curve(
@@ -93,18 +90,18 @@ def _title(run: Finished) -> str:
   )
 
 
-def _one_task(run: Finished) -> tuple[PyTree, jax.Array, jax.Array]:
-  """The first test task, and its outputs before and after adaptation."""
-  task = example_task(run.problem.test, jax.random.key(TEST_SEED))
-  meta_params = run.judge.prepare(run.meta_params)
-  _, adaptation = run.judge.learner.adapt(
-    jax.random.key(TEST_SEED), meta_params, task.support
-  )
+def _one_task(run: Finished) -> tuple[Task, jax.Array]:
+  """The first test task, and its outputs after 0, 1, ... inner steps."""
+  learner, normalisation, prepare = run.judge
+  key = jax.random.key(TEST_SEED)
+  task = example_task(run.problem.test, key)
 
-  def outputs(step: int) -> jax.Array:
-    adapted = jax.tree.map(lambda leaf: leaf[step], adaptation.trajectory)
-    return predict_queries(
-      run.judge.learner, adapted, task, run.judge.normalisation
+  @jax.jit
+  def outputs(meta_params: PyTree, task: Task) -> jax.Array:
+    _, adaptation = learner.adapt(key, meta_params, task.support)
+    return jax.lax.map(
+      lambda adapted: predict_queries(learner, adapted, task, normalisation),
+      adaptation.trajectory,
     )
 
-  return task, outputs(0), outputs(-1)
+  return task, outputs(prepare(run.meta_params), task)

@@ -82,6 +82,10 @@ def make_judge(problem: Problem) -> Judge:
   if recipe.evaluation != 'population':
     return Judge(make(problem.model), recipe.evaluation, lambda params: params)
 
+  weights, measure = problem.algorithm.weights, problem.model.measure
+  assert weights is not None  # or --evaluation=population is refused
+  assert measure is not None  # all models of the table have it
+
   @jax.jit
   def prepare(meta_params: PyTree) -> PyTree:
     tasks = sample_tasks(
@@ -90,8 +94,7 @@ def make_judge(problem: Problem) -> Judge:
     images = jax.tree.map(
       lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tasks.support.inputs
     )
-    params = problem.algorithm.weights(meta_params)
-    return meta_params, problem.model.measure(params, images)
+    return meta_params, measure(weights(meta_params), images)
 
   return Judge(population(make, problem.model), 'transductive', prepare)
 

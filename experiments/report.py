@@ -85,7 +85,7 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
   table.add_section()
   for name, value in outcome['baseline'].items():
     if value is not None and not name.endswith('ci95'):
-      label = name.removesuffix(f'_{metric}').replace('_', ' ')
+      label = f'{name.removesuffix(f"_{metric}")} baseline'
       table.add_row(label, f'{scale * value:.{digits}f}', '')
   console = rich.console.Console()
   console.print(table)

@@ -30,7 +30,9 @@ def define_flags() -> None:
 
 def main() -> int:
   """Runs the experiment that the flags describe."""
-  recipe = options.with_overrides(ALGORITHMS[FLAGS.algorithm].sinusoid)
+  published = ALGORITHMS[FLAGS.algorithm].sinusoid
+  assert published is not None  # --algorithm takes no other
+  recipe = options.with_overrides(published)
   from experiments import loop, pictures
   from experiments.problem import Problem
   from metajax.objectives import mean_squared_error

@@ -99,19 +99,20 @@ def population(
     ...   lambda model: metajax.maml(model, metajax.cross_entropy), model)
     >>> meta_params = (params, model.measure(params, images))
   """
-  if model.measure is None or model.freeze is None:
+  measure, freeze = model.measure, model.freeze
+  if measure is None or freeze is None:
     raise ValueError(
       'this model has no measure and freeze, so it has no population'
       " statistics; use 'transductive' or 'support'"
     )
 
   def on(statistics: PyTree) -> Learner | MetaLearner:
-    return make(model.freeze(statistics))
+    return make(freeze(statistics))
 
   def init(key: jax.Array, inputs: PyTree) -> PyTree:
     meta_params = make(model).init(key, inputs)
     params = model.init(key, inputs)
-    return meta_params, model.measure(params, inputs)
+    return meta_params, measure(params, inputs)
 
   def adapt(
     key: jax.Array, meta_params: PyTree, support: Batch

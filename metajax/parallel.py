@@ -61,7 +61,9 @@ def microbatch(grad: MetaGradient, chunk_size: int) -> MetaGradient:
         lambda leaf: leaf * (size / total), grad(keys, meta_params, tasks)
       )
 
-    def add(running: PyTree, chunk: tuple[jax.Array, Task]):
+    def add(
+      running: PyTree, chunk: tuple[jax.Array, Task]
+    ) -> tuple[PyTree, None]:
       return jax.tree.map(jnp.add, running, weighted(chunk, chunk_size)), None
 
     chunks = jax.tree.map(

@@ -53,7 +53,8 @@ def split(params: PyTree, select: Select) -> tuple[PyTree, PyTree]:
     )
 
   def part(keep: bool) -> PyTree:
-    return structure.unflatten(
+    return jax.tree.unflatten(
+      structure,
       [
         leaf if pick == keep else None
         for (_, leaf), pick in zip(leaves, chosen, strict=True)

@@ -166,6 +166,26 @@ def outer_optimizer(
     An optimiser of `ReptileParams`.
   """
   return optax.partition(
-    {'weights': optimizer, 'state': optax.sgd(1.0)},
+    {
+      'weights': optimizer,
+      'state': optax.chain(optax.sgd(1.0), _whole_updates()),
+    },
     ReptileParams('weights', 'state'),
+  )
+
+
+def _whole_updates() -> optax.GradientTransformation:
+  """Rounds the updates of integers, such as Adam's count of steps.
+
+  A mean over tasks is a whole number to rounding only, and what is a little
+  less than 1 would be cut off to 0.
+  """
+
+  def whole(update: jax.Array, param: jax.Array) -> jax.Array:
+    if jnp.issubdtype(jnp.result_type(param), jnp.integer):
+      return jnp.round(update).astype(jnp.result_type(param))
+    return update
+
+  return optax.stateless(
+    lambda updates, params: jax.tree.map(whole, updates, params)
   )

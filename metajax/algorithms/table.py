@@ -6,7 +6,7 @@ know no method by name; a new method is a new row.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import optax
 
@@ -20,10 +20,13 @@ from metajax.base import MetaLearner, Model, Objective, PyTree
 from metajax.models import conv4, mlp
 
 
+Evaluation = Literal['transductive', 'support', 'population']
+
+
 class Recipe(NamedTuple):
   """The setting of one experiment. Rates are for losses that are means."""
 
-  network: Callable[[int], Model]  # from the number of outputs
+  network: Callable[..., Model]  # from the number of outputs, and `width`
   ways: int = 5  # classes per test task
   shots: int = 1  # support examples per class, at test
   queries: int = 1  # query examples per class, at test
@@ -40,7 +43,7 @@ class Recipe(NamedTuple):
   chunk_size: int = 4  # tasks vectorised together
   steps: int = 40_000
   short_steps: int = 700  # where minutes must do
-  evaluation: str = 'transductive'
+  evaluation: Evaluation = 'transductive'
   log_every: int = 25  # steps per dispatch
   checkpoint_every: int = 500
 
@@ -132,9 +135,9 @@ def _reptile_images(ways: int, shots: int) -> Recipe:
 def _protonet_images(ways: int, shots: int) -> Recipe:
   """Snell et al., Omniglot: trained 60-way, one episode a step."""
 
-  def embedding(num_outputs: int) -> Model:
+  def embedding(num_outputs: int, width: int = 64) -> Model:
     del num_outputs  # distances take the place of a head
-    return conv4(None, downsample='max_pool', pool='flatten')
+    return conv4(None, width=width, downsample='max_pool', pool='flatten')
 
   return Recipe(
     network=embedding, ways=ways, shots=shots, queries=15,
@@ -143,7 +146,7 @@ def _protonet_images(ways: int, shots: int) -> Recipe:
   )  # fmt: skip
 
 
-def _untrained_images(ways: int, shots: int, **changes: object) -> Recipe:
+def _untrained_images(ways: int, shots: int, **changes: Any) -> Recipe:
   recipe = Recipe(network=conv4, ways=ways, shots=shots, steps=0, short_steps=0)
   return recipe._replace(**changes)
 

@@ -123,7 +123,15 @@ def max_pool(inputs: jax.Array) -> jax.Array:
 
   The maximum of four strided slices has a much cheaper derivative than a
   windowed reduction.
+
+  Raises:
+    ValueError: if a side is shorter than 2 pixels, so that nothing is left.
   """
+  if min(inputs.shape[1:3]) < 2:
+    raise ValueError(
+      'max_pool wants a height and width of at least 2 pixels, got'
+      f' {inputs.shape}; use larger images or pool less often'
+    )
   height, width = (length // 2 * 2 for length in inputs.shape[1:3])
   corners = [
     inputs[:, row:height:2, column:width:2, :]

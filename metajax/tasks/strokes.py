@@ -27,7 +27,7 @@ _STROKES = 4  # at most, in one class
 _PIECES = 3  # cubic Bezier curves in a stroke, end to end
 _NODES = 3 * _PIECES + 1  # control points of a stroke
 _SAMPLES = 5  # straight steps that stand for one Bezier curve
-_DABS = 64  # round dabs of ink that make up one image
+_DABS = 80  # round dabs of ink that make up one image
 
 # A stroke is three arcs drawn without lifting the pen. Each kind of stroke says
 # how long the arcs are, by how many degrees each turns, by how many the pen
@@ -81,7 +81,7 @@ _BERNSTEIN = np.asarray(
 )  # [samples, 4]
 
 # How one hand differs from another; standard deviations, where the paper is 2
-# wide. They were set by comparing with Omniglot: the same ink, thickness, size,
+# wide. Set by comparing with Omniglot, to have about its ink, thickness, size,
 # spread of position, and accuracy of a nearest class mean in pixel space.
 _NODE_SHIFT = 0.07  # of the ends of arcs, relative to the size of a stroke
 _STROKE_SHIFT = 0.03
@@ -412,7 +412,7 @@ def _ink(path: jax.Array, ink: jax.Array, width: jax.Array) -> jax.Array:
   the dabs together are one matrix product.
   """
   spacing = ink[-1] / _DABS
-  width = jnp.maximum(width, 0.45 * spacing)  # or a long line looks dotted
+  width = jnp.maximum(width, 0.4 * spacing)  # or a long line looks dotted
   travelled = _STEPS * spacing
   x, y = (jnp.interp(travelled, ink, path[:, axis]) for axis in (0, 1))
   across = jnp.exp(-0.5 * jnp.square((_CENTRES[None] - x[:, None]) / width))

@@ -63,7 +63,8 @@ def test_shapes_types_and_range(tasks):
   for batch in tasks:
     assert batch.inputs.dtype == np.float32
     assert batch.targets.dtype == np.int32
-    assert batch.inputs.min() == 0.0 and 0.9 < batch.inputs.max() <= 1.0
+    assert batch.inputs.min() == 0.0
+    assert 0.9 < batch.inputs.max() <= 1.0
     assert np.isfinite(batch.inputs).all()
     assert batch.targets.shape == batch.inputs.shape[:2]
 

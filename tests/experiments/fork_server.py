@@ -1,0 +1,86 @@
+"""Runs experiments in processes forked from one that has imported everything.
+
+Each is a process like that of `python -m experiments.images ...`, with its own
+flags, files and exit code, and can be killed like it; only the seconds that
+imports take are shared. Reads one JSON object a line, answers with one.
+"""
+
+import atexit
+import json
+import os
+import runpy
+import signal
+import sys
+import threading
+import traceback
+import warnings
+
+
+def serve() -> dict | None:
+  """Answers until the input ends; in a new process, returns what to run."""
+  for line in sys.stdin:
+    request = json.loads(line)
+    if 'wait' in request:
+      _, status = os.waitpid(request['wait'], 0)
+      answer = os.waitstatus_to_exitcode(status)
+    else:
+      answer = os.fork()
+      if answer == 0:
+        return request
+    print(answer, flush=True)
+  return None
+
+
+def become(request: dict) -> None:
+  """Takes the place that a shell would give to a new process."""
+  os.chdir(request['cwd'])
+  for number, name in enumerate((os.devnull, *request['outputs'])):
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND if number else os.O_RDONLY
+    opened = os.open(name, flags)
+    os.dup2(opened, number)
+    os.close(opened)
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  sys.argv = [sys.argv[0], *request['arguments']]
+
+
+def run(module: str) -> int:
+  """What `python -m` does, to the exit code."""
+  try:
+    runpy.run_module(module, run_name='__main__', alter_sys=True)
+  except SystemExit as stop:
+    return stop.code or 0
+  except BaseException:
+    traceback.print_exc()
+    return 1
+  return 0
+
+
+def leave(code: int) -> None:
+  """Ends the process without taking all modules down, which takes a second."""
+  for thread in threading.enumerate():
+    if thread is not threading.main_thread() and not thread.daemon:
+      thread.join()
+  atexit._run_exitfuncs()
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+if __name__ == '__main__':
+  import jax
+  import orbax.checkpoint  # noqa: F401
+  import tensorboardX  # noqa: F401
+  import tensorflow_datasets  # noqa: F401
+
+  import experiments.pictures  # noqa: F401
+  import metajax.algorithms.table
+  import metajax.tasks  # noqa: F401
+
+  assert not jax._src.xla_bridge.backends_are_initialized()
+  with warnings.catch_warnings():
+    # JAX warns of forks, for its threads; it has none yet.
+    warnings.simplefilter('ignore', RuntimeWarning)
+    request = serve()
+  if request is not None:
+    become(request)
+    leave(run(request['module']))
