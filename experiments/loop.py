@@ -322,17 +322,15 @@ class _Run:
       received.append(number)
 
     with _on_signals(remember):
-      while self.step < recipe.steps:
+      while self.step < recipe.steps and not received:
         self.dispatch()
-        if (
-          self.step % recipe.checkpoint_every == 0 or self.step == recipe.steps
-        ):
+        due = self.step % recipe.checkpoint_every == 0
+        if due or self.step == recipe.steps:
           self.save(self.validate())
-        if received:
-          self.save({})
-          self.checkpointer.wait()
-          raise Interrupted(received[0], f'saved step {self.step}')
+      self.save({})
       self.checkpointer.wait()
+    if received:
+      raise Interrupted(received[0], f'saved step {self.step}')
 
   def dispatch(self) -> None:
     """Runs up to the next step at which something is due."""

@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 import metajax
 from metajax.base import Batch, Learner, Model, Task, map_tasks, sample_tasks
 from metajax.estimators import query_loss
-from metajax.models import BatchNorm, Conv, conv4, from_linen
+from metajax.models import BatchNorm, Conv, from_linen
 
 WAYS, SIDE = 3, 6
 STEP = 1e-5  # of the differences: their error is of order 1e-10
@@ -49,7 +49,6 @@ class SmoothConvNet(nn.Module):
 MODELS = {
   'mlp': from_linen(SmoothMLP()),
   'conv': from_linen(SmoothConvNet()),
-  'conv4': conv4(WAYS, width=2),  # ReLU: the points are away from its kinks
 }
 
 
@@ -64,10 +63,15 @@ def random_task(key: jax.Array) -> Task:
 
 def problem(model: Model) -> tuple[jax.Array, Task]:
   """Meta-parameters and tasks in double precision."""
-  tasks = sample_tasks(random_task, jax.random.key(0), 2)
-  inputs = tasks.support.inputs[0]
-  params = jax.jit(model.init)(jax.random.key(1), inputs)
-  return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params), tasks
+
+  @jax.jit
+  def draw(key: jax.Array) -> tuple[jax.Array, Task]:
+    params_key, tasks_key = jax.random.split(key)
+    tasks = sample_tasks(random_task, tasks_key, 2)
+    params = model.init(params_key, tasks.support.inputs[0])
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params), tasks
+
+  return draw(jax.random.key(0))
 
 
 def relative_error(learner: metajax.MetaLearner, model: Model) -> float:
@@ -81,9 +85,8 @@ def relative_error(learner: metajax.MetaLearner, model: Model) -> float:
   def loss(flat: jax.Array) -> jax.Array:
     def of_task(key: jax.Array, task: Task) -> jax.Array:
       adapted, _ = learner.adapt(key, unravel(flat), task.support)
-      return query_loss(
-        learner, metajax.cross_entropy, adapted, task
-      )[0]  # fmt: skip
+      value, _ = query_loss(learner, metajax.cross_entropy, adapted, task)
+      return value
 
     return jnp.mean(map_tasks(of_task, key, tasks))
 
@@ -100,8 +103,8 @@ def relative_error(learner: metajax.MetaLearner, model: Model) -> float:
 
   expected, value = differences(flat)
   np.testing.assert_allclose(metrics['loss'], value, rtol=1e-12)
-  error = jnp.linalg.norm(ravel_pytree(gradient)[0] - expected)
-  return float(error / jnp.linalg.norm(expected))
+  error = np.asarray(ravel_pytree(gradient)[0]) - np.asarray(expected)
+  return np.linalg.norm(error) / np.linalg.norm(expected)
 
 
 def smooth_adam(rate: float) -> optax.GradientTransformation:
@@ -119,10 +122,8 @@ EXACT = {
 CASES = [
   ('maml', 'mlp'),
   ('maml', 'conv'),
-  ('maml', 'conv4'),
   ('maml_adam', 'mlp'),
   ('anil', 'mlp'),
-  ('anil', 'conv'),
   ('protonet', 'mlp'),
   ('protonet', 'conv'),
 ]
@@ -134,10 +135,9 @@ def test_the_meta_gradient_equals_central_differences(float64, method, model):
   assert relative_error(learner, MODELS[model]) < 1e-6
 
 
-@pytest.mark.parametrize('model', ['mlp', 'conv'])
-def test_first_order_maml_does_not_equal_central_differences(float64, model):
-  learner = metajax.fomaml(MODELS[model], metajax.cross_entropy, 0.5, 3)
-  assert relative_error(learner, MODELS[model]) > 0.01
+def test_first_order_maml_does_not_equal_central_differences(float64):
+  learner = metajax.fomaml(MODELS['mlp'], metajax.cross_entropy, 0.5, 3)
+  assert relative_error(learner, MODELS['mlp']) > 0.01
 
 
 def constant_learner(adapt) -> Learner:

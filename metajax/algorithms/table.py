@@ -42,7 +42,7 @@ class Recipe(NamedTuple):
   tasks_per_step: int = 32
   chunk_size: int = 4  # tasks vectorised together
   steps: int = 40_000
-  short_steps: int = 700  # where minutes must do
+  short_steps: int = 400  # where minutes must do
   evaluation: Evaluation = 'transductive'
   log_every: int = 25  # steps per dispatch
   checkpoint_every: int = 500

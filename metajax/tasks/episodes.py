@@ -67,8 +67,9 @@ def episodes(
     are float32 `[examples, height, width, channels]`.
 
   Raises:
-    ValueError: if a count is not positive, if there are fewer classes than
-      `ways`, or if a class has fewer than `shots + queries` examples.
+    ValueError: if a count is not positive, if there are more or fewer labels
+      than images or fewer classes than `ways`, or if a class has fewer than
+      `shots + queries` examples.
 
   Example:
     >>> import jax, numpy as np
@@ -81,6 +82,12 @@ def episodes(
   for name, count in (('ways', ways), ('shots', shots), ('queries', queries)):
     if count < 1:
       raise ValueError(f'{name} must be 1 or more, got {count}')
+  # A gather would clamp indices out of range without a word.
+  if np.shape(labels) != (len(images),):
+    raise ValueError(
+      f'{len(images)} images need as many integer labels, in one dimension;'
+      f' got {np.size(labels)} labels of shape {np.shape(labels)}'
+    )
   classes, counts = np.unique(np.asarray(labels), return_counts=True)
   if ways > len(classes):
     raise ValueError(f'{ways} ways, but there are only {len(classes)} classes')

@@ -56,6 +56,11 @@ class Run:
       self._ended = Ended(code, *(path.read_text() for path in self._outputs))
     return self._ended
 
+  def printed(self) -> str:
+    """What it has printed so far."""
+    path = self._outputs[0]
+    return path.read_text() if path.exists() else ''
+
   def until(self, holds: Callable[[], Any]) -> Any:
     """Waits until something holds, for as long as the process lives."""
     deadline = time.monotonic() + PATIENCE
@@ -63,7 +68,7 @@ class Run:
       state = Path(f'/proc/{self._pid}/stat').read_text().rpartition(')')[2]
       assert state.split()[0] != 'Z', self.wait()
       assert time.monotonic() < deadline
-      time.sleep(0.001)
+      time.sleep(0.003)
     return value
 
 

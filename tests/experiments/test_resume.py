@@ -3,12 +3,13 @@
 import json
 import random
 import re
+import shutil
 import signal
 
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, TINY_IMAGES, result
+from conftest import TINY, result
 
 from metajax.algorithms.table import ALGORITHMS
 from metajax.checkpoint import Checkpointer
@@ -18,7 +19,7 @@ from metajax.tasks import sinusoid
 from metajax.training import make_train_step
 
 EVERY = 5
-STEPS = 100
+STEPS = 60
 FLAGS = (*TINY, f'--checkpoint_every={EVERY}', f'--steps={STEPS}')
 
 
@@ -72,9 +73,10 @@ def undisturbed(launcher, cache, tmp_path_factory):
 
 
 def last_step(workdir):
+  """The step of the last whole line of the metrics."""
   path = workdir / 'metrics.jsonl'
-  records = read_json_lines(path) if path.exists() else []
-  return records[-1]['step'] if records else 0
+  lines = path.read_bytes().split(b'\n')[:-1] if path.exists() else []
+  return json.loads(lines[-1])['step'] if lines else 0
 
 
 def being_saved(workdir):
@@ -83,22 +85,25 @@ def being_saved(workdir):
 
 def test_killed_at_any_moment(launcher, own_cache, undisturbed, tmp_path):
   """SIGKILL at random moments, and while a checkpoint is being written."""
-  rng = random.Random(0)
+  moments = random.Random(0)
   workdir = tmp_path / 'run'
   flags = (*FLAGS, own_cache(), f'--workdir={workdir}')
-  run = launcher.start('sinusoid', *flags)
-  # Before anything is saved.
-  run.until((workdir / 'config.json').exists)
-  run.kill()
-  assert run.wait().code == -signal.SIGKILL
-  torn = 0
-  for goal in (12, 30, 55, 80):
-    run = launcher.start('sinusoid', *flags, '--resume')
-    run.until(lambda: last_step(workdir) >= goal + rng.randrange(9))
-    if goal != 30:
-      run.until(lambda: being_saved(workdir))
+
+  def kill(run):
     run.kill()
     assert run.wait().code == -signal.SIGKILL
+
+  run = launcher.start('sinusoid', *flags)
+  run.until((workdir / 'config.json').exists)
+  kill(run)  # before anything is saved
+  torn = 0
+  for begin, end in ((6, 15), (20, 30), (35, 50)):
+    run = launcher.start('sinusoid', *flags, '--resume')
+    step = moments.randrange(begin, end)
+    run.until(lambda step=step: last_step(workdir) >= step)
+    if begin != 20:
+      run.until(lambda: being_saved(workdir))
+    kill(run)
     torn += being_saved(workdir)
   assert torn
   ended = launcher.run('sinusoid', *flags, '--resume')
@@ -109,24 +114,91 @@ def test_killed_at_any_moment(launcher, own_cache, undisturbed, tmp_path):
   assert_same_run(workdir, undisturbed)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop(launcher, own_cache, undisturbed, tmp_path, number):
+def test_asked_to_stop(launcher, own_cache, undisturbed, tmp_path):
+  """SIGTERM and Ctrl-C save first."""
   workdir = tmp_path / 'run'
   flags = (*FLAGS, own_cache(), f'--workdir={workdir}')
-  run = launcher.start('sinusoid', *flags)
-  run.until(lambda: last_step(workdir) >= 42)
-  run.kill(number)
-  ended = run.wait()
-  assert ended.code == 128 + number
-  assert ended.stderr == ''
-  last = ended.stdout.splitlines()[-1]
-  said = re.fullmatch(
-    rf'{number.name}: saved step (\d+); the same command with --resume goes on',
-    last,
-  )
-  assert said, last
-  assert not (workdir / 'result.json').exists()
+  saved = None
+  for number, step in ((signal.SIGTERM, 12), (signal.SIGINT, 33)):
+    resume = ['--resume'] if saved else []
+    run = launcher.start('sinusoid', *flags, *resume)
+    run.until(lambda step=step: last_step(workdir) >= step)
+    run.kill(number)
+    ended = run.wait()
+    assert ended.code == 128 + number
+    assert ended.stderr == ''
+    lines = ended.stdout.splitlines()
+    assert not saved or lines[0] == f'resumed from step {saved}'
+    said = re.fullmatch(
+      rf'{number.name}: saved step (\d+); the same command with --resume goes'
+      ' on',
+      lines[-1],
+    )
+    assert said, lines[-1]
+    saved = int(said[1])
+    assert saved >= step
+    assert not (workdir / 'result.json').exists()
   ended = launcher.run('sinusoid', *flags, '--resume')
   assert ended.code == 0, ended
-  assert ended.stdout.startswith(f'resumed from step {said[1]}\n')
+  assert ended.stdout.startswith(f'resumed from step {saved}\n')
   assert_same_run(workdir, undisturbed)
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path):
+  """A copy of the run that was not disturbed."""
+  shutil.copytree(undisturbed, tmp_path / 'run')
+  return tmp_path / 'run'
+
+
+def damage(workdir, step):
+  """Flips one bit of the largest file of a checkpoint."""
+  files = (workdir / 'checkpoints' / str(step)).rglob('*')
+  path = max(files, key=lambda path: path.stat().st_size)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+def test_damaged_checkpoint(launcher, cache, undisturbed, finished):
+  flags = (*FLAGS, cache, f'--workdir={finished}', '--resume')
+  before = (finished / 'metrics.jsonl').read_bytes()
+  steps = Checkpointer(finished / 'checkpoints').steps()
+  for step in steps:
+    damage(finished, step)
+  ended = launcher.run('sinusoid', *flags)
+  assert ended.code == 2
+  assert ended.stdout == ''
+  assert re.fullmatch(r'--resume: no good checkpoint in .*\n', ended.stderr)
+  assert (finished / 'metrics.jsonl').read_bytes() == before
+  # One of them is whole again.
+  for name in ('checkpoints', 'result.json'):
+    path = finished / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+  shutil.copytree(undisturbed / 'checkpoints', finished / 'checkpoints')
+  damage(finished, STEPS)
+  ended = launcher.run('sinusoid', *flags)
+  assert ended.code == 0, ended
+  passed_over, resumed, *_ = ended.stdout.splitlines()
+  assert re.match(
+    rf'passed over a bad checkpoint: step {STEPS}: .', passed_over
+  )
+  assert resumed == f'resumed from step {STEPS - EVERY}'
+  assert_same_run(finished, undisturbed)
+
+
+def test_stopped_after_the_last_step(launcher, cache, finished):
+  run = launcher.start(
+    'sinusoid', *FLAGS, cache, f'--workdir={finished}', '--resume',
+    '--eval_tasks=1000000',
+  )  # fmt: skip
+  run.until(lambda: 'resumed from' in run.printed())
+  run.kill(signal.SIGTERM)
+  ended = run.wait()
+  assert ended.code == 128 + signal.SIGTERM, ended
+  assert ended.stderr == ''
+  assert re.fullmatch(
+    rf'resumed from step {STEPS}\nSIGTERM: (saved step {STEPS}|stopped at once)'
+    '; the same command with --resume goes on\n',
+    ended.stdout,
+  )
