@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from metajax.algorithms.table import Recipe
+from metajax.algorithms.table import SCHEDULES, Recipe
 
 FLAGS = flags.FLAGS
 # What this module defines belongs to the binary that asks for it.
@@ -106,6 +106,12 @@ def define_flags(algorithms: Iterable[str], evaluations: list[str]) -> None:
       None,
       f'{text} [default: the recipe]',
     )
+  flags.DEFINE_enum(
+    'outer_schedule',
+    None,
+    sorted(SCHEDULES),
+    'how the outer rate falls over --steps [default: the recipe]',
+  )
   if evaluations:
     flags.DEFINE_enum(
       'evaluation',

@@ -93,6 +93,10 @@ def make_train_step(
   """
   if tasks_per_step < 1:
     raise ValueError(f'tasks_per_step must be 1 or more, got {tasks_per_step}')
+  if max_skipped_in_a_row < 1:
+    raise ValueError(
+      f'max_skipped_in_a_row must be 1 or more, got {max_skipped_in_a_row}'
+    )
   grad = meta_learner.grad
   if chunk_size is not None:
     grad = microbatch(grad, chunk_size)
@@ -231,7 +235,8 @@ def evaluate(
     An `Evaluation`.
 
   Raises:
-    ValueError: if `normalisation` is none of the above or `num_tasks` < 2.
+    ValueError: if `normalisation` is none of the above, `num_tasks` < 2 or
+      `chunk_size` < 1.
   """
   if normalisation not in ('transductive', 'support'):
     raise ValueError(
@@ -240,6 +245,8 @@ def evaluate(
     )
   if num_tasks < 2:
     raise ValueError(f'num_tasks must be 2 or more, got {num_tasks}')
+  if chunk_size < 1:
+    raise ValueError(f'chunk_size must be 1 or more, got {chunk_size}')
   learner = Learner(learner.init, learner.adapt, learner.predict)
   # One program for any number of tasks: the last chunk is filled up with
   # tasks whose results are dropped.

@@ -21,6 +21,7 @@ from metajax.models import conv4, mlp
 
 
 Evaluation = Literal['transductive', 'support', 'population']
+Schedule = Literal['constant', 'cosine', 'linear', 'halving']
 
 
 class Recipe(NamedTuple):
@@ -39,6 +40,7 @@ class Recipe(NamedTuple):
   eval_inner_steps: int = 1
   eval_inner_batch: int | None = None
   outer_lr: float = 1e-3
+  outer_schedule: Schedule = 'constant'
   tasks_per_step: int = 32
   chunk_size: int = 4  # tasks vectorised together
   steps: int = 40_000
@@ -68,19 +70,29 @@ def _gradient_method(
   )
 
 
+# The outer rate as a function of the step, from the rate and all steps.
+SCHEDULES: dict[str, Callable[[float, int], float | optax.Schedule]] = {
+  'constant': lambda rate, steps: rate,
+  'cosine': optax.cosine_decay_schedule,
+  'linear': lambda rate, steps: optax.linear_schedule(rate, 0.0, steps),
+  # Snell's: it halves every 20 epochs of 100 episodes.
+  'halving': lambda rate, steps: optax.exponential_decay(
+    rate, 2000, 0.5, staircase=True
+  ),
+}
+
+
+def _outer_rate(recipe: Recipe) -> float | optax.Schedule:
+  return SCHEDULES[recipe.outer_schedule](recipe.outer_lr, recipe.steps)
+
+
 def _adam(recipe: Recipe) -> optax.GradientTransformation:
-  return optax.adam(recipe.outer_lr)
+  return optax.adam(_outer_rate(recipe))
 
 
-def _halving_adam(recipe: Recipe) -> optax.GradientTransformation:
-  """Snell's schedule: the rate halves every 20 epochs of 100 episodes."""
-  schedule = optax.exponential_decay(recipe.outer_lr, 2000, 0.5, staircase=True)
-  return optax.adam(schedule)
-
-
-def _annealed_to_zero(recipe: Recipe) -> optax.GradientTransformation:
-  schedule = optax.linear_schedule(recipe.outer_lr, 0.0, recipe.steps)
-  return outer_optimizer(optax.sgd(schedule))
+def _interpolation(recipe: Recipe) -> optax.GradientTransformation:
+  """Reptile's outer step: towards the adapted weights, at a rate up to 1."""
+  return outer_optimizer(optax.sgd(_outer_rate(recipe)))
 
 
 def _make_reptile(
@@ -110,7 +122,10 @@ def _maml_images(ways: int, shots: int) -> Recipe:
 def _reptile_images(ways: int, shots: int) -> Recipe:
   """Nichol et al., Omniglot; their 5-way 1-shot row is the transductive one."""
   recipe = Recipe(
-    network=partial(conv4, pool='flatten'), ways=ways, shots=shots
+    network=partial(conv4, pool='flatten'),
+    ways=ways,
+    shots=shots,
+    outer_schedule='linear',
   )
   if ways > 5:
     return recipe._replace(
@@ -143,6 +158,7 @@ def _protonet_images(ways: int, shots: int) -> Recipe:
     network=embedding, ways=ways, shots=shots, queries=15,
     train_ways=60, train_queries=5,
     tasks_per_step=1, steps=10_000, evaluation='population',
+    outer_schedule='halving',
   )  # fmt: skip
 
 
@@ -171,16 +187,20 @@ ALGORITHMS: dict[str, Algorithm] = {
   ),
   'reptile': Algorithm(
     _make_reptile,
-    _annealed_to_zero,
+    _interpolation,
     _reptile_images,
     _MAML_SINUSOID._replace(
-      inner_steps=5, outer_lr=1.0, tasks_per_step=5, chunk_size=5
+      inner_steps=5,
+      outer_lr=1.0,
+      outer_schedule='linear',
+      tasks_per_step=5,
+      chunk_size=5,
     ),
     weights=lambda meta_params: meta_params.params,
   ),
   'protonet': Algorithm(
     lambda model, objective, recipe: protonet(model, objective, recipe.ways),
-    _halving_adam,
+    _adam,
     _protonet_images,
     None,
     adapts_by_gradient=False,
