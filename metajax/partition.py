@@ -58,7 +58,7 @@ def split(params: PyTree, select: Select) -> tuple[PyTree, PyTree]:
       [
         leaf if pick == keep else None
         for (_, leaf), pick in zip(leaves, chosen, strict=True)
-      ]
+      ],
     )
 
   return part(True), part(False)

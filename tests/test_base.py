@@ -57,9 +57,7 @@ def test_sampled_tasks_do_not_depend_on_how_many_are_drawn():
   key = jax.random.key(1)
   few = sample_tasks(random_task, key, 2)
   many = sample_tasks(random_task, key, 5)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_array_equal(a, b[:2]), few, many
-  )
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[:2]), few, many)
   assert num_tasks(many) == 5
   assert len(np.unique(many.query.inputs[:, 0, 0])) == 5
 

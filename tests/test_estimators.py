@@ -154,7 +154,9 @@ def line(slope: float) -> Task:
   return Task(Batch(x, slope * x), Batch(x, slope * x))
 
 
-TWO_LINES = jax.tree.map(lambda *leaves: jnp.stack(leaves), line(2.0), line(6.0))
+TWO_LINES = jax.tree.map(
+  lambda *leaves: jnp.stack(leaves), line(2.0), line(6.0)
+)
 
 
 def test_backprop_averages_gradient_and_metrics_over_tasks():

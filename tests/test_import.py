@@ -22,8 +22,7 @@ HEAVY = (
   'tensorflow_datasets',
 )
 MODULES = sorted(
-  module.name
-  for module in pkgutil.walk_packages(metajax.__path__, 'metajax.')
+  module.name for module in pkgutil.walk_packages(metajax.__path__, 'metajax.')
 )
 
 

@@ -81,9 +81,7 @@ def test_by_support_a_query_is_normalised_with_the_support_set(tasks, params):
     lambda params, task: predict_queries(learner, params, task, 'support')
   )(params, task)
   for i in range(4):
-    batch = jnp.concatenate(
-      [task.support.inputs, task.query.inputs[i : i + 1]]
-    )
+    batch = jnp.concatenate([task.support.inputs, task.query.inputs[i : i + 1]])
     np.testing.assert_allclose(
       outputs[i], apply(params, batch)[-1], rtol=1e-4, atol=1e-5
     )

@@ -36,7 +36,8 @@ def test_cross_entropy_does_not_overflow():
 def test_cross_entropy_refuses_shapes_that_do_not_fit(outputs, targets):
   with pytest.raises(ValueError, match='wants logits') as error:
     cross_entropy(jnp.zeros(outputs), jnp.zeros(targets, int))
-  assert str(outputs) in str(error.value) and str(targets) in str(error.value)
+  assert str(outputs) in str(error.value)
+  assert str(targets) in str(error.value)
 
 
 def test_mean_squared_error_is_a_mean_over_examples_and_outputs():

@@ -38,9 +38,7 @@ def test_keys_given_one_per_task_stay_with_their_tasks(float64):
   keys = jax.random.split(jax.random.key(1), len(TASKS))
   plain, _ = mean_with_noise(keys, 2.0, TASKS)
   chunked, _ = microbatch(mean_with_noise, 3)(keys, 2.0, TASKS)
-  np.testing.assert_allclose(
-    chunked['gradient'], plain['gradient'], rtol=1e-12
-  )
+  np.testing.assert_allclose(chunked['gradient'], plain['gradient'], rtol=1e-12)
 
 
 def test_microbatches_of_microbatches_are_microbatches(float64):

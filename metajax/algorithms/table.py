@@ -19,7 +19,6 @@ from metajax.algorithms.scratch import from_scratch, nearest_class_mean
 from metajax.base import MetaLearner, Model, Objective, PyTree
 from metajax.models import conv4, mlp
 
-
 Evaluation = Literal['transductive', 'support', 'population']
 Schedule = Literal['constant', 'cosine', 'linear', 'halving']
 

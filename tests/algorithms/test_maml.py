@@ -183,5 +183,5 @@ def test_rates_and_counts_that_cannot_be_meant_are_refused(
 def test_anil_refuses_a_network_without_a_head():
   learner = metajax.anil(PARABOLA, the_output_itself, 1.0, 1)
   params = PARABOLA.init(jax.random.key(0), None)
-  with pytest.raises(ValueError, match='head selects none.*x, y'):
+  with pytest.raises(ValueError, match=r'head selects none.*x, y'):
     learner.grad(jax.random.key(0), params, one_task())

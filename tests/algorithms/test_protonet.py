@@ -47,9 +47,7 @@ def test_logits_are_minus_squared_distances_to_class_means(learner, params):
   np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_before_the_support_set_all_classes_are_equally_likely(
-  learner, params
-):
+def test_before_the_support_set_all_classes_are_equally_likely(learner, params):
   _, adaptation = jax.jit(learner.adapt)(KEY, params, support_set())
   before = jax.tree.map(lambda leaf: leaf[0], adaptation.trajectory)
   logits = learner.predict(before, jax.random.normal(KEY, (4, 5)))

@@ -33,9 +33,7 @@ def test_from_scratch_starts_anew_with_every_key_and_fits_the_support_set():
   starts = []
   for seed in (1, 2):
     adapted, adaptation = adapt(jax.random.key(seed), (), support)
-    starts.append(
-      np.asarray(adaptation.trajectory['Dense_0']['kernel'][0])
-    )
+    starts.append(np.asarray(adaptation.trajectory['Dense_0']['kernel'][0]))
     assert adaptation.losses.shape == (60,)
     loss, metrics = metajax.cross_entropy(
       learner.predict(adapted, support.inputs), support.targets

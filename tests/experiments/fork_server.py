@@ -18,17 +18,26 @@ import warnings
 
 def serve() -> dict | None:
   """Answers until the input ends; in a new process, returns what to run."""
+  ended: dict[int, int] = {}
   for line in sys.stdin:
     request = json.loads(line)
-    if 'wait' in request:
-      _, status = os.waitpid(request['wait'], 0)
-      answer = os.waitstatus_to_exitcode(status)
+    if 'pid' in request:
+      answer = exit_code(ended, **request)
     else:
       answer = os.fork()
       if answer == 0:
         return request
-    print(answer, flush=True)
+    print(json.dumps(answer), flush=True)
   return None
+
+
+def exit_code(ended: dict[int, int], pid: int, wait: bool) -> int | None:
+  """That of a process, or None where it still runs."""
+  if pid not in ended:
+    found, status = os.waitpid(pid, 0 if wait else os.WNOHANG)
+    if found:
+      ended[pid] = os.waitstatus_to_exitcode(status)
+  return ended.get(pid)
 
 
 def become(request: dict) -> None:
@@ -81,6 +90,7 @@ if __name__ == '__main__':
     # JAX warns of forks, for its threads; it has none yet.
     warnings.simplefilter('ignore', RuntimeWarning)
     request = serve()
-  if request is not None:
-    become(request)
-    leave(run(request['module']))
+  if request is None:
+    leave(0)
+  become(request)
+  leave(run(request['module']))

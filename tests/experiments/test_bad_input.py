@@ -7,7 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import TINY, TINY_IMAGES
+from processes import TINY, TINY_IMAGES
 
 
 def snapshot(directory):

@@ -9,7 +9,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, result
+from processes import TINY, result
 
 from metajax.algorithms.table import ALGORITHMS
 from metajax.checkpoint import Checkpointer

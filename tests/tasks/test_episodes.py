@@ -100,7 +100,7 @@ def test_every_example_of_a_class_is_drawn_equally_often(drawn):
   counts = np.bincount(numbers.reshape(-1), minlength=NUM_EXAMPLES)
   each = NUM_TASKS * WAYS / 4 * (SHOTS + QUERIES)  # draws of a class
   for members in range(4):
-    of_class = counts[RANK == members]
+    of_class = counts[members == RANK]
     assert of_class.sum() == pytest.approx(each, rel=0.1)
     assert spread(of_class, of_class.mean()) < 4.5
 

@@ -71,7 +71,8 @@ def test_amplitude_and_phase_are_independent(fitted):
 
 def test_inputs_are_uniform_between_minus_five_and_five(tasks):
   x = tasks.support.inputs
-  assert -5 <= x.min() < -4.99 and 4.99 < x.max() <= 5
+  assert -5 <= x.min() < -4.99
+  assert 4.99 < x.max() <= 5
   np.testing.assert_allclose(
     np.quantile(x, [0.25, 0.5, 0.75]), [-2.5, 0, 2.5], atol=0.1
   )

@@ -1,0 +1,412 @@
+"""What every method of the table must do; a new row is tested with no change.
+
+Networks and images are tiny. A method that draws random numbers while it
+adapts is named in `RANDOM`, and that is all that this file knows by name.
+"""
+
+from functools import cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import metajax
+from metajax.algorithms.table import ALGORITHMS, Algorithm, Recipe
+from metajax.base import (
+  Batch,
+  Model,
+  PyTree,
+  SampleTask,
+  Task,
+  sample_tasks,
+)
+from metajax.models import mlp
+from metajax.tasks import episodes
+
+WAYS, SHOTS, QUERIES = 3, 2, 4
+CLASSES, EXAMPLES, SIDE = 6, 8, 4
+RANDOM = {'reptile', 'scratch'}
+KEY = jax.random.key(0)
+
+ON_IMAGES = sorted(name for name, row in ALGORITHMS.items() if row.images)
+ON_SINUSOID = sorted(name for name, row in ALGORITHMS.items() if row.sinusoid)
+TRAINED = [name for name in ON_IMAGES if ALGORITHMS[name].weights]
+BY_GRADIENT = [
+  name for name in ON_IMAGES if ALGORITHMS[name].adapts_by_gradient
+]
+
+every_method = pytest.mark.parametrize('name', ON_IMAGES)
+
+
+@cache
+def labelled_images() -> tuple[np.ndarray, np.ndarray]:
+  """Every class is a random pattern; an example is it with some noise."""
+  generator = np.random.default_rng(0)
+  patterns = generator.integers(0, 200, (CLASSES, 1, SIDE, SIDE))
+  noise = generator.integers(0, 56, (CLASSES, EXAMPLES, SIDE, SIDE))
+  images = (patterns + noise).astype(np.uint8).reshape(-1, SIDE, SIDE)
+  return images, np.repeat(np.arange(CLASSES), EXAMPLES)
+
+
+@cache
+def drawn(seed: int, num_tasks: int) -> Task:
+  """Tasks, drawn once: the sorting in it takes long to compile."""
+  sample = episodes(*labelled_images(), WAYS, SHOTS, QUERIES)
+  draw = jax.jit(lambda key: sample_tasks(sample, key, num_tasks))
+  return draw(jax.random.key(seed))
+
+
+def one_of(tasks: Task, key: jax.Array) -> Task:
+  index = jax.random.randint(key, (), 0, len(tasks.query.targets))
+  return jax.tree.map(lambda leaf: leaf[index], tasks)
+
+
+def sampler(tasks: Task) -> SampleTask:
+  return jax.tree_util.Partial(one_of, tasks)
+
+
+def network(num_outputs: int) -> Model:
+  """A small network, in the precision of its inputs."""
+  model = mlp([8], num_outputs)
+
+  def init(key: jax.Array, inputs: jax.Array) -> PyTree:
+    params = model.init(key, inputs)
+    return jax.tree.map(lambda leaf: leaf.astype(inputs.dtype), params)
+
+  return model._replace(init=init)
+
+
+def small(recipe: Recipe) -> Recipe:
+  """The published setting, shrunk."""
+  return recipe._replace(
+    network=network,
+    queries=QUERIES,
+    train_ways=None,
+    train_shots=None,
+    train_queries=None,
+    inner_steps=min(recipe.inner_steps, 2),
+    inner_batch=recipe.inner_batch and 4,
+    outer_lr=max(recipe.outer_lr, 0.01),
+    tasks_per_step=4,
+    steps=1000,
+  )
+
+
+class Case(NamedTuple):
+  """A row of the table, made small."""
+
+  row: Algorithm
+  recipe: Recipe
+  learner: metajax.MetaLearner
+
+
+def make_case(name: str, objective=metajax.cross_entropy) -> Case:
+  row = ALGORITHMS[name]
+  recipe = small(row.images(WAYS, SHOTS))
+  model = recipe.network(recipe.ways)
+  return Case(row, recipe, row.make(model, objective, recipe))
+
+
+def assert_close(a: PyTree, b: PyTree, rtol: float, atol: float) -> None:
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), a, b
+  )
+
+
+def same_bits(a: PyTree, b: PyTree) -> bool:
+  return all(
+    np.array_equal(x, y)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
+
+
+# One meta-gradient, in double precision.
+
+
+class Gradient(NamedTuple):
+  """A meta-gradient over five tasks, and what it was computed from."""
+
+  case: Case
+  meta_params: PyTree
+  tasks: Task
+  grad: metajax.base.MetaGradient  # compiled
+  value: tuple[PyTree, dict[str, jax.Array]]
+
+
+@cache
+def double_tasks() -> Task:
+  tasks = drawn(0, 5)
+  as_double = partial(jnp.asarray, dtype=jnp.float64)
+  return Task(
+    *(Batch(as_double(batch.inputs), batch.targets) for batch in tasks)
+  )
+
+
+@cache
+def gradient_of(name: str) -> Gradient:
+  case, tasks = make_case(name), double_tasks()
+  meta_params = jax.jit(case.learner.init)(KEY, tasks.support.inputs[0])
+  grad = jax.jit(case.learner.grad)
+  return Gradient(case, meta_params, tasks, grad, grad(KEY, meta_params, tasks))
+
+
+@every_method
+def test_the_gradient_has_the_structure_of_the_meta_parameters(float64, name):
+  _, meta_params, _, _, (gradient, _) = gradient_of(name)
+  assert jax.tree.structure(gradient) == jax.tree.structure(meta_params)
+  jax.tree.map(
+    lambda g, p: np.testing.assert_equal(g.shape, p.shape),
+    gradient,
+    meta_params,
+  )
+
+
+@every_method
+def test_the_gradient_is_finite_and_not_zero(float64, name):
+  _, _, _, _, (gradient, _) = gradient_of(name)
+  leaves = jax.tree.leaves(gradient)
+  assert all(np.isfinite(leaf).all() for leaf in leaves)
+  assert not leaves or any(np.abs(leaf).max() > 1e-6 for leaf in leaves)
+
+
+@every_method
+def test_metrics_are_finite_scalars_with_the_names_of_the_objective(
+  float64, name
+):
+  metrics = gradient_of(name).value[1]
+  assert set(metrics) == {'loss', 'accuracy'}
+  for value in metrics.values():
+    assert value.shape == ()
+    assert np.isfinite(value)
+  assert 0 <= metrics['accuracy'] <= 1
+
+
+@every_method
+def test_the_same_without_jit(float64, name):
+  case, meta_params, tasks, _, value = gradient_of(name)
+  assert_close(case.learner.grad(KEY, meta_params, tasks), value, 1e-11, 1e-13)
+
+
+@every_method
+@pytest.mark.parametrize('chunk_size', [1, 2])
+def test_the_same_in_microbatches(float64, name, chunk_size):
+  case, meta_params, tasks, _, value = gradient_of(name)
+  grad = jax.jit(metajax.microbatch(case.learner.grad, chunk_size))
+  assert_close(grad(KEY, meta_params, tasks), value, 1e-12, 1e-13)
+
+
+@every_method
+def test_the_same_key_gives_the_same_bits(float64, name):
+  _, meta_params, tasks, grad, value = gradient_of(name)
+  assert same_bits(grad(jax.random.key(0), meta_params, tasks), value)
+
+
+@every_method
+def test_another_key_changes_what_is_random_and_nothing_else(float64, name):
+  _, meta_params, tasks, grad, value = gradient_of(name)
+  other = grad(jax.random.key(1), meta_params, tasks)
+  assert same_bits(other, value) == (name not in RANDOM)
+
+
+@every_method
+def test_the_trajectory_runs_from_before_to_what_is_adapted(float64, name):
+  case, meta_params, tasks, _, _ = gradient_of(name)
+  learner, support = case.learner, jax.tree.map(lambda x: x[0], tasks.support)
+
+  @jax.jit
+  def adapt(support: Batch):
+    adapted, adaptation = learner.adapt(KEY, meta_params, support)
+    outputs = jax.lax.map(
+      lambda adapted: learner.predict(adapted, tasks.query.inputs[0]),
+      adaptation.trajectory,
+    )
+    return adapted, adaptation, outputs
+
+  adapted, adaptation, outputs = adapt(support)
+  trajectory = adaptation.trajectory
+  assert jax.tree.structure(trajectory) == jax.tree.structure(adapted)
+  last = jax.tree.map(lambda leaf: leaf[-1], trajectory)
+  assert same_bits(last, adapted)
+  lengths = {len(leaf) for leaf in jax.tree.leaves(trajectory)}
+  assert len(lengths) == 1
+  # Adapting does something, and before it the labels are not known.
+  assert np.abs(outputs[-1] - outputs[0]).max() > 1e-6
+  renamed = support._replace(targets=(support.targets + 1) % WAYS)
+  _, _, outputs_renamed = adapt(renamed)
+  np.testing.assert_allclose(outputs_renamed[0], outputs[0], rtol=1e-12)
+  if case.row.adapts_by_gradient:
+    assert lengths == {case.recipe.inner_steps + 1}
+    assert adaptation.losses.shape == (case.recipe.inner_steps,)
+  if case.row.adapts_by_gradient and case.row.weights:
+    first = jax.tree.map(lambda leaf: leaf[0], trajectory)
+    assert same_bits(case.row.weights(first), case.row.weights(meta_params))
+
+
+# One training.
+
+
+class Training(NamedTuple):
+  """What some training did, judged on the same tasks before and after."""
+
+  before: metajax.Evaluation
+  after: metajax.Evaluation
+  state: metajax.TrainState
+  traces: list[int]  # of the objective, after the first of each kind, and last
+
+
+@cache
+def training_of(name: str) -> Training:
+  traces = []
+
+  def counting(outputs, targets):
+    traces.append(1)
+    return metajax.cross_entropy(outputs, targets)
+
+  case = make_case(name, counting)
+  train = metajax.make_train_step(
+    case.learner,
+    case.row.optimizer(case.recipe),
+    sampler(drawn(1, 1000)),
+    tasks_per_step=case.recipe.tasks_per_step,
+  )
+  judge = partial(
+    metajax.evaluate,
+    case.learner,
+    counting,
+    sample=sampler(drawn(2, 400)),
+    key=jax.random.key(1),
+    num_tasks=96,
+    chunk_size=32,
+  )
+  state = train.init(KEY)
+  before = judge(meta_params=state.meta_params)
+  state, _ = train.run(state, 1)
+  counted = [len(traces)]
+  for num_steps in (9, 15, 15):
+    state, _ = train.run(state, num_steps)
+  after = judge(meta_params=state.meta_params)
+  return Training(before, after, state, [*counted, len(traces)])
+
+
+@every_method
+def test_new_data_and_new_parameters_need_no_second_trace(name):
+  first, last = training_of(name).traces
+  assert first == last > 0
+
+
+@every_method
+def test_forty_steps_are_taken_and_none_is_skipped(name):
+  state = training_of(name).state
+  assert (int(state.step), int(state.skipped)) == (40, 0)
+
+
+@pytest.mark.parametrize('name', TRAINED)
+def test_training_lowers_the_loss(name):
+  before, after = training_of(name).before, training_of(name).after
+  assert after.mean['loss'][-1] < before.mean['loss'][-1]
+
+
+def knows_labels(values: jax.Array) -> bool:
+  """Whether accuracies `[tasks]` are not by chance, at 99.9%."""
+  values = np.asarray(values, np.float64)
+  half = 3.29 * values.std(ddof=1) / np.sqrt(len(values))
+  return bool(abs(values.mean() - 1 / WAYS) > half + 1e-6)
+
+
+@pytest.mark.parametrize('name', BY_GRADIENT)
+def test_no_label_is_known_before_adaptation(name):
+  for evaluation in training_of(name)[:2]:
+    assert not knows_labels(evaluation.values['accuracy'][:, 0])
+
+
+def leaking(key: jax.Array) -> Task:
+  """Tasks that always number the same classes in the same order."""
+  images, _ = labelled_images()
+  by_class = jnp.asarray(images, jnp.float32).reshape(
+    CLASSES, EXAMPLES, SIDE, SIDE, 1
+  )
+  chosen = jax.random.permutation(key, EXAMPLES)[: SHOTS + QUERIES]
+  inputs = by_class[:WAYS, chosen] / 255
+
+  def batch(part: jax.Array) -> Batch:
+    targets = jnp.repeat(jnp.arange(WAYS), part.shape[1])
+    return Batch(part.reshape(-1, SIDE, SIDE, 1), targets)
+
+  return Task(batch(inputs[:, :SHOTS]), batch(inputs[:, SHOTS:]))
+
+
+def test_labels_that_leak_would_be_found():
+  case = make_case('maml')
+  train = metajax.make_train_step(
+    case.learner,
+    case.row.optimizer(case.recipe),
+    leaking,
+    tasks_per_step=4,
+  )
+  state, _ = train.run(train.init(KEY), 40)
+  evaluation = metajax.evaluate(
+    case.learner,
+    metajax.cross_entropy,
+    state.meta_params,
+    leaking,
+    key=KEY,
+    num_tasks=96,
+    chunk_size=32,
+  )
+  assert knows_labels(evaluation.values['accuracy'][:, 0])
+
+
+# The published settings, as shapes only.
+
+
+def check_shapes(row, recipe, objective, outputs, support, query) -> None:
+  """A whole outer step, traced and not computed."""
+  learner = row.make(recipe.network(outputs), objective, recipe)
+  optimizer = row.optimizer(recipe)
+  tasks = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype),
+    Task(support, query),
+  )
+
+  def step(tasks: Task) -> tuple[PyTree, PyTree]:
+    meta_params = learner.init(KEY, support.inputs)
+    gradient, _ = learner.grad(KEY, meta_params, tasks)
+    updates, _ = optimizer.update(
+      gradient, optimizer.init(meta_params), meta_params
+    )
+    return meta_params, updates
+
+  meta_params, updates = jax.eval_shape(step, tasks)
+  shapes = [
+    [leaf.shape for leaf in jax.tree.leaves(tree)]
+    for tree in (meta_params, updates)
+  ]
+  assert shapes[0] == shapes[1]
+
+
+@every_method
+def test_the_published_setting_on_images_fits_together(name):
+  row, ways = ALGORITHMS[name], 20
+  recipe = row.images(ways, 1)
+
+  def batch(each: int) -> Batch:
+    return Batch(np.zeros((ways * each, 28, 28, 1), np.float32),
+                 np.repeat(np.arange(ways), each))  # fmt: skip
+
+  objective = metajax.cross_entropy
+  check_shapes(row, recipe, objective, ways, batch(1), batch(recipe.queries))
+
+
+@pytest.mark.parametrize('name', ON_SINUSOID)
+def test_the_published_setting_on_the_sinusoid_fits_together(name):
+  row = ALGORITHMS[name]
+  recipe = row.sinusoid
+
+  def batch(examples: int) -> Batch:
+    x = np.zeros((examples, 1), np.float32)
+    return Batch(x, x)
+
+  objective = metajax.mean_squared_error
+  check_shapes(row, recipe, objective, 1, batch(recipe.shots), batch(5))

@@ -1,0 +1,253 @@
+"""Whole runs of the image experiment, as small as they can be."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from processes import REPOSITORY, TINY_IMAGES, result
+
+from metajax.algorithms.table import ALGORITHMS
+from metajax.metrics import read_json_lines
+
+PICTURES = {'learning_curve.png', 'accuracy_by_inner_step.png', 'test_task.png'}
+
+
+def run_module(*arguments):
+  """What the user types, on whatever machine this is."""
+  return subprocess.run(
+    [sys.executable, '-m', 'experiments.images', *arguments],
+    cwd=REPOSITORY,
+    env={key: os.environ[key] for key in os.environ if key != 'JAX_PLATFORMS'},
+    capture_output=True,
+    text=True,
+  )
+
+
+def described_flags(text):
+  """The names of the flags in the output of --help."""
+  return set(re.findall(r'^  --(?:\[no\])?(\w+):', text, re.MULTILINE))
+
+
+def test_help():
+  ended = run_module('--help')
+  assert ended.returncode == 0
+  assert ended.stderr == ''
+  assert ended.stdout.startswith('Few-shot image classification.\n')
+  assert 'python -m experiments.images' in ended.stdout
+  flags = described_flags(ended.stdout)
+  assert {'algorithm', 'dataset', 'ways', 'steps', 'resume', 'width'} <= flags
+  assert not {'verbosity', 'logtostderr', 'pdb', 'flagfile'} & flags
+  assert "(default: 'strokes')" in ended.stdout
+  assert str(REPOSITORY) not in ended.stdout
+  assert max(map(len, ended.stdout.splitlines())) <= 80
+
+
+def test_full_help(launcher):
+  ended = launcher.run('images', '--helpfull')
+  assert ended.code == 0
+  assert ended.stderr == ''
+  assert {'algorithm', 'flagfile'} <= described_flags(ended.stdout)
+
+
+@pytest.fixture(scope='module')
+def strokes(cache, tmp_path_factory):
+  """A run on procedural handwriting: its output and its workdir."""
+  workdir = tmp_path_factory.mktemp('strokes') / 'run'
+  ended = run_module(
+    *TINY_IMAGES, cache, f'--workdir={workdir}',
+    '--steps=6', '--checkpoint_every=3', '--test_checkpoint=best',
+  )  # fmt: skip
+  assert ended.returncode == 0, ended
+  # No word from any library.
+  assert ended.stderr == ''
+  return ended.stdout, workdir
+
+
+def test_result(strokes):
+  _, workdir = strokes
+  outcome = json.loads((workdir / 'result.json').read_text())
+  assert outcome['algorithm'] == 'maml'
+  assert outcome['dataset'] == 'strokes'
+  protocol = outcome['protocol']
+  assert protocol['ways'] == 2
+  assert protocol['evaluation'] == 'transductive'
+  assert protocol['test_tasks'] == 8
+  assert {'split', 'rotation', 'shots', 'queries_per_class'} <= protocol.keys()
+  test = outcome['test']
+  # MAML is tested after three steps.
+  assert len(test['accuracy_by_step']) == 3 + 1
+  assert test['accuracy_by_step'][0] == test['accuracy_before']
+  assert test['accuracy_by_step'][-1] == test['accuracy']
+  assert all(0 <= value <= 1 for value in test['accuracy_by_step'])
+  assert 0 <= test['ci95'] <= 0.5
+  assert 0 < outcome['baseline']['pixel_accuracy'] <= 1
+  assert outcome['tasks_per_second'] > 0
+  assert outcome['seconds_to_first_step'] > 0
+  assert outcome['versions'].keys() >= {'python', 'jax', 'metajax', 'backend'}
+
+
+def test_result_holds_all_flags_and_what_they_stood_for(strokes, launcher):
+  _, workdir = strokes
+  config = json.loads((workdir / 'result.json').read_text())['config']
+  flags = described_flags(launcher.run('images', '--help').stdout)
+  assert config.keys() == flags - {'help', 'helpfull'}
+  assert config['workdir'] == str(workdir)
+  assert config['inner_lr'] == 0.4  # of the recipe
+  assert config['width'] == 4
+
+
+def test_files(strokes):
+  _, workdir = strokes
+  names = {path.name for path in workdir.iterdir()}
+  assert names == PICTURES | {
+    'checkpoints', 'config.json', 'metrics.jsonl', 'result.json', 'tensorboard'
+  }  # fmt: skip
+  for name in PICTURES:
+    with Image.open(workdir / name) as image:
+      assert image.format == 'PNG'
+      pixels = np.asarray(image.convert('L'))
+    assert pixels.std() > 5  # something is drawn
+  (events,) = (workdir / 'tensorboard').iterdir()
+  assert events.name.startswith('events.out.tfevents.')
+  assert b'validation/accuracy' in events.read_bytes()
+
+
+def test_best_checkpoint_is_tested(strokes):
+  _, workdir = strokes
+  records = read_json_lines(workdir / 'metrics.jsonl')
+  validation = {
+    record['step']: record['validation/accuracy']
+    for record in records
+    if 'validation/accuracy' in record
+  }
+  training = [record['step'] for record in records if 'accuracy' in record]
+  assert training == [1, 2, 3, 4, 5, 6]
+  assert list(validation) == [3, 6]
+  tested = json.loads((workdir / 'result.json').read_text())['steps']
+  assert validation[tested] == max(validation.values())
+
+
+def test_table(strokes):
+  printed, workdir = strokes
+  outcome = json.loads((workdir / 'result.json').read_text())
+  rows = {
+    cells[1].strip(): cells[2].strip()
+    for line in printed.splitlines()
+    if len(cells := re.split('[│┃]', line)) == 5
+  }
+  by_step = outcome['test']['accuracy_by_step']
+  expected = dict(zip(['before', '1', '2', '3'], by_step, strict=True))
+  expected['pixel baseline'] = outcome['baseline']['pixel_accuracy']
+  assert rows.pop('inner steps') == 'accuracy %'
+  assert rows == {
+    name: f'{100 * value:.1f}' for name, value in expected.items()
+  }
+  protocol = printed.splitlines()[-2]
+  for part in ('strokes', 'ways 2', 'transductive', 'test tasks 8', 'rotation'):
+    assert part in protocol
+  assert re.search(r'^step 3/6  loss ', printed, re.MULTILINE)
+  assert '\x1b' not in printed  # no colours, no bar: not a terminal
+
+
+@pytest.fixture(scope='module')
+def npz(tmp_path_factory):
+  """A user's own images: each class has a bright square somewhere else."""
+  rng = np.random.default_rng(0)
+  labels = np.repeat([f'sign {number}' for number in range(12)], 6)
+  images = rng.integers(0, 60, (72, 16, 16)).astype(np.uint8)
+  for index in range(72):
+    row, column = divmod(index // 6, 4)
+    images[index, 5 * row : 5 * row + 4, 4 * column : 4 * column + 4] += 190
+  path = tmp_path_factory.mktemp('npz') / 'mine.npz'
+  np.savez(path, images=images, labels=labels)
+  return ('--dataset=npz', f'--data_file={path}')
+
+
+@pytest.mark.parametrize(
+  ('algorithm', 'flags', 'evaluation'),
+  [
+    ('fomaml', ['--evaluation=support'], 'support'),
+    ('anil', ['--evaluation=population'], 'population'),
+    ('reptile', ['--train_shots=3', '--eval_inner_steps=2'], 'transductive'),
+    ('protonet', ['--queries=2', '--train_ways=3', '--train_queries=2'],
+     'population'),
+    ('pixels', [], 'transductive'),
+    ('scratch', ['--eval_inner_steps=2'], 'transductive'),
+  ],
+)  # fmt: skip
+def test_algorithm_on_images_of_ones_own(
+  launcher, cache, npz, tmp_path, algorithm, flags, evaluation
+):
+  row = ALGORITHMS[algorithm]
+  recipe = row.images(2, 1)
+  trained = ['--steps=2'] if recipe.steps else []
+  outcome = launcher.succeed(
+    'images', *TINY_IMAGES, *npz, cache, *flags, *trained,
+    f'--algorithm={algorithm}', f'--workdir={tmp_path / "run"}',
+  )  # fmt: skip
+  assert outcome['algorithm'] == algorithm
+  assert outcome['dataset'] == 'npz'
+  assert outcome['steps'] == len(trained) * 2
+  protocol = outcome['protocol']
+  assert protocol['evaluation'] == evaluation
+  assert protocol['split'] == '8/2/2 train/validation/test classes by seed 0'
+  steps = outcome['config']['eval_inner_steps']
+  accuracies = outcome['test']['accuracy_by_step']
+  assert len(accuracies) == steps + 1
+  assert all(0 <= value <= 1 for value in accuracies)
+  # The squares lie apart, which pixels see at once.
+  assert outcome['baseline']['pixel_accuracy'] == 1
+  if algorithm == 'pixels':
+    assert accuracies[-1] == 1
+  names = {path.name for path in (tmp_path / 'run').iterdir()}
+  assert PICTURES - names == (set() if trained else {'learning_curve.png'})
+
+
+def test_conformance_of_this_file():
+  """Every algorithm of the table is run above; `strokes` runs MAML."""
+  (mark,) = test_algorithm_on_images_of_ones_own.pytestmark
+  covered = {parameters[0] for parameters in mark.args[1]} | {'maml'}
+  assert covered == {name for name, row in ALGORITHMS.items() if row.images}
+
+
+def test_model_of_another_run(launcher, cache, npz, strokes, tmp_path):
+  """What was trained on strokes is tested on something else."""
+  _, source = strokes
+  flags = (
+    *TINY_IMAGES, *npz, cache, f'--load={source}', '--test_only',
+    f'--workdir={tmp_path / "run"}', '--eval_inner_steps=1',
+  )  # fmt: skip
+  ended = launcher.run('images', *flags)
+  assert ended.code == 0, ended
+  assert ended.stdout.startswith('loaded step 6\n')
+  outcome = result(flags)
+  assert outcome['steps'] == 0
+  assert outcome['config']['load'] == str(source)
+  assert len(outcome['test']['accuracy_by_step']) == 2
+  assert not (tmp_path / 'run' / 'checkpoints').exists()
+
+
+def test_omniglot(launcher, cache, strokes, shared_data, tmp_path):
+  data_dir = shared_data / 'omniglot' / 'tfds'
+  if not data_dir.is_dir():
+    pytest.skip(f'{data_dir} is not here')
+  _, source = strokes
+  outcome = launcher.succeed(
+    'images', *TINY_IMAGES, cache, '--dataset=omniglot',
+    f'--data_dir={data_dir}', f'--load={source}', '--test_only',
+    f'--workdir={tmp_path / "run"}',
+  )  # fmt: skip
+  assert outcome['protocol']['split'] == (
+    '4400/100/423 train/validation/test classes by seed 0'
+  )
+  assert outcome['protocol']['rotation'] == (
+    'as new training classes, none at test'
+  )
+  assert outcome['config']['rotate'] is True
+  assert math.isfinite(outcome['test']['accuracy'])

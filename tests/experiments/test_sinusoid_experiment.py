@@ -1,0 +1,119 @@
+"""Whole runs of the sinusoid experiment, as small as they can be."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from processes import REPOSITORY, TINY
+
+from metajax.algorithms.table import ALGORITHMS
+from metajax.metrics import read_json_lines
+
+
+@pytest.fixture(scope='module')
+def maml(cache, tmp_path_factory):
+  """What the user types: its output and its workdir."""
+  workdir = tmp_path_factory.mktemp('maml') / 'run'
+  ended = subprocess.run(
+    [
+      sys.executable, '-m', 'experiments.sinusoid', *TINY, cache,
+      f'--workdir={workdir}', '--steps=4', '--checkpoint_every=4',
+    ],
+    cwd=REPOSITORY,
+    capture_output=True,
+    text=True,
+  )  # fmt: skip
+  assert ended.returncode == 0, ended
+  assert ended.stderr == ''
+  return ended.stdout, workdir
+
+
+def test_result(maml):
+  _, workdir = maml
+  outcome = json.loads((workdir / 'result.json').read_text())
+  assert outcome['dataset'] == 'sinusoid'
+  assert outcome['steps'] == 4
+  test = outcome['test']
+  assert len(test['mse_by_step']) == 10 + 1
+  assert test['mse_by_step'][0] == test['mse_before']
+  assert test['mse_by_step'][-1] == test['mse']
+  assert all(value > 0 for value in test['mse_by_step'])
+  assert 'accuracy' not in test
+  # Of all tasks it is 4.25, and there are only eight.
+  assert 1 < outcome['baseline']['zero_mse'] < 10
+  assert {'protocol', 'config', 'versions', 'tasks_per_second'} <= set(outcome)
+
+
+def test_files(maml):
+  _, workdir = maml
+  for name in ('learning_curve', 'mse_by_inner_step', 'test_task'):
+    with Image.open(workdir / f'{name}.png') as image:
+      assert image.format == 'PNG'
+      assert np.asarray(image.convert('L')).std() > 5
+  records = read_json_lines(workdir / 'metrics.jsonl')
+  assert [record['step'] for record in records] == [1, 2, 3, 4, 4]
+  assert 'validation/mse' in records[-1]
+
+
+def test_table(maml):
+  printed, workdir = maml
+  test = json.loads((workdir / 'result.json').read_text())['test']
+  for name, value in (('before', test['mse_before']), ('10', test['mse'])):
+    assert re.search(rf'│ +{name} │ +{value:.3f} │ +± \d', printed)
+  assert re.search(r'│ zero baseline │ +\d\.\d{3} │', printed)
+  assert 'shots 10; queries 100; test tasks 8' in printed.splitlines()[-2]
+
+
+@pytest.mark.parametrize('algorithm', ['fomaml', 'anil', 'reptile', 'scratch'])
+def test_algorithm(launcher, cache, tmp_path, algorithm):
+  recipe = ALGORITHMS[algorithm].sinusoid
+  trained = ['--steps=2'] if recipe.steps else []
+  outcome = launcher.succeed(
+    'sinusoid', *TINY, *trained, cache, f'--algorithm={algorithm}',
+    '--eval_inner_steps=2', f'--workdir={tmp_path / "run"}',
+  )  # fmt: skip
+  assert outcome['algorithm'] == algorithm
+  assert len(outcome['test']['mse_by_step']) == 3
+  assert all(map(math.isfinite, outcome['test']['mse_by_step']))
+
+
+def test_conformance_of_this_file():
+  """Every algorithm of the table is run above."""
+  (mark,) = test_algorithm.pytestmark
+  covered = {*mark.args[1], 'maml'}
+  assert covered == {name for name, row in ALGORITHMS.items() if row.sinusoid}
+
+
+def test_gradient_that_is_never_finite(launcher, cache, tmp_path):
+  """The run stops, and says where and what is left of it."""
+  ended = launcher.run(
+    'sinusoid', *TINY, cache, '--inner_lr=1e30', '--steps=90',
+    '--checkpoint_every=8', f'--workdir={tmp_path / "run"}',
+  )  # fmt: skip
+  assert ended.code == 1
+  assert ended.stderr == (
+    'step 20: the meta-gradient was not finite 20 times in a row (20 steps'
+    ' skipped in all); the last good checkpoint is that of step 16; try a'
+    ' smaller --inner_lr or --outer_lr, in another --workdir\n'
+  )
+  records = read_json_lines(tmp_path / 'run' / 'metrics.jsonl')
+  assert records[-1]['step'] == 20
+  assert math.isnan(records[-1]['mse'])
+  assert records[-1]['skipped'] == 1
+
+
+def test_error_that_is_not_finite(launcher, cache, tmp_path):
+  """Training can be finite where more inner steps at test are not."""
+  launcher.succeed(
+    'sinusoid', *TINY, cache, '--inner_lr=10', '--steps=3',
+    f'--workdir={tmp_path / "run"}',
+  )  # fmt: skip
+  text = (tmp_path / 'run' / 'result.json').read_text()
+  outcome = json.loads(text, parse_constant=pytest.fail)  # strict JSON
+  assert outcome['test']['mse'] is None
+  assert outcome['test']['mse_before'] > 0
