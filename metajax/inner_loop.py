@@ -78,12 +78,24 @@ def descend(
     params = optax.apply_updates(params, updates)
     return (params, optimizer_state), (value, params)
 
-  (last, optimizer_state), (losses, later) = jax.lax.scan(
-    step, (params, optimizer_state), jnp.arange(num_steps)
-  )
-  trajectory = jax.tree.map(
-    lambda first, rest: jnp.concatenate([jnp.asarray(first)[None], rest]),
-    params,
-    later,
-  )
-  return last, Descent(losses, trajectory, optimizer_state)
+  # The first step stands outside of the loop: under a vmap over tasks a loop
+  # would give every task its own copy of the parameters, where the first step
+  # can still multiply with the ones that all tasks share.
+  carry = (params, optimizer_state)
+  visited, losses = [_stack(params)], []
+  if num_steps > 0:
+    carry, (value, first) = step(carry, jnp.int32(0))
+    visited.append(_stack(first))
+    losses.append(value[None])
+  if num_steps > 1:
+    carry, (values, later) = jax.lax.scan(step, carry, jnp.arange(1, num_steps))
+    visited.append(later)
+    losses.append(values)
+  last, optimizer_state = carry
+  trajectory = jax.tree.map(lambda *parts: jnp.concatenate(parts), *visited)
+  all_losses = jnp.concatenate(losses) if losses else jnp.zeros((0,))
+  return last, Descent(all_losses, trajectory, optimizer_state)
+
+
+def _stack(params: PyTree) -> PyTree:
+  return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)

@@ -123,7 +123,7 @@ def _sample_episode(
   key: jax.Array,
 ) -> Task:
   class_key, example_key, order_key = jax.random.split(key, 3)
-  classes = jax.random.choice(class_key, len(table), (ways,), replace=False)
+  classes = choose_without_replacement(class_key, len(table), ways)
 
   def draw(key: jax.Array, row: jax.Array, count: jax.Array) -> jax.Array:
     # The smallest of random numbers, padding last: a draw without replacement.
@@ -138,3 +138,39 @@ def _sample_episode(
   if jnp.issubdtype(images.dtype, jnp.integer):
     inputs = inputs.astype(jnp.float32) / 255
   return split_episode(order_key, inputs, ways, shots)
+
+
+def choose_without_replacement(
+  key: jax.Array, population: int, count: int
+) -> jax.Array:
+  """Draws `count` different numbers below `population`, in random order.
+
+  Floyd's algorithm: the work grows with `count` alone, where
+  `jax.random.choice` sorts the whole population (68 ms for 32 tasks of
+  Omniglot with rotations, against 0.15 ms).
+
+  Args:
+    key: a typed key.
+    population: how many numbers there are.
+    count: how many are drawn, at most `population`.
+
+  Returns:
+    int32 `[count]`.
+
+  References:
+    Bentley, Floyd (1987), Programming pearls: a sample of brilliance.
+  """
+  draw_key, order_key = jax.random.split(key)
+  last = jnp.arange(population - count, population, dtype=jnp.int32)
+  draws = jax.random.randint(draw_key, (count,), 0, last + 1, jnp.int32)
+
+  def take(
+    chosen: jax.Array, step: tuple[jax.Array, jax.Array, jax.Array]
+  ) -> tuple[jax.Array, None]:
+    index, draw, last = step
+    taken = jnp.any(chosen == draw)
+    return chosen.at[index].set(jnp.where(taken, last, draw)), None
+
+  empty = jnp.full((count,), -1, jnp.int32)
+  chosen, _ = jax.lax.scan(take, empty, (jnp.arange(count), draws, last))
+  return jax.random.permutation(order_key, chosen)

@@ -7,6 +7,7 @@ import pytest
 
 from metajax.base import sample_tasks
 from metajax.tasks import episodes
+from metajax.tasks.episodes import choose_without_replacement
 
 NUM_TASKS = 600
 WAYS, SHOTS, QUERIES = 3, 2, 2
@@ -163,3 +164,17 @@ def test_labels_of_other_images_are_refused(num_labels):
     ValueError, match=f'{NUM_EXAMPLES} images.*{num_labels} labels'
   ):
     episodes(images, np.arange(num_labels) % 2, 2, 1, 1)
+
+
+def test_every_ordered_choice_is_equally_likely():
+  draw = jax.jit(jax.vmap(lambda key: choose_without_replacement(key, 5, 3)))
+  chosen = np.asarray(draw(jax.random.split(jax.random.key(0), 12_000)))
+  counts = np.unique(chosen @ [25, 5, 1], return_counts=True)[1]
+  assert len(counts) == 60  # ordered triples of different numbers
+  statistic = np.sum((counts - 200) ** 2 / 200)
+  assert statistic < 107  # chi-squared, 59 degrees of freedom, p = 1e-4
+
+
+def test_a_choice_of_everything_is_a_permutation():
+  chosen = choose_without_replacement(jax.random.key(0), 7, 7)
+  assert sorted(chosen.tolist()) == list(range(7))
