@@ -393,7 +393,7 @@ def test_the_published_setting_on_images_fits_together(name):
 
   def batch(each: int) -> Batch:
     return Batch(np.zeros((ways * each, 28, 28, 1), np.float32),
-                 np.repeat(np.arange(ways), each))  # fmt: skip
+                 np.repeat(np.arange(ways, dtype=np.int32), each))  # fmt: skip
 
   objective = metajax.cross_entropy
   check_shapes(row, recipe, objective, ways, batch(1), batch(recipe.queries))
