@@ -217,7 +217,7 @@ def use_compilation_cache() -> None:
   directory = cache_dir()
   if directory is not None:
     jax.config.update('jax_compilation_cache_dir', str(directory / 'compiled'))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
 def unwritable(flag: str, path: Path, error: OSError) -> UsageError:

@@ -44,6 +44,8 @@ def microbatch(grad: MetaGradient, chunk_size: int) -> MetaGradient:
   """
   if chunk_size < 1:
     raise ValueError(f'chunk_size must be 1 or more, got {chunk_size}')
+  # Its shapes are asked for before it is looped over: jit traces it once.
+  grad = jax.jit(grad)
 
   def accumulated(
     key: jax.Array, meta_params: PyTree, tasks: Task

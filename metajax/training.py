@@ -102,8 +102,13 @@ def make_train_step(
     grad = microbatch(grad, chunk_size)
 
   def init(key: jax.Array) -> TrainState:
-    params_key, task_key, run_key = jax.random.split(key, 3)
-    meta_params = meta_learner.init(params_key, sample(task_key).support.inputs)
+    params_key, run_key = jax.random.split(key)
+    # Only their shapes matter, so no task is drawn.
+    shapes = jax.eval_shape(sample, key).support.inputs
+    inputs = jax.tree.map(
+      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes
+    )
+    meta_params = meta_learner.init(params_key, inputs)
     # Distinct buffers, because they are donated.
     zero = partial(jnp.zeros, (), jnp.int32)
     state = TrainState(
@@ -111,6 +116,7 @@ def make_train_step(
     )
     return jax.tree.map(jnp.copy, state)
 
+  @jax.jit  # `run` asks for its shapes first; jit traces it once for both
   def step(
     state: TrainState, sample: SampleTask
   ) -> tuple[TrainState, Metrics, jax.Array]:
