@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax import partition
 from metajax.algorithms.maml import InnerOptimizer, check_inner_loop
 from metajax.base import (
   Adaptation,
@@ -109,10 +110,7 @@ def reptile(
     )
     # Predictions do not need the optimiser's state, so the trajectory holds
     # the final one throughout.
-    states = jax.tree.map(
-      lambda leaf: jnp.broadcast_to(leaf, (num_steps + 1, *jnp.shape(leaf))),
-      descent.optimizer_state,
-    )
+    states = partition.repeat(descent.optimizer_state, num_steps + 1)
     return (
       ReptileParams(params, descent.optimizer_state),
       Adaptation(descent.losses, ReptileParams(descent.trajectory, states)),
@@ -142,9 +140,7 @@ def minibatches(
   """
   examples = len(jax.tree.leaves(batch)[0])
   if size is None or size % examples == 0:
-    return jax.tree.map(
-      lambda leaf: jnp.broadcast_to(leaf, (num_batches, *leaf.shape)), batch
-    )
+    return partition.repeat(batch, num_batches)
   passes = -(-num_batches * size // examples)
   order = jax.vmap(lambda key: jax.random.permutation(key, examples))(
     jax.random.split(key, passes)
