@@ -17,6 +17,7 @@ import jax
 from experiments import STARTED, options, report
 from experiments.options import FLAGS, UsageError
 from experiments.problem import Judge, Problem, Trained, make_judge, test
+from metajax.algorithms.table import ANNEALED
 from metajax.base import PyTree
 from metajax.checkpoint import Checkpointer, CheckpointError, Restored
 from metajax.metrics import (
@@ -89,9 +90,12 @@ def open_workdir(settings: dict[str, Any]) -> Path:
 def _check_same(
   workdir: Path, before: dict[str, Any], now: dict[str, Any]
 ) -> None:
+  may_change = options.MAY_CHANGE
+  if now['outer_schedule'] in ANNEALED:  # then they have shaped every step
+    may_change -= {'steps'}
   differing = [
     f'--{name} was {before.get(name)!r} and is {now.get(name)!r}'
-    for name in sorted({*before, *now} - options.MAY_CHANGE)
+    for name in sorted({*before, *now} - may_change)
     if before.get(name) != now.get(name)
   ]
   if differing:

@@ -59,6 +59,7 @@ class Algorithm(NamedTuple):
   # The weights of the model among the meta-parameters.
   weights: Callable[[PyTree], PyTree] | None = lambda meta_params: meta_params
   adapts_by_gradient: bool = True
+  adapts_at_random: bool = False  # another key, another adaptation
 
 
 def _gradient_method(
@@ -79,6 +80,10 @@ SCHEDULES: dict[str, Callable[[float, int], float | optax.Schedule]] = {
     rate, 2000, 0.5, staircase=True
   ),
 }
+
+
+# Those that depend on how many steps there are.
+ANNEALED = frozenset({'cosine', 'linear'})
 
 
 def _outer_rate(recipe: Recipe) -> float | optax.Schedule:
@@ -196,6 +201,7 @@ ALGORITHMS: dict[str, Algorithm] = {
       chunk_size=5,
     ),
     weights=lambda meta_params: meta_params.params,
+    adapts_at_random=True,
   ),
   'protonet': Algorithm(
     lambda model, objective, recipe: protonet(model, objective, recipe.ways),
@@ -227,5 +233,6 @@ ALGORITHMS: dict[str, Algorithm] = {
       tasks_per_step=25, chunk_size=25, steps=0, short_steps=0,
     ),
     weights=None,
+    adapts_at_random=True,
   ),
 }  # fmt: skip

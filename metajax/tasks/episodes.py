@@ -30,7 +30,7 @@ def split_episode(
   def shuffled(key: jax.Array, inputs: jax.Array) -> Batch:
     each = inputs.shape[1]
     order = jax.random.permutation(key, ways * each)
-    targets = jnp.repeat(jnp.arange(ways), each)
+    targets = jnp.repeat(jnp.arange(ways, dtype=jnp.int32), each)
     return Batch(inputs.reshape(-1, *inputs.shape[2:])[order], targets[order])
 
   support_key, query_key = jax.random.split(key)

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.base import Batch, SampleTask, Task
+from metajax.base import SampleTask, Task
+from metajax.tasks.episodes import split_episode
 
 SIZE = 28  # pixels, in height and in width
 SPLITS = ('train', 'validation', 'test')
@@ -213,28 +214,16 @@ def strokes(
     if count < 1:
       raise ValueError(f'{name} must be 1 or more; got {count}')
   _split_index(split)  # an unknown one is refused now, not when sampling
-  num_support = ways * shots
-  ordered = np.concatenate(
-    [np.repeat(np.arange(ways), shots), np.repeat(np.arange(ways), queries)]
-  ).astype(np.int32)
+  each = shots + queries
 
   def sample(key: jax.Array) -> Task:
-    hands = jax.random.split(key, 1 + len(ordered))
-    bits = jax.random.bits(hands[0], (ways + len(ordered),), jnp.uint32)
-    indices, order = bits[:ways], bits[ways:]
+    class_draw, hand_key, order_key = jax.random.split(key, 3)
+    indices = jax.random.bits(class_draw, (ways,), jnp.uint32)
     programs = jax.vmap(lambda i: draw_class(class_key(split, i)))(indices)
-    order = jnp.concatenate(
-      [
-        jnp.argsort(order[:num_support]),
-        num_support + jnp.argsort(order[num_support:]),
-      ]
-    )
-    targets = jnp.asarray(ordered)[order]
-    chosen = jax.tree.map(lambda leaf: leaf[targets], programs)
-    inputs = jax.vmap(render)(hands[1:], chosen)
-    return Task(
-      Batch(inputs[:num_support], targets[:num_support]),
-      Batch(inputs[num_support:], targets[num_support:]),
+    hands = jax.random.split(hand_key, (ways, each))
+    examples = jax.vmap(render, in_axes=(0, None))
+    return split_episode(
+      order_key, jax.vmap(examples)(hands, programs), ways, shots
     )
 
   return sample

@@ -275,6 +275,10 @@ def test_directory_that_holds_a_run(launcher, refused, cache, tmp_path):
     )
   line = refused(*run, '--resume', '--steps=3', name='sinusoid')
   assert line == '--steps: the run is at step 4 already, beyond 3'
+  annealed = (*run[:-1], '--outer_schedule=cosine', f'{workdir}_annealed')
+  launcher.succeed('sinusoid', *annealed)
+  line = refused(*annealed, '--resume', '--steps=8', name='sinusoid')
+  assert 'with other settings: --steps was 4 and is 8;' in line
   # What it learned does not fit another network.
   line = refused(*TINY_IMAGES, cache, f'--load={tmp_path / "run"}',
                  f'--workdir={tmp_path / "other"}')  # fmt: skip
