@@ -36,17 +36,35 @@ class Conv(nn.Module):
       nn.initializers.glorot_uniform(),
       (self.kernel_size, self.kernel_size, channels, self.features),
     )
-    outputs = patches(inputs, self.kernel_size, self.stride) @ kernel.reshape(
-      -1, self.features
-    )
+    outputs = _product(windows(inputs, self.kernel_size, self.stride), kernel)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
       outputs = outputs + jnp.expand_dims(bias, (0, 1, 2))
     return outputs
 
 
-def patches(inputs: jax.Array, size: int, stride: int) -> jax.Array:
-  """The window around every output position, SAME padding.
+def _product(slices: list[jax.Array], kernel: jax.Array) -> jax.Array:
+  """Sums slices `[..., channels]` times the kernel's `[channels, features]`.
+
+  The gradient of the kernel is a product over all positions, and how fast that
+  is depends on which of its two factors is transposed in memory. Below it is
+  the narrower one; and positions are a single axis, or XLA makes a transposed
+  copy, with the whole backward pass of what follows fused into it.
+  """
+  channels, features = kernel.shape[-2:]
+  shape = slices[0].shape[:-1]
+  depth = len(slices) * channels
+  if depth < features:
+    columns = jnp.moveaxis(jnp.stack(slices), -1, 1).reshape(depth, -1)
+    outputs = columns.T @ kernel.reshape(depth, features)
+  else:
+    rows = jnp.moveaxis(kernel, -1, 0).reshape(features, depth)
+    outputs = jnp.concatenate(slices, axis=-1).reshape(-1, depth) @ rows.T
+  return outputs.reshape(*shape, features)
+
+
+def windows(inputs: jax.Array, size: int, stride: int) -> list[jax.Array]:
+  """The pixel at every place of the window around each output position.
 
   Args:
     inputs: `[examples, height, width, channels]`.
@@ -54,15 +72,15 @@ def patches(inputs: jax.Array, size: int, stride: int) -> jax.Array:
     stride: distance between windows.
 
   Returns:
-    `[examples, ceil(height / stride), ceil(width / stride),
-    size * size * channels]`.
+    `size * size` arrays `[examples, ceil(height / stride),
+    ceil(width / stride), channels]`.
   """
   out, padding = zip(
     *(_same_geometry(length, size, stride) for length in inputs.shape[1:3]),
     strict=True,
   )
   padded = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
-  windows = [
+  return [
     padded[
       :,
       row : row + (out[0] - 1) * stride + 1 : stride,
@@ -72,7 +90,6 @@ def patches(inputs: jax.Array, size: int, stride: int) -> jax.Array:
     for row in range(size)
     for column in range(size)
   ]
-  return jnp.concatenate(windows, axis=-1)
 
 
 def _same_geometry(
