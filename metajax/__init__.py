@@ -38,6 +38,7 @@ from metajax.objectives import (
   mean_squared_error,
 )
 from metajax.parallel import microbatch
+from metajax.precision import with_precision
 from metajax.training import (
   Evaluation,
   TrainState,
@@ -77,4 +78,5 @@ __all__ = [
   'protonet',
   'reptile',
   'sample_tasks',
+  'with_precision',
 ]

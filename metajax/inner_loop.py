@@ -1,13 +1,22 @@
 """Gradient descent that can itself be differentiated."""
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.ad_checkpoint import checkpoint_name
 
 from metajax.base import PyTree
+from metajax.second_order import SecondOrder, value_and_gradient
+
+Checkpoint = Literal['none', 'step', 'nested'] | Callable[..., Any]
+_CHECKPOINTS = ('none', 'step', 'nested')
+
+# What a checkpoint policy knows the gradients of the inner steps by.
+INNER_GRADIENT = 'inner_gradient'
 
 
 class Descent(NamedTuple):
@@ -25,7 +34,8 @@ def descend(
   num_steps: int,
   *,
   optimizer_state: PyTree | None = None,
-  first_order: bool = False,
+  second_order: SecondOrder = 'mixed',
+  checkpoint: Checkpoint = 'none',
 ) -> tuple[PyTree, Descent]:
   r"""Takes `num_steps` steps of an optimiser down a loss.
 
@@ -43,14 +53,23 @@ def descend(
       second-order gradient.
     num_steps: how many steps, a Python integer.
     optimizer_state: continue from this state; a fresh one by default.
-    first_order: hold the inner gradients constant when the descent is
-      differentiated, so that d(result)/d(params) is the identity for SGD.
+    second_order: how the inner gradients are differentiated, see
+      `metajax.second_order`. `'mixed'` (forward over reverse mode) needs the
+      least memory, `'reverse'` gives the same and allows forward mode outside,
+      `'none'` holds the gradients constant, so that d(result)/d(params) is the
+      identity for SGD.
+    checkpoint: what is computed again instead of kept. `'none'`: nothing;
+      `'step'`: every step, from its parameters; `'nested'`: blocks of steps,
+      so that memory grows with the square root of `num_steps`; or a policy of
+      `jax.checkpoint_policies` for every step, to which the inner gradients
+      are known as `'inner_gradient'`.
 
   Returns:
     The parameters after the last step, and a `Descent`.
 
   Raises:
-    ValueError: if `num_steps` is negative.
+    ValueError: if `num_steps` is negative, or if `second_order` or
+      `checkpoint` is none of the above.
 
   Example:
     >>> import jax, optax
@@ -64,14 +83,19 @@ def descend(
   """
   if num_steps < 0:
     raise ValueError(f'num_steps must be 0 or more, got {num_steps}')
+  if not callable(checkpoint) and checkpoint not in _CHECKPOINTS:
+    raise ValueError(
+      f'checkpoint must be one of {", ".join(_CHECKPOINTS)}, or a policy of'
+      f' jax.checkpoint_policies; got {checkpoint!r}'
+    )
+  both = value_and_gradient(loss, second_order)
   if optimizer_state is None:
     optimizer_state = optimizer.init(params)
 
   def step(carry: PyTree, index: jax.Array) -> tuple[PyTree, PyTree]:
     params, optimizer_state = carry
-    value, gradient = jax.value_and_grad(loss)(params, index)
-    if first_order:
-      gradient = jax.lax.stop_gradient(gradient)
+    value, gradient = both(params, index)
+    gradient = checkpoint_name(gradient, INNER_GRADIENT)
     updates, optimizer_state = optimizer.update(
       gradient, optimizer_state, params
     )
@@ -84,11 +108,13 @@ def descend(
   carry = (params, optimizer_state)
   visited, losses = [_stack(params)], []
   if num_steps > 0:
-    carry, (value, first) = step(carry, jnp.int32(0))
+    carry, (value, first) = _checkpointed(step, checkpoint)(carry, jnp.int32(0))
     visited.append(_stack(first))
     losses.append(value[None])
   if num_steps > 1:
-    carry, (values, later) = jax.lax.scan(step, carry, jnp.arange(1, num_steps))
+    carry, (values, later) = _scan(
+      step, carry, jnp.arange(1, num_steps), checkpoint
+    )
     visited.append(later)
     losses.append(values)
   last, optimizer_state = carry
@@ -99,3 +125,39 @@ def descend(
 
 def _stack(params: PyTree) -> PyTree:
   return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
+
+
+_Step = Callable[[PyTree, jax.Array], tuple[PyTree, PyTree]]
+
+
+def _checkpointed(step: _Step, checkpoint: Checkpoint) -> _Step:
+  if checkpoint == 'none':
+    return step
+  policy = checkpoint if callable(checkpoint) else None
+  checkpointed: _Step = jax.checkpoint(step, policy=policy)
+  return checkpointed
+
+
+def _scan(
+  step: _Step, carry: PyTree, indices: jax.Array, checkpoint: Checkpoint
+) -> tuple[PyTree, PyTree]:
+  """A `scan` over steps that keeps what `checkpoint` says."""
+  step = _checkpointed(step, checkpoint)
+  if checkpoint != 'nested':
+    return jax.lax.scan(step, carry, indices)
+  size = math.isqrt(len(indices))
+  whole = len(indices) // size * size
+
+  @jax.checkpoint
+  def block(carry: PyTree, indices: jax.Array) -> tuple[PyTree, PyTree]:
+    return jax.lax.scan(step, carry, indices)
+
+  carry, blocks = jax.lax.scan(block, carry, indices[:whole].reshape(-1, size))
+  carry, rest = block(carry, indices[whole:])
+  return carry, jax.tree.map(
+    lambda blocks, rest: jnp.concatenate(
+      [blocks.reshape(-1, *blocks.shape[2:]), rest]
+    ),
+    blocks,
+    rest,
+  )

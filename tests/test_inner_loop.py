@@ -41,7 +41,7 @@ def test_the_derivative_is_that_of_every_step(float64):
 def test_the_derivative_to_first_order_is_the_identity(float64):
   jacobian = jax.jacobian(
     lambda start: descend(
-      quadratic, start, optax.sgd(RATE), STEPS, first_order=True
+      quadratic, start, optax.sgd(RATE), STEPS, second_order='none'
     )[0]
   )(START)
   np.testing.assert_allclose(jacobian, np.eye(2), rtol=1e-13)
@@ -49,8 +49,8 @@ def test_the_derivative_to_first_order_is_the_identity(float64):
 
 def test_first_order_ends_where_second_order_ends(float64):
   ends = [
-    descend(quadratic, START, optax.sgd(RATE), STEPS, first_order=first)[0]
-    for first in (False, True)
+    descend(quadratic, START, optax.sgd(RATE), STEPS, second_order=mode)[0]
+    for mode in ('mixed', 'none')
   ]
   np.testing.assert_array_equal(*ends)
 

@@ -25,7 +25,8 @@ from metajax.base import (
   PyTree,
 )
 from metajax.estimators import backprop
-from metajax.inner_loop import descend
+from metajax.inner_loop import Checkpoint, descend
+from metajax.second_order import SecondOrder
 
 InnerOptimizer = Callable[[float], optax.GradientTransformation]
 
@@ -37,6 +38,8 @@ def gradient_learner(
   num_steps: int,
   *,
   first_order: bool = False,
+  second_order: SecondOrder = 'mixed',
+  checkpoint: Checkpoint = 'none',
   inner_optimizer: InnerOptimizer = optax.sgd,
   adapts: partition.Select = partition.everything,
 ) -> Learner:
@@ -62,7 +65,8 @@ def gradient_learner(
       adapted,
       inner_optimizer(inner_lr),
       num_steps,
-      first_order=first_order,
+      second_order='none' if first_order else second_order,
+      checkpoint=checkpoint,
     )
     trajectory = partition.merge(
       descent.trajectory, partition.repeat(rest, num_steps + 1)
@@ -81,6 +85,8 @@ def maml(
   num_steps: int = 5,
   first_order: bool = False,
   *,
+  second_order: SecondOrder = 'mixed',
+  checkpoint: Checkpoint = 'none',
   inner_optimizer: InnerOptimizer = optax.sgd,
   adapts: partition.Select = partition.everything,
 ) -> MetaLearner:
@@ -92,6 +98,8 @@ def maml(
     inner_lr: rate of the inner steps, for a loss that is a mean.
     num_steps: inner steps.
     first_order: hold the inner gradients constant (this is `fomaml`).
+    second_order: how they are differentiated otherwise (see `descend`).
+    checkpoint: what is computed again instead of kept (see `descend`).
     inner_optimizer: makes the inner optimiser from its rate.
     adapts: which parameters adapt; the others are learned outside only.
 
@@ -99,7 +107,8 @@ def maml(
     A `MetaLearner` whose meta-parameters are those of the model.
 
   Raises:
-    ValueError: if `inner_lr` is not positive or `num_steps` is negative.
+    ValueError: if `inner_lr` is not positive, `num_steps` is negative, or
+      `second_order` or `checkpoint` is unknown.
 
   Example:
     >>> import jax, metajax
@@ -118,6 +127,8 @@ def maml(
     inner_lr,
     num_steps,
     first_order=first_order,
+    second_order=second_order,
+    checkpoint=checkpoint,
     inner_optimizer=inner_optimizer,
     adapts=adapts,
   )

@@ -1,6 +1,22 @@
 """Networks, and layers that stay fast when every task has its own weights."""
 
-from metajax.models.layers import BatchNorm, Conv, max_pool
-from metajax.models.networks import conv4, from_linen, mlp
+from metajax.models.adapters import from_linen, from_nnx
+from metajax.models.layers import BatchNorm, Conv, Embedding, LayerNorm
+from metajax.models.networks import conv4, mlp, resnet12, transformer
+from metajax.models.windows import average_pool, convolve, max_pool
 
-__all__ = ['BatchNorm', 'Conv', 'conv4', 'from_linen', 'max_pool', 'mlp']
+__all__ = [
+  'BatchNorm',
+  'Conv',
+  'Embedding',
+  'LayerNorm',
+  'average_pool',
+  'conv4',
+  'convolve',
+  'from_linen',
+  'from_nnx',
+  'max_pool',
+  'mlp',
+  'resnet12',
+  'transformer',
+]

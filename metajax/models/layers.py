@@ -1,26 +1,32 @@
 """Layers that stay fast when every task has its own weights.
 
-Under `vmap` over per-task kernels a native convolution becomes a grouped one,
-whose backward passes are slow on every backend. A convolution written as
-shifted slices and one matrix product becomes a batched matrix product instead,
-in the forward, the backward and the second-order pass alike.
+Their forward, backward and second-order passes are products, slices and
+elementwise operations, which `vmap` over per-task weights only gives one more
+batch dimension; see `metajax.models.windows`. `flax.linen.Dense` and the
+attention of flax are such layers already.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metajax.models.windows import Lowering, Padding, convolve, resolve
+
 
 class Conv(nn.Module):
-  """Two-dimensional convolution with SAME padding, as one matrix product.
+  """Two-dimensional convolution, see `metajax.models.convolve`.
 
   Equal to `flax.linen.Conv` with the same kernel.
   """
 
   features: int
-  kernel_size: int = 3
-  stride: int = 1
+  kernel_size: int | tuple[int, int] = 3
+  stride: int | tuple[int, int] = 1
+  dilation: int | tuple[int, int] = 1
+  padding: Padding = 'SAME'
   use_bias: bool = True
+  lowering: Lowering = 'auto'
+  kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -30,75 +36,26 @@ class Conv(nn.Module):
         f'{self.name}: a convolution wants [examples, height, width,'
         f' channels], got {inputs.shape}'
       )
-    channels = inputs.shape[-1]
+    size = self.kernel_size
+    rows, columns = (size, size) if isinstance(size, int) else size
     kernel = self.param(
       'kernel',
-      nn.initializers.glorot_uniform(),
-      (self.kernel_size, self.kernel_size, channels, self.features),
+      self.kernel_init,
+      (rows, columns, inputs.shape[-1], self.features),
     )
-    outputs = _product(windows(inputs, self.kernel_size, self.stride), kernel)
+    outputs = convolve(
+      inputs,
+      kernel,
+      stride=self.stride,
+      dilation=self.dilation,
+      padding=self.padding,
+      lowering=self.lowering,
+      name=self.name or 'Conv',
+    )
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
       outputs = outputs + jnp.expand_dims(bias, (0, 1, 2))
     return outputs
-
-
-def _product(slices: list[jax.Array], kernel: jax.Array) -> jax.Array:
-  """Sums slices `[..., channels]` times the kernel's `[channels, features]`.
-
-  The gradient of the kernel is a product over all positions, and how fast that
-  is depends on which of its two factors is transposed in memory. Below it is
-  the narrower one; and positions are a single axis, or XLA makes a transposed
-  copy, with the whole backward pass of what follows fused into it.
-  """
-  channels, features = kernel.shape[-2:]
-  shape = slices[0].shape[:-1]
-  depth = len(slices) * channels
-  if depth < features:
-    columns = jnp.moveaxis(jnp.stack(slices), -1, 1).reshape(depth, -1)
-    outputs = columns.T @ kernel.reshape(depth, features)
-  else:
-    rows = jnp.moveaxis(kernel, -1, 0).reshape(features, depth)
-    outputs = jnp.concatenate(slices, axis=-1).reshape(-1, depth) @ rows.T
-  return outputs.reshape(*shape, features)
-
-
-def windows(inputs: jax.Array, size: int, stride: int) -> list[jax.Array]:
-  """The pixel at every place of the window around each output position.
-
-  Args:
-    inputs: `[examples, height, width, channels]`.
-    size: side of the square window.
-    stride: distance between windows.
-
-  Returns:
-    `size * size` arrays `[examples, ceil(height / stride),
-    ceil(width / stride), channels]`.
-  """
-  out, padding = zip(
-    *(_same_geometry(length, size, stride) for length in inputs.shape[1:3]),
-    strict=True,
-  )
-  padded = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
-  return [
-    padded[
-      :,
-      row : row + (out[0] - 1) * stride + 1 : stride,
-      column : column + (out[1] - 1) * stride + 1 : stride,
-      :,
-    ]
-    for row in range(size)
-    for column in range(size)
-  ]
-
-
-def _same_geometry(
-  length: int, size: int, stride: int
-) -> tuple[int, tuple[int, int]]:
-  """Output length and padding (before, after) of XLA's SAME convention."""
-  out = -(-length // stride)
-  total = max((out - 1) * stride + size - length, 0)
-  return out, (total // 2, total - total // 2)
 
 
 class BatchNorm(nn.Module):
@@ -135,26 +92,50 @@ class BatchNorm(nn.Module):
     ) + jnp.expand_dims(bias, axes)
 
 
-def max_pool(inputs: jax.Array) -> jax.Array:
-  """Maximum over 2x2 windows, stride 2; an odd last row or column is dropped.
+class LayerNorm(nn.Module):
+  """Normalisation of each example, over its last axis."""
 
-  The maximum of four strided slices has a much cheaper derivative than a
-  windowed reduction.
+  epsilon: float = 1e-6
 
-  Raises:
-    ValueError: if a side is shorter than 2 pixels, so that nothing is left.
+  @nn.compact
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Normalises the last axis."""
+    features = inputs.shape[-1:]
+    scale = self.param('scale', nn.initializers.ones, features)
+    bias = self.param('bias', nn.initializers.zeros, features)
+    centred = inputs - jnp.mean(inputs, -1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), -1, keepdims=True)
+    axes = tuple(range(inputs.ndim - 1))
+    return centred * jax.lax.rsqrt(variance + self.epsilon) * jnp.expand_dims(
+      scale, axes
+    ) + jnp.expand_dims(bias, axes)
+
+
+class Embedding(nn.Module):
+  """Vectors for integer tokens.
+
+  With the lowering `'matmul'` it is a product with one-hot rows, whose
+  derivatives are products too; `'native'` is a gather, whose derivative is a
+  scatter.
   """
-  if min(inputs.shape[1:3]) < 2:
-    raise ValueError(
-      'max_pool wants a height and width of at least 2 pixels, got'
-      f' {inputs.shape}; use larger images or pool less often'
+
+  vocabulary: int
+  features: int
+  lowering: Lowering = 'auto'
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    """Maps integers [...] to [..., features]."""
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+      raise ValueError(
+        f'{self.name}: an embedding wants integers, got {tokens.dtype} of shape'
+        f' {tokens.shape}'
+      )
+    table = self.param(
+      'embedding',
+      nn.initializers.normal(0.02),
+      (self.vocabulary, self.features),
     )
-  height, width = (length // 2 * 2 for length in inputs.shape[1:3])
-  corners = [
-    inputs[:, row:height:2, column:width:2, :]
-    for row in (0, 1)
-    for column in (0, 1)
-  ]
-  return jnp.maximum(
-    jnp.maximum(corners[0], corners[1]), jnp.maximum(corners[2], corners[3])
-  )
+    if resolve(self.lowering) == 'matmul':
+      return jax.nn.one_hot(tokens, self.vocabulary, dtype=table.dtype) @ table
+    return table[tokens]

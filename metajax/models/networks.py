@@ -7,48 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metajax.base import Model, PyTree
-from metajax.models.layers import BatchNorm, Conv, max_pool
-
-
-def from_linen(module: nn.Module) -> Model:
-  """Wraps a stateless flax module.
-
-  Args:
-    module: all its variables are in the collection `params`. Layers that keep
-      normalisation statistics do so in the collection `statistics`, as
-      `metajax.models.BatchNorm` does.
-
-  Returns:
-    A `Model` whose parameters are the contents of `params`.
-
-  Example:
-    >>> import flax.linen as nn, jax, jax.numpy as jnp
-    >>> model = from_linen(nn.Dense(3))
-    >>> params = model.init(jax.random.key(0), jnp.zeros((1, 2)))
-    >>> model.apply(params, jnp.zeros((5, 2))).shape
-    (5, 3)
-  """
-
-  def init(key: jax.Array, inputs: PyTree) -> PyTree:
-    return module.init(key, inputs)['params']
-
-  def apply(params: PyTree, inputs: PyTree) -> PyTree:
-    return module.apply({'params': params}, inputs)
-
-  def measure(params: PyTree, inputs: PyTree) -> PyTree:
-    _, measured = module.apply(
-      {'params': params}, inputs, mutable=['statistics']
-    )
-    return measured.get('statistics', {})
-
-  def freeze(statistics: PyTree) -> Model:
-    def apply_frozen(params: PyTree, inputs: PyTree) -> PyTree:
-      return module.apply({'params': params, 'statistics': statistics}, inputs)
-
-    return Model(init, apply_frozen)
-
-  return Model(init, apply, measure, freeze)
+from metajax.base import Model
+from metajax.models.adapters import from_linen
+from metajax.models.layers import BatchNorm, Conv, Embedding, LayerNorm
+from metajax.models.windows import max_pool
 
 
 class _MLP(nn.Module):
@@ -141,3 +103,161 @@ def conv4(
   if pool not in ('mean', 'flatten'):
     raise ValueError(f"pool must be 'mean' or 'flatten', got {pool!r}")
   return from_linen(_Conv4(num_outputs, width, downsample, pool))
+
+
+class _ResidualBlock(nn.Module):
+  features: int
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    def normalised(hidden: jax.Array, size: int) -> jax.Array:
+      return BatchNorm()(Conv(self.features, size, use_bias=False)(hidden))
+
+    hidden = nn.leaky_relu(normalised(inputs, 3), 0.1)
+    hidden = nn.leaky_relu(normalised(hidden, 3), 0.1)
+    hidden = normalised(hidden, 3) + normalised(inputs, 1)
+    return max_pool(nn.leaky_relu(hidden, 0.1))
+
+
+class _ResNet12(nn.Module):
+  num_outputs: int | None
+  widths: Sequence[int]
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    hidden = inputs
+    for width in self.widths:
+      hidden = _ResidualBlock(width)(hidden)
+    hidden = jnp.mean(hidden, axis=(1, 2))
+    if self.num_outputs is None:
+      return hidden
+    return nn.Dense(self.num_outputs, name='head')(hidden)
+
+
+def resnet12(
+  num_outputs: int | None, *, widths: Sequence[int] = (64, 160, 320, 640)
+) -> Model:
+  """The residual network of few-shot learning: four blocks of three layers.
+
+  Each block adds a 1x1 convolution of its inputs to three 3x3 convolutions
+  with batch normalisation, and halves the side by 2x2 max-pooling. There is no
+  DropBlock: the model is a function of its parameters and inputs.
+
+  Args:
+    num_outputs: of the head; `None` leaves it out (an embedding).
+    widths: channels of the blocks.
+
+  Returns:
+    A model of inputs `[examples, height, width, channels]`, of sides from 16
+    with four blocks.
+
+  References:
+    Oreshkin, Rodriguez, Lacoste (2018), TADAM.
+    Lee, Maji, Ravichandran, Soatto (2019), Meta-learning with differentiable
+    convex optimization.
+  """
+  return from_linen(_ResNet12(num_outputs, tuple(widths)))
+
+
+class _TransformerBlock(nn.Module):
+  heads: int
+  causal: bool
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    *_, length, width = inputs.shape
+    triple = nn.Dense(3 * width, name='attention_in')(LayerNorm()(inputs))
+    query, key, value = jnp.moveaxis(
+      triple.reshape(*triple.shape[:-1], 3, self.heads, -1), -3, 0
+    )
+    scores = jnp.einsum('...qhd,...khd->...hqk', query, key)
+    scores = scores / (width // self.heads) ** 0.5
+    if self.causal:
+      seen = jnp.tril(jnp.ones((length, length), bool))
+      scores = jnp.where(
+        jnp.expand_dims(seen, tuple(range(scores.ndim - 2))), scores, -1e30
+      )
+    mixed = jnp.einsum('...hqk,...khd->...qhd', nn.softmax(scores), value)
+    mixed = mixed.reshape(*mixed.shape[:-2], width)
+    hidden = inputs + nn.Dense(width, name='attention_out')(mixed)
+    wide = nn.gelu(nn.Dense(4 * width, name='wide')(LayerNorm()(hidden)))
+    return hidden + nn.Dense(width, name='narrow')(wide)
+
+
+class _Transformer(nn.Module):
+  num_outputs: int | None
+  vocabulary: int | None
+  width: int
+  depth: int
+  heads: int
+  causal: bool
+  pool: str
+  rematerialise: bool
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    if self.vocabulary is None:
+      hidden = nn.Dense(self.width, name='inputs')(inputs)
+    else:
+      hidden = Embedding(self.vocabulary, self.width, name='inputs')(inputs)
+    positions = self.param(
+      'positions', nn.initializers.normal(0.02), hidden.shape[1:]
+    )
+    hidden = hidden + positions[None]
+    block = _TransformerBlock
+    if self.rematerialise:
+      block = nn.remat(block)
+    for index in range(self.depth):
+      hidden = block(self.heads, self.causal, name=f'block_{index}')(hidden)
+    hidden = LayerNorm()(hidden)
+    if self.pool == 'mean':
+      hidden = jnp.mean(hidden, axis=1)
+    if self.num_outputs is None:
+      return hidden
+    return nn.Dense(self.num_outputs, name='head')(hidden)
+
+
+def transformer(
+  num_outputs: int | None,
+  *,
+  vocabulary: int | None = None,
+  width: int = 256,
+  depth: int = 4,
+  heads: int = 4,
+  causal: bool = False,
+  pool: Literal['mean', 'none'] = 'mean',
+  rematerialise: bool = False,
+) -> Model:
+  """A small transformer that normalises before each layer.
+
+  Args:
+    num_outputs: of the head; `None` leaves it out (an embedding).
+    vocabulary: number of tokens; `None` if inputs are vectors already.
+    width: of the residual stream; the layers between are four times as wide.
+    depth: number of blocks.
+    heads: of the attention; they divide the width.
+    causal: whether a position sees only itself and those before.
+    pool: outputs for the mean over positions, or for every position.
+    rematerialise: compute a block again on the way back instead of keeping
+      what is inside.
+
+  Returns:
+    A model of integer inputs `[examples, length]`, or of `[examples, length,
+    channels]` without a vocabulary; the length is that of initialisation.
+
+  Raises:
+    ValueError: if `heads` do not divide `width`, or `pool` is unknown.
+
+  References:
+    Vaswani et al. (2017), Attention is all you need.
+    Xiong et al. (2020), On layer normalization in the transformer architecture.
+  """
+  if width % heads:
+    raise ValueError(f'{heads} heads do not divide a width of {width}')
+  if pool not in ('mean', 'none'):
+    raise ValueError(f"pool must be 'mean' or 'none', got {pool!r}")
+  return from_linen(
+    _Transformer(
+      num_outputs, vocabulary, width, depth, heads, causal, pool, rematerialise
+    )
+  )

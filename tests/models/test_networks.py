@@ -1,12 +1,14 @@
 """Networks: shapes, names of layers, statistics that can be held."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.models import conv4, from_linen, mlp
+from metajax.models import conv4, from_linen, mlp, resnet12, transformer
 
 
 def output_shape(model, images) -> tuple[int, ...]:
@@ -71,7 +73,9 @@ def test_conv4_refuses_what_it_does_not_know(options, message):
 
 
 def test_conv4_with_pooling_refuses_images_that_it_would_pool_away():
-  with pytest.raises(ValueError, match='2 pixels'):
+  with pytest.raises(
+    ValueError, match='max_pool: a window of 2x2 does not fit'
+  ):
     jax.eval_shape(
       conv4(None, downsample='max_pool').init,
       jax.random.key(0),
@@ -99,3 +103,64 @@ def test_a_model_without_normalisation_has_no_statistics():
   np.testing.assert_array_equal(
     model.freeze(statistics).apply(params, inputs), model.apply(params, inputs)
   )
+
+
+def test_resnet12_has_the_size_of_the_paper():
+  images = jax.ShapeDtypeStruct((3, 84, 84, 3), jnp.float32)
+  assert output_shape(resnet12(None), images) == (3, 640)
+  params = jax.eval_shape(resnet12(None).init, jax.random.key(0), images)
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  assert 12.4e6 < count < 12.5e6  # 12.4 million are reported for it
+
+
+def test_transformer_takes_tokens_or_vectors():
+  tokens = jax.ShapeDtypeStruct((3, 7), jnp.int32)
+  vectors = jax.ShapeDtypeStruct((3, 7, 2), jnp.float32)
+  small = partial(transformer, width=8, depth=1)
+  assert output_shape(small(5, vocabulary=11), tokens) == (3, 5)
+  assert output_shape(small(5), vectors) == (3, 5)
+  assert output_shape(small(None), vectors) == (3, 8)
+  assert output_shape(small(5, pool='none'), vectors) == (3, 7, 5)
+
+
+@pytest.mark.parametrize('causal', [True, False])
+def test_a_causal_transformer_does_not_see_what_comes_later(causal):
+  model = transformer(2, width=8, depth=2, causal=causal, pool='none')
+  inputs = jax.random.normal(jax.random.key(0), (1, 5, 3))
+  params = model.init(jax.random.key(1), inputs)
+  apply = jax.jit(model.apply)
+  change = apply(params, inputs.at[:, 3].add(1.0)) - apply(params, inputs)
+  moved = np.abs(change).max((0, 2)) > 1e-6
+  assert moved[3:].all()
+  assert moved[:3].any() != causal
+
+
+def test_rematerialised_blocks_compute_the_same():
+  inputs = jax.random.normal(jax.random.key(0), (2, 5, 3))
+  plain, again = (
+    transformer(2, width=8, depth=2, rematerialise=rematerialise)
+    for rematerialise in (False, True)
+  )
+  params = plain.init(jax.random.key(1), inputs)
+  gradients = [
+    jax.jit(jax.grad(lambda p, m=model: jnp.sum(m.apply(p, inputs) ** 2)))(
+      params
+    )
+    for model in (plain, again)
+  ]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    *gradients,
+  )
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'width': 10, 'heads': 4}, '4 heads do not divide a width of 10'),
+    ({'pool': 'max'}, "'mean' or 'none', got 'max'"),
+  ],
+)
+def test_transformer_refuses(options, message):
+  with pytest.raises(ValueError, match=message):
+    transformer(2, **options)

@@ -1,0 +1,80 @@
+"""Computing in fewer bits than parameters are kept in."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from metajax.base import Model, PyTree
+
+
+def with_precision(model: Model, dtype: DTypeLike) -> Model:
+  """The same model, computed in another floating-point type.
+
+  Parameters stay as they are (float32 master copies), and so do their
+  gradients; they and the inputs are cast on the way into the network, and
+  outputs are cast back. Integers are left alone.
+
+  Args:
+    model: any model.
+    dtype: of the computation, such as `jnp.bfloat16` on a GPU or TPU. On CPU
+      it is slower than float32.
+
+  Returns:
+    A `Model` with the parameters of `model`.
+
+  Raises:
+    ValueError: if `dtype` is not a floating-point type.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from metajax.models import mlp
+    >>> model = with_precision(mlp([8], 1), jnp.bfloat16)
+    >>> params = model.init(jax.random.key(0), jnp.zeros((1, 2)))
+    >>> model.apply(params, jnp.zeros((1, 2))).dtype.name
+    'float32'
+  """
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(f'dtype must be a floating-point type, got {dtype}')
+  measure, freeze = model.measure, model.freeze
+
+  def apply(params: PyTree, inputs: PyTree) -> PyTree:
+    outputs = model.apply(_cast(params, dtype), _cast(inputs, dtype))
+    return _cast(outputs, _type_of(params, inputs))
+
+  def measured(params: PyTree, inputs: PyTree) -> PyTree:
+    assert measure is not None
+    statistics = measure(_cast(params, dtype), _cast(inputs, dtype))
+    return _cast(statistics, _type_of(params, inputs))
+
+  def frozen(statistics: PyTree) -> Model:
+    assert freeze is not None
+    return with_precision(freeze(_cast(statistics, dtype)), dtype)
+
+  return Model(
+    model.init,
+    apply,
+    None if measure is None else measured,
+    None if freeze is None else frozen,
+  )
+
+
+def _cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
+  return jax.tree.map(
+    lambda leaf: (
+      jnp.asarray(leaf).astype(dtype)
+      if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+      else leaf
+    ),
+    tree,
+  )
+
+
+def _type_of(*trees: PyTree) -> jnp.dtype:
+  """The widest floating-point type among the leaves."""
+  return jnp.result_type(
+    *(
+      leaf.dtype
+      for leaf in jax.tree.leaves(trees)
+      if jnp.issubdtype(leaf.dtype, jnp.floating)
+    )
+  )

@@ -1,0 +1,176 @@
+"""Convolution and pooling as slices, against XLA's own, to second order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metajax.models import average_pool, convolve, max_pool
+from metajax.models.windows import resolve
+
+# height, width, channels, features, kernel, and the rest of the geometry.
+CONVOLUTIONS = [
+  ((6, 5, 2, 3), (3, 3), {}),
+  ((8, 4, 2, 3), (3, 3), {'stride': 2}),
+  ((5, 7, 2, 3), (3, 3), {'stride': (1, 2), 'padding': 'VALID'}),
+  ((7, 6, 1, 12), (3, 3), {'stride': 2}),  # narrower than its features
+  ((7, 6, 4, 3), (1, 1), {}),
+  ((7, 6, 3, 4), (1, 1), {'stride': 2}),
+  ((8, 9, 2, 3), (2, 5), {'padding': ((0, 3), (2, 0)), 'stride': (2, 1)}),
+  ((9, 9, 2, 3), (3, 3), {'dilation': (2, 3)}),
+  ((9, 9, 2, 3), (3, 2), {'dilation': 2, 'stride': 2, 'padding': 'VALID'}),
+  ((4, 4, 2, 3), (4, 4), {'padding': 'VALID'}),  # the whole image
+]
+
+
+def with_xla(inputs, kernel, stride=1, dilation=1, padding='SAME'):
+  """XLA's convolution, which works its geometry out by itself."""
+  stride, dilation = (
+    (n, n) if isinstance(n, int) else n for n in (stride, dilation)
+  )
+  return jax.lax.conv_general_dilated(
+    inputs,
+    kernel,
+    stride,
+    padding,
+    rhs_dilation=dilation,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+def orders(function):
+  """Output, gradient, and the gradient of the norm of the gradient."""
+
+  def loss(arguments):
+    return jnp.mean(jnp.tanh(function(*arguments)))
+
+  def norm(arguments):
+    gradient = jax.grad(loss)(arguments)
+    return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
+
+  def all_of_them(*arguments):
+    return (
+      function(*arguments),
+      jax.grad(loss)(arguments),
+      jax.grad(norm)(arguments),
+    )
+
+  return jax.jit(all_of_them)
+
+
+def assert_the_same(ours, theirs, *arguments):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12),
+    orders(ours)(*arguments),
+    orders(theirs)(*arguments),
+  )
+
+
+def random(*shape: int) -> jax.Array:
+  return jnp.asarray(np.random.default_rng(0).normal(size=shape))
+
+
+@pytest.mark.parametrize(('shape', 'size', 'options'), CONVOLUTIONS)
+@pytest.mark.parametrize('lowering', ['matmul', 'native'])
+def test_convolution_to_second_order(float64, shape, size, options, lowering):
+  *image, channels, features = shape
+
+  def ours(inputs, kernel):
+    return convolve(inputs, kernel, **options, lowering=lowering)
+
+  def theirs(inputs, kernel):
+    return with_xla(inputs, kernel, **options)
+
+  inputs = random(2, *image, channels)
+  kernel = random(*size, channels, features)
+  if lowering == 'matmul':
+    assert_the_same(ours, theirs, inputs, kernel)
+  else:  # XLA's own, so its geometry is all there is to test
+    np.testing.assert_array_equal(ours(inputs, kernel), theirs(inputs, kernel))
+
+
+def test_no_grouped_convolution_under_vmap_over_kernels():
+  kernels, inputs = jnp.ones((4, 3, 3, 2, 3)), jnp.ones((4, 2, 6, 6, 2))
+
+  def program(lowering):
+    def loss(kernel, inputs):
+      return jnp.sum(convolve(inputs, kernel, lowering=lowering) ** 2)
+
+    second = jax.grad(lambda *arguments: jnp.sum(jax.grad(loss)(*arguments)))
+    return str(jax.make_jaxpr(jax.vmap(second))(kernels, inputs))
+
+  assert 'conv_general' not in program('matmul')
+  assert 'feature_group_count=4' in program('native')  # the check can fail
+
+
+POOLS = [
+  ((4, 6), {}),
+  ((5, 7), {}),
+  ((7, 6), {'size': 3, 'stride': 2, 'padding': 'SAME'}),
+  ((6, 6), {'size': (2, 3), 'stride': 1, 'padding': ((1, 0), (1, 1))}),
+]
+
+
+@pytest.mark.parametrize(('image', 'options'), POOLS)
+@pytest.mark.parametrize('pool', [max_pool, average_pool])
+def test_pooling_to_second_order(float64, image, options, pool):
+  inputs = random(2, *image, 3)
+
+  def by(lowering):
+    return lambda inputs: pool(inputs, **options, lowering=lowering)
+
+  assert_the_same(by('matmul'), by('native'), inputs)
+
+
+def test_pooling_equals_numpy():
+  inputs = np.asarray(random(2, 5, 6, 3))
+  blocks = inputs[:, :4].reshape(2, 2, 2, 3, 2, 3)
+  np.testing.assert_array_equal(max_pool(inputs), blocks.max((2, 4)))
+  np.testing.assert_allclose(
+    average_pool(inputs), blocks.mean((2, 4)), rtol=1e-6
+  )
+
+
+def test_padding_is_never_a_maximum():
+  inputs = -1 - jnp.abs(random(1, 3, 3, 1))
+  assert max_pool(inputs, 3, 1, 'SAME').max() < -1
+
+
+IMPOSSIBLE = [
+  ({}, (3, 8, 8), (3, 3, 1, 2), r'kernel of shape \(3, 3, 1, 2\).*\(3, 8, 8\)'),
+  ({}, (3, 8, 8, 2), (3, 3, 1, 2), r'\(3, 3, 1, 2\) .*\(3, 8, 8, 2\)'),
+  (
+    {'padding': 'VALID'},
+    (3, 2, 8, 1),
+    (3, 3, 1, 2),
+    r'layer 7: a window of 3x3 .*\(3, 2, 8, 1\) with padding VALID',
+  ),
+  (
+    {'padding': 'VALID', 'dilation': 4},
+    (3, 8, 8, 1),
+    (3, 3, 1, 2),
+    'a window of 9x9',
+  ),
+  ({'stride': 0}, (3, 8, 8, 1), (3, 3, 1, 2), r'stride must be 1 .*\(0, 0\)'),
+  ({'padding': 'FULL'}, (3, 8, 8, 1), (3, 3, 1, 2), 'SAME, VALID or .*FULL'),
+  ({'padding': ((0, -1), (0, 0))}, (3, 8, 8, 1), (3, 3, 1, 2), 'from 0; got'),
+  ({'lowering': 'fast'}, (3, 8, 8, 1), (3, 3, 1, 2), "auto, .* got 'fast'"),
+]
+
+
+@pytest.mark.parametrize(('options', 'inputs', 'kernel', 'message'), IMPOSSIBLE)
+def test_impossible_geometry_is_refused(options, inputs, kernel, message):
+  with pytest.raises(ValueError, match=message):
+    convolve(jnp.ones(inputs), jnp.ones(kernel), **options, name='layer 7')
+
+
+@pytest.mark.parametrize('shape', [(2, 1, 1, 3), (2, 4, 1, 3), (4, 4, 3)])
+def test_pooling_refuses_what_would_leave_nothing(shape):
+  with pytest.raises(ValueError, match='max_pool: ') as error:
+    max_pool(jnp.zeros(shape))
+  assert str(shape) in str(error.value)
+
+
+def test_auto_is_one_of_the_others():
+  assert resolve('auto') in ('matmul', 'native')
+  assert resolve('native') == 'native'

@@ -1,0 +1,218 @@
+"""The derivative of an inner loop: every way to take it is the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metajax.base import Model, PyTree
+from metajax.inner_loop import descend
+from metajax.models import conv4, mlp, transformer
+from metajax.second_order import value_and_gradient
+
+STEPS = 4
+SAVE_GRADIENTS = jax.checkpoint_policies.save_only_these_names('inner_gradient')
+CHECKPOINTS = ['none', 'step', 'nested', SAVE_GRADIENTS]
+MIXED = [('mixed', checkpoint) for checkpoint in CHECKPOINTS]
+REVERSE = [('reverse', checkpoint) for checkpoint in CHECKPOINTS[1:]]
+
+
+class Meta:
+  """Everything that an outer loop may learn about an inner one."""
+
+  @staticmethod
+  def of(model: Model, inputs: jax.Array) -> PyTree:
+    params = model.init(jax.random.key(1), inputs)
+    params = jax.tree.map(lambda leaf: leaf.astype(inputs.dtype), params)
+    return {
+      'params': params,
+      'rates': jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.1), params),
+      'decay': jnp.asarray(0.01, inputs.dtype),
+      'labels': jax.random.normal(jax.random.key(2), (len(inputs), 3)),
+      'weights': jnp.linspace(0.5, 1.5, len(inputs), dtype=inputs.dtype),
+    }
+
+
+def meta_loss(meta, model, inputs, second_order, checkpoint) -> jax.Array:
+  """Learned start, rates, loss, soft labels and weights of examples."""
+
+  def loss(params, step):
+    outputs = jax.nn.log_softmax(model.apply(params, inputs))
+    labels = jax.nn.softmax(meta['labels'])
+    decay = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+    return -jnp.mean(
+      meta['weights'] * jnp.sum(labels * outputs, axis=1)
+    ) + meta['decay'] * decay / (1 + step)
+
+  rates = optax.stateless(
+    lambda updates, params: jax.tree.map(
+      lambda rate, update: -rate * update, meta['rates'], updates
+    )
+  )
+  last, descent = descend(
+    loss,
+    meta['params'],
+    rates,
+    STEPS,
+    second_order=second_order,
+    checkpoint=checkpoint,
+  )
+  outputs = model.apply(last, inputs[::-1] ** 2)
+  return jnp.mean(outputs**2) + 0.1 * jnp.sum(descent.losses)
+
+
+def meta_gradient(model, shape, second_order, checkpoint) -> PyTree:
+  """Over a batch of two tasks with one meta-parameter each way of sharing."""
+  inputs = jax.random.normal(jax.random.key(0), (2, 4, *shape))
+  meta = Meta.of(model, inputs[0])
+
+  def mean_loss(meta):
+    return jnp.mean(
+      jax.vmap(
+        lambda inputs: meta_loss(meta, model, inputs, second_order, checkpoint)
+      )(inputs)
+    )
+
+  # Compiling is all that takes time here.
+  quickly = {'xla_backend_optimization_level': 0}
+  return jax.jit(jax.grad(mean_loss), compiler_options=quickly)(meta)
+
+
+MODELS = {
+  'mlp': (mlp([6], 3), (5,)),
+  'conv4': (conv4(3, width=3, downsample='max_pool'), (16, 16, 1)),
+  'transformer': (transformer(3, width=4, heads=2, depth=1), (3, 2)),
+}
+
+
+@pytest.mark.parametrize(
+  ('name', 'ways'),
+  [('mlp', MIXED + REVERSE), ('conv4', MIXED), ('transformer', MIXED)],
+)
+def test_all_ways_agree(float64, name, ways):
+  model, shape = MODELS[name]
+  expected = meta_gradient(model, shape, 'reverse', 'none')
+  for way in ways:
+    found = meta_gradient(model, shape, *way)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13),
+      found,
+      expected,
+    )
+  assert all(
+    np.abs(leaf).max() > 1e-6
+    for name, part in expected.items()
+    for leaf in jax.tree.leaves(part)[-1:]
+  )
+
+
+@pytest.mark.parametrize('second_order', ['mixed', 'reverse'])
+def test_central_differences(float64, second_order):
+  model, shape = MODELS['mlp']
+  inputs = jax.random.normal(jax.random.key(0), (4, *shape))
+  meta = Meta.of(model, inputs)
+  flat, unravel = jax.flatten_util.ravel_pytree(meta)
+
+  @jax.jit
+  def value(flat):
+    return meta_loss(unravel(flat), model, inputs, second_order, 'none')
+
+  gradient = jax.grad(value)(flat)
+  step = 1e-5
+  differences = [
+    (value(flat.at[i].add(step)) - value(flat.at[i].add(-step))) / (2 * step)
+    for i in range(len(flat))
+  ]
+  np.testing.assert_allclose(gradient, differences, rtol=1e-6, atol=1e-9)
+
+
+def test_what_the_loss_closes_over_is_differentiated(float64):
+  """d/dc of the gradient of c * x ** 3, with c traced and closed over."""
+
+  def slope(factor, exponent_key):
+    both = value_and_gradient(
+      # A key is traced and closed over too, and has no derivative.
+      lambda x, step: factor * x**3 * (1 + 0 * jax.random.normal(exponent_key))
+    )
+    return both(jnp.asarray(2.0), jnp.asarray(0))[1]
+
+  for transform in (lambda f: f, jax.jit):
+    derivative = transform(jax.grad(slope))(5.0, jax.random.key(0))
+    np.testing.assert_allclose(derivative, 12.0)
+
+
+def test_third_order(float64):
+  def end(start, second_order):
+    last, _ = descend(
+      lambda x, step: jnp.sum(jnp.sin(x) * x),
+      start,
+      optax.sgd(0.1),
+      2,
+      second_order=second_order,
+    )
+    return jnp.sum(last**2)
+
+  start = jnp.array([0.3, -1.2])
+  twice = [
+    jax.jacrev(jax.grad(end))(start, second_order)
+    for second_order in ('mixed', 'reverse')
+  ]
+  np.testing.assert_allclose(*twice, rtol=1e-12)
+
+
+def test_images_and_labels_cost_no_gradient():
+  """Only what is perturbed is differentiated on the way back."""
+  inputs = jax.random.normal(jax.random.key(0), (4, 5))
+
+  def outer(params):
+    both = value_and_gradient(lambda p, step: jnp.sum(jnp.tanh(inputs @ p)))
+    return jnp.sum(both(params, 0)[1])
+
+  jaxpr = jax.make_jaxpr(jax.grad(outer))(jnp.ones((5, 3)))
+  # A gradient with respect to the inputs would have their shape.
+  products = [
+    equation.outvars[0].aval.shape
+    for equation in jaxpr.eqns
+    if equation.primitive.name == 'dot_general'
+  ]
+  assert products
+  assert (4, 5) not in products
+
+
+def memory(num_steps: int, **how) -> int:
+  """Bytes of temporaries of a compiled meta-gradient."""
+  inputs = jnp.ones((64, 32))
+
+  def outer(params):
+    last, _ = descend(
+      lambda p, step: jnp.mean(jnp.tanh(jnp.tanh(inputs @ p) @ p) ** 2),
+      params,
+      optax.sgd(0.1),
+      num_steps,
+      **how,
+    )
+    return jnp.sum(last)
+
+  compiled = jax.jit(jax.grad(outer)).lower(jnp.eye(32)).compile()
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_of_a_long_inner_loop():
+  """Mixed keeps inputs alone; nested grows with the root of the steps."""
+  assert memory(65, second_order='mixed') < 0.6 * memory(
+    65, second_order='reverse'
+  )
+  growth = memory(257, checkpoint='nested') / memory(17, checkpoint='nested')
+  assert growth < 6  # 4 for the square root, 16 if every step were kept
+
+
+def test_an_unknown_way_names_the_known_ones():
+  with pytest.raises(
+    ValueError, match="one of mixed, reverse, none; got 'forward'"
+  ):
+    value_and_gradient(lambda x, step: x, 'forward')
+  with pytest.raises(
+    ValueError, match=r"none, step, nested, or a policy.*'no'"
+  ):
+    descend(lambda x, step: x, 1.0, optax.sgd(0.1), 1, checkpoint='no')
