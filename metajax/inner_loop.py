@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from jax.ad_checkpoint import checkpoint_name
 from metajax.base import PyTree
 from metajax.second_order import SecondOrder, value_and_gradient
 
-Checkpoint = Literal['none', 'step', 'nested'] | Callable[..., Any]
-_CHECKPOINTS = ('none', 'step', 'nested')
+_Checkpoint = Literal['none', 'step', 'nested']
+Checkpoint = _Checkpoint | Callable[..., Any]
 
 # What a checkpoint policy knows the gradients of the inner steps by.
 INNER_GRADIENT = 'inner_gradient'
@@ -83,10 +83,10 @@ def descend(
   """
   if num_steps < 0:
     raise ValueError(f'num_steps must be 0 or more, got {num_steps}')
-  if not callable(checkpoint) and checkpoint not in _CHECKPOINTS:
+  if not callable(checkpoint) and checkpoint not in get_args(_Checkpoint):
     raise ValueError(
-      f'checkpoint must be one of {", ".join(_CHECKPOINTS)}, or a policy of'
-      f' jax.checkpoint_policies; got {checkpoint!r}'
+      f'checkpoint must be one of {", ".join(get_args(_Checkpoint))}, or a'
+      f' policy of jax.checkpoint_policies; got {checkpoint!r}'
     )
   both = value_and_gradient(loss, second_order)
   if optimizer_state is None:

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import jaxpr_as_fun
 
+from metajax import partition
 from metajax.base import PyTree
 
 SecondOrder = Literal['mixed', 'reverse', 'none']
@@ -135,10 +136,7 @@ def _forward_over_reverse(
 
     def gradients(params: PyTree) -> PyTree:
       def loss(params: PyTree, varied: list) -> jax.Array:
-        constants = [
-          v if f is None else f for v, f in zip(varied, fixed, strict=True)
-        ]
-        return pure(params, constants, step)
+        return pure(params, partition.merge(varied, fixed), step)
 
       return jax.grad(loss, argnums=(0, 1))(params, varied)
 

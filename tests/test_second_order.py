@@ -18,20 +18,17 @@ MIXED = [('mixed', checkpoint) for checkpoint in CHECKPOINTS]
 REVERSE = [('reverse', checkpoint) for checkpoint in CHECKPOINTS[1:]]
 
 
-class Meta:
+def meta_parameters(model: Model, inputs: jax.Array) -> PyTree:
   """Everything that an outer loop may learn about an inner one."""
-
-  @staticmethod
-  def of(model: Model, inputs: jax.Array) -> PyTree:
-    params = model.init(jax.random.key(1), inputs)
-    params = jax.tree.map(lambda leaf: leaf.astype(inputs.dtype), params)
-    return {
-      'params': params,
-      'rates': jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.1), params),
-      'decay': jnp.asarray(0.01, inputs.dtype),
-      'labels': jax.random.normal(jax.random.key(2), (len(inputs), 3)),
-      'weights': jnp.linspace(0.5, 1.5, len(inputs), dtype=inputs.dtype),
-    }
+  params = model.init(jax.random.key(1), inputs)
+  params = jax.tree.map(lambda leaf: leaf.astype(inputs.dtype), params)
+  return {
+    'params': params,
+    'rates': jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.1), params),
+    'decay': jnp.asarray(0.01, inputs.dtype),
+    'labels': jax.random.normal(jax.random.key(2), (len(inputs), 3)),
+    'weights': jnp.linspace(0.5, 1.5, len(inputs), dtype=inputs.dtype),
+  }
 
 
 def meta_loss(meta, model, inputs, second_order, checkpoint) -> jax.Array:
@@ -65,7 +62,7 @@ def meta_loss(meta, model, inputs, second_order, checkpoint) -> jax.Array:
 def meta_gradient(model, shape, second_order, checkpoint) -> PyTree:
   """Over a batch of two tasks with one meta-parameter each way of sharing."""
   inputs = jax.random.normal(jax.random.key(0), (2, 4, *shape))
-  meta = Meta.of(model, inputs[0])
+  meta = meta_parameters(model, inputs[0])
 
   def mean_loss(meta):
     return jnp.mean(
@@ -111,7 +108,7 @@ def test_all_ways_agree(float64, name, ways):
 def test_central_differences(float64, second_order):
   model, shape = MODELS['mlp']
   inputs = jax.random.normal(jax.random.key(0), (4, *shape))
-  meta = Meta.of(model, inputs)
+  meta = meta_parameters(model, inputs)
   flat, unravel = jax.flatten_util.ravel_pytree(meta)
 
   @jax.jit

@@ -37,7 +37,6 @@ def gradient_learner(
   inner_lr: float,
   num_steps: int,
   *,
-  first_order: bool = False,
   second_order: SecondOrder = 'mixed',
   checkpoint: Checkpoint = 'none',
   inner_optimizer: InnerOptimizer = optax.sgd,
@@ -45,7 +44,8 @@ def gradient_learner(
 ) -> Learner:
   """A learner that descends the support loss from its meta-parameters.
 
-  Args and errors are those of `maml`.
+  Args and errors are those of `maml`, except for `first_order`, which is
+  `second_order='none'` here.
   """
   check_inner_loop(inner_lr, num_steps)
 
@@ -65,7 +65,7 @@ def gradient_learner(
       adapted,
       inner_optimizer(inner_lr),
       num_steps,
-      second_order='none' if first_order else second_order,
+      second_order=second_order,
       checkpoint=checkpoint,
     )
     trajectory = partition.merge(
@@ -126,8 +126,7 @@ def maml(
     objective,
     inner_lr,
     num_steps,
-    first_order=first_order,
-    second_order=second_order,
+    second_order='none' if first_order else second_order,
     checkpoint=checkpoint,
     inner_optimizer=inner_optimizer,
     adapts=adapts,

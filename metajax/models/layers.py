@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metajax.models.windows import Lowering, Padding, convolve, resolve
+from metajax.models.windows import Lowering, Padding, convolve, pair, resolve
 
 
 class Conv(nn.Module):
@@ -36,12 +36,10 @@ class Conv(nn.Module):
         f'{self.name}: a convolution wants [examples, height, width,'
         f' channels], got {inputs.shape}'
       )
-    size = self.kernel_size
-    rows, columns = (size, size) if isinstance(size, int) else size
     kernel = self.param(
       'kernel',
       self.kernel_init,
-      (rows, columns, inputs.shape[-1], self.features),
+      (*pair(self.kernel_size), inputs.shape[-1], self.features),
     )
     outputs = convolve(
       inputs,

@@ -80,14 +80,14 @@ def geometry(
     raise ValueError(
       f'{name}: wants inputs [examples, height, width, channels], got {shape}'
     )
-  size, stride, dilation = (_pair(n) for n in (size, stride, dilation))
-  for what, pair in (
+  size, stride, dilation = (pair(n) for n in (size, stride, dilation))
+  for what, numbers in (
     ('size', size),
     ('stride', stride),
     ('dilation', dilation),
   ):
-    if min(pair) < 1:
-      raise ValueError(f'{name}: {what} must be 1 or more, got {pair}')
+    if min(numbers) < 1:
+      raise ValueError(f'{name}: {what} must be 1 or more, got {numbers}')
   extent = [(n - 1) * step + 1 for n, step in zip(size, dilation, strict=True)]
   if padding == 'SAME':
     fits = [-(-n // step) for n, step in zip(shape[1:3], stride, strict=True)]
@@ -119,7 +119,8 @@ def geometry(
   )
 
 
-def _pair(number: int | tuple[int, int]) -> tuple[int, int]:
+def pair(number: int | tuple[int, int]) -> tuple[int, int]:
+  """The same number for height and width, unless two are given."""
   return (number, number) if isinstance(number, int) else number
 
 
@@ -268,11 +269,9 @@ def max_pool(
   Raises:
     ValueError: if no window fits, or an argument is none of the above.
   """
-  stride = size if stride is None else stride
-  where = geometry(inputs.shape, size, stride, 1, padding, 'max_pool')
-  if resolve(lowering) == 'matmul':
-    return reduce(jnp.maximum, slices(inputs, where, -math.inf))
-  return _reduce_window(inputs, where, -math.inf, jax.lax.max)
+  return _pool(
+    inputs, size, stride, padding, lowering, -math.inf, jax.lax.max, 'max_pool'
+  )
 
 
 def average_pool(
@@ -283,21 +282,27 @@ def average_pool(
   lowering: Lowering = 'auto',
 ) -> jax.Array:
   """Mean over windows, zeros beyond the edges included; else as `max_pool`."""
-  stride = size if stride is None else stride
-  where = geometry(inputs.shape, size, stride, 1, padding, 'average_pool')
-  if resolve(lowering) == 'matmul':
-    total = reduce(jnp.add, slices(inputs, where))
-  else:
-    total = _reduce_window(inputs, where, 0.0, jax.lax.add)
-  return total / math.prod(where.size)
+  total = _pool(
+    inputs, size, stride, padding, lowering, 0.0, jax.lax.add, 'average_pool'
+  )
+  return total / math.prod(pair(size))
 
 
-def _reduce_window(
+def _pool(
   inputs: jax.Array,
-  where: Geometry,
+  size: int | tuple[int, int],
+  stride: int | tuple[int, int] | None,
+  padding: Padding,
+  lowering: Lowering,
   start: float,
   combine: Callable[[jax.Array, jax.Array], jax.Array],
+  name: str,
 ) -> jax.Array:
+  """Combines what each window sees; `start` is seen beyond the edges."""
+  stride = size if stride is None else stride
+  where = geometry(inputs.shape, size, stride, 1, padding, name)
+  if resolve(lowering) == 'matmul':
+    return reduce(combine, slices(inputs, where, start))
   return jax.lax.reduce_window(
     inputs,
     np.asarray(start, inputs.dtype),
