@@ -200,7 +200,12 @@ def map_tasks(
   Returns:
     What `function` returns, with a leading axis of tasks.
   """
-  return jax.vmap(function)(task_keys(key, num_tasks(tasks)), tasks)
+  keyed = task_keys(key, num_tasks(tasks)), tasks
+  if num_tasks(tasks) > 1:
+    return jax.vmap(function)(*keyed)
+  # An axis of length 1 would hide from the compiler that products are plain.
+  only = function(*jax.tree.map(lambda leaf: leaf[0], keyed))
+  return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), only)
 
 
 def sample_tasks(sample: SampleTask, key: jax.Array, num: int) -> Task:

@@ -1,5 +1,9 @@
 """Spreading the work of a meta-gradient: over time, in chunks of tasks."""
 
+import math
+import os
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -12,8 +16,14 @@ from metajax.base import (
   task_keys,
 )
 
+ChunkSize = int | Literal['auto']
 
-def microbatch(grad: MetaGradient, chunk_size: int) -> MetaGradient:
+# On a CPU, work below this leaves vector units waiting for the next operation,
+# and much more than this does not fit into caches (docs/performance.md).
+_FLOPS_PER_CHUNK = 1e8
+
+
+def microbatch(grad: MetaGradient, chunk_size: ChunkSize) -> MetaGradient:
   r"""Computes a meta-gradient over `chunk_size` tasks at a time.
 
   .. math:: g = \sum_c \frac{|c|}{|B|} \, g_c
@@ -25,13 +35,13 @@ def microbatch(grad: MetaGradient, chunk_size: int) -> MetaGradient:
 
   Args:
     grad: any estimator that averages over tasks.
-    chunk_size: tasks per chunk.
+    chunk_size: tasks per chunk, or `'auto'` for that of `choose_chunk_size`.
 
   Returns:
     An estimator like `grad`.
 
   Raises:
-    ValueError: if `chunk_size` is not positive.
+    ValueError: if `chunk_size` is neither positive nor `'auto'`.
 
   Example:
     >>> import jax, metajax
@@ -42,8 +52,12 @@ def microbatch(grad: MetaGradient, chunk_size: int) -> MetaGradient:
     >>> learner = metajax.maml(model, metajax.mean_squared_error)
     >>> learner = learner._replace(grad=microbatch(learner.grad, 4))
   """
-  if chunk_size < 1:
-    raise ValueError(f'chunk_size must be 1 or more, got {chunk_size}')
+  if chunk_size != 'auto' and (
+    not isinstance(chunk_size, int) or chunk_size < 1
+  ):
+    raise ValueError(
+      f"chunk_size must be 'auto' or a number from 1, got {chunk_size!r}"
+    )
   # Its shapes are asked for before it is looped over: jit traces it once.
   grad = jax.jit(grad)
 
@@ -52,30 +66,33 @@ def microbatch(grad: MetaGradient, chunk_size: int) -> MetaGradient:
   ) -> tuple[PyTree, Metrics]:
     total = num_tasks(tasks)
     keyed = (task_keys(key, total), tasks)
-    if chunk_size >= total:
+    size = (
+      choose_chunk_size(grad, key, meta_params, tasks)
+      if chunk_size == 'auto'
+      else chunk_size
+    )
+    if size >= total:
       return grad(keyed[0], meta_params, tasks)
-    num_chunks, remainder = divmod(total, chunk_size)
+    num_chunks, remainder = divmod(total, size)
     whole = total - remainder
 
-    def weighted(chunk: tuple[jax.Array, Task], size: int) -> PyTree:
+    def weighted(chunk: tuple[jax.Array, Task], number: int) -> PyTree:
       keys, tasks = chunk
       return jax.tree.map(
-        lambda leaf: leaf * (size / total), grad(keys, meta_params, tasks)
+        lambda leaf: leaf * (number / total), grad(keys, meta_params, tasks)
       )
 
     def add(
       running: PyTree, chunk: tuple[jax.Array, Task]
     ) -> tuple[PyTree, None]:
-      return jax.tree.map(jnp.add, running, weighted(chunk, chunk_size)), None
+      return jax.tree.map(jnp.add, running, weighted(chunk, size)), None
 
     chunks = jax.tree.map(
-      lambda leaf: leaf[:whole].reshape(
-        num_chunks, chunk_size, *leaf.shape[1:]
-      ),
+      lambda leaf: leaf[:whole].reshape(num_chunks, size, *leaf.shape[1:]),
       keyed,
     )
     shapes = jax.eval_shape(
-      lambda chunk: weighted(chunk, chunk_size),
+      lambda chunk: weighted(chunk, size),
       jax.tree.map(lambda leaf: leaf[0], chunks),
     )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -86,3 +103,80 @@ def microbatch(grad: MetaGradient, chunk_size: int) -> MetaGradient:
     return result
 
   return accumulated
+
+
+def choose_chunk_size(
+  grad: MetaGradient,
+  key: jax.Array,
+  meta_params: PyTree,
+  tasks: Task,
+  memory: int | None = None,
+) -> int:
+  """How many tasks to vectorise together on the default backend.
+
+  On a CPU as many as make a chunk worth the dispatch of its operations: all
+  tasks of a tiny network, one task of a convolutional one. On an accelerator
+  all. In either case no more than need `memory` for temporaries: that is what
+  the compiler says it will allocate, nothing is run to find out. The number
+  divides that of the tasks.
+
+  Args:
+    grad: the estimator.
+    key: as for `grad`; of this and the following only shapes matter.
+    meta_params: as for `grad`.
+    tasks: all tasks of an outer step.
+    memory: bytes for temporaries; by default half of what the device has.
+
+  Returns:
+    The number of tasks in a chunk.
+
+  Example:
+    >>> import jax, metajax
+    >>> from metajax.models import mlp
+    >>> from metajax.tasks import sinusoid
+    >>> learner = metajax.maml(mlp([40, 40], 1), metajax.mean_squared_error)
+    >>> tasks = jax.vmap(sinusoid(10, 10))(jax.random.split(jax.random.key(0)))
+    >>> phi = learner.init(jax.random.key(1), tasks.support.inputs[0])
+    >>> choose_chunk_size(learner.grad, jax.random.key(2), phi, tasks)
+    2
+  """
+  total = num_tasks(tasks)
+  memory = _device_memory() // 2 if memory is None else memory
+  grad = jax.jit(grad)
+
+  def lower(size: int) -> jax.stages.Lowered:
+    shapes = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+      (
+        meta_params,
+        jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[:size], tasks)),
+      ),
+    )
+    keys = jax.eval_shape(lambda: task_keys(jax.random.key(0), size))
+    return grad.lower(keys, *shapes)
+
+  divisors = [size for size in range(1, total + 1) if total % size == 0]
+  cost = lower(1).cost_analysis() or {}
+  size = total
+  if jax.default_backend() == 'cpu' and cost.get('flops', 0) > 0:
+    wanted = math.ceil(_FLOPS_PER_CHUNK / cost['flops'])
+    size = max(each for each in divisors if each <= wanted)
+  # What a task reads and writes in all is more than it has to hold, and known
+  # without compiling.
+  most = cost.get('bytes accessed', math.inf)
+  while size > 1 and size * most > memory:
+    analysis = lower(size).compile().memory_analysis()
+    needed = analysis.temp_size_in_bytes if analysis else 0
+    if needed <= memory:
+      break
+    fits = min(size - 1, size * memory // needed)
+    size = max(each for each in divisors if each <= max(fits, 1))
+  return size
+
+
+def _device_memory() -> int:
+  """Bytes that the device computes in."""
+  statistics = jax.local_devices()[0].memory_stats() or {}
+  if 'bytes_limit' in statistics:
+    return int(statistics['bytes_limit'])
+  return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')

@@ -20,7 +20,7 @@ from metajax.base import (
 )
 from metajax.normalisation import Normalisation, predict_queries
 from metajax.objectives import confidence_interval
-from metajax.parallel import microbatch
+from metajax.parallel import ChunkSize, microbatch
 
 
 class TrainState(NamedTuple):
@@ -47,7 +47,7 @@ def make_train_step(
   sample: SampleTask,
   *,
   tasks_per_step: int,
-  chunk_size: int | None = None,
+  chunk_size: ChunkSize = 'auto',
   max_skipped_in_a_row: int = 20,
 ) -> TrainStep:
   r"""Makes the outer loop: sample tasks, estimate the meta-gradient, update.
@@ -67,8 +67,8 @@ def make_train_step(
       compiled program if it is a `jax.tree_util.Partial` (as those of
       `metajax.tasks` are), constants of it otherwise.
     tasks_per_step: tasks per outer step.
-    chunk_size: tasks that are vectorised together (see `microbatch`); all by
-      default.
+    chunk_size: tasks that are vectorised together (see `microbatch`); what
+      suits the work of one task and the device by default.
     max_skipped_in_a_row: when to give up.
 
   Returns:
@@ -97,9 +97,7 @@ def make_train_step(
     raise ValueError(
       f'max_skipped_in_a_row must be 1 or more, got {max_skipped_in_a_row}'
     )
-  grad = meta_learner.grad
-  if chunk_size is not None:
-    grad = microbatch(grad, chunk_size)
+  grad = microbatch(meta_learner.grad, chunk_size)
 
   def init(key: jax.Array) -> TrainState:
     params_key, run_key = jax.random.split(key)

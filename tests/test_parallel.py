@@ -58,7 +58,9 @@ def test_one_chunk_at_a_time_is_in_flight():
   assert set(sizes) == {3, 1}
 
 
-@pytest.mark.parametrize('chunk_size', [0, -2])
+@pytest.mark.parametrize('chunk_size', [0, -2, 1.5, 'all'])
 def test_a_chunk_of_no_tasks_is_refused(chunk_size):
-  with pytest.raises(ValueError, match=f'1 or more, got {chunk_size}'):
+  with pytest.raises(
+    ValueError, match=f"'auto' or a number from 1, got {chunk_size!r}"
+  ):
     microbatch(mean_with_noise, chunk_size)

@@ -10,7 +10,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metajax.models.windows import Lowering, Padding, convolve, pair, resolve
+from metajax.models.windows import (
+  Lowering,
+  Padding,
+  convolve,
+  max_pool,
+  pair,
+  resolve,
+)
 
 
 class Conv(nn.Module):
@@ -61,9 +68,15 @@ class BatchNorm(nn.Module):
 
   It has no running average. Statistics are held fixed only if a collection
   `statistics` is passed in, as `Model.freeze` arranges.
+
+  With `pool` the outputs are max-pooled by windows of that size. It is the
+  same as `max_pool(BatchNorm()(inputs), pool)`, but only what is the maximum
+  of a window is normalised: with a factor above 0 that is the highest of the
+  inputs, below 0 the lowest.
   """
 
   epsilon: float = 1e-3  # that of the authors' code of MAML and of Reptile
+  pool: int = 1
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -85,9 +98,11 @@ class BatchNorm(nn.Module):
       self.put_variable('statistics', 'mean', mean)
       self.put_variable('statistics', 'variance', variance)
     factor = scale * jax.lax.rsqrt(variance + self.epsilon)
-    return (inputs - jnp.expand_dims(mean, axes)) * jnp.expand_dims(
-      factor, axes
-    ) + jnp.expand_dims(bias, axes)
+    if self.pool > 1:
+      sign = jnp.where(scale < 0, -jnp.ones_like(scale), jnp.ones_like(scale))
+      inputs = max_pool(inputs, self.pool, sign=sign)
+    shift = bias - mean * factor
+    return inputs * jnp.expand_dims(factor, axes) + jnp.expand_dims(shift, axes)
 
 
 class LayerNorm(nn.Module):

@@ -47,13 +47,12 @@ class _Conv4(nn.Module):
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
     hidden = inputs
-    stride = 2 if self.downsample == 'stride' else 1
+    stride, pool = (2, 1) if self.downsample == 'stride' else (1, 2)
     for _ in range(4):
-      # A bias before batch normalisation has no effect.
+      # A bias before batch normalisation has no effect, and a maximum may as
+      # well be taken before what preserves order.
       hidden = Conv(self.width, stride=stride, use_bias=False)(hidden)
-      hidden = nn.relu(BatchNorm()(hidden))
-      if self.downsample == 'max_pool':
-        hidden = max_pool(hidden)
+      hidden = nn.relu(BatchNorm(pool=pool)(hidden))
     if self.pool == 'mean':
       hidden = jnp.mean(hidden, axis=(1, 2))
     hidden = hidden.reshape(len(hidden), -1)

@@ -9,7 +9,7 @@ pass alike.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -214,6 +214,8 @@ def convolve(
     inputs.shape, (rows, columns), stride, dilation, padding, name
   )
   if resolve(lowering) == 'matmul':
+    if _fewer_copies_by_rows(where, kernel):
+      return _product_by_rows(inputs, kernel, where)
     return _product(slices(inputs, where), kernel)
   return jax.lax.conv_general_dilated(
     inputs,
@@ -245,12 +247,54 @@ def _product(parts: list[jax.Array], kernel: jax.Array) -> jax.Array:
   return outputs.reshape(*shape, features)
 
 
+def _fewer_copies_by_rows(where: Geometry, kernel: jax.Array) -> bool:
+  rows, columns, channels, features = kernel.shape
+  whole = rows * columns * channels
+  return where.stride[0] == 1 and columns * channels + rows * features < whole
+
+
+def _product_by_rows(
+  inputs: jax.Array, kernel: jax.Array, where: Geometry
+) -> jax.Array:
+  """As `_product`, but what the rows of a window add up is shifted afterwards.
+
+  Windows of one row are a third as large as whole ones of three; the product
+  with all rows of the kernel is as large, and their sum follows. For three rows
+  and columns that is 3 + 3 copies of an image instead of 9.
+  """
+  rows, columns, channels, features = kernel.shape
+  height = inputs.shape[1]
+  strips = slices(
+    inputs,
+    where._replace(
+      size=(1, columns),
+      padding=((0, 0), where.padding[1]),
+      out=(height, where.out[1]),
+    ),
+  )
+  flat = jnp.moveaxis(kernel, -1, 1).reshape(-1, columns * channels)
+  windows = jnp.concatenate(strips, axis=-1)
+  products = windows.reshape(-1, columns * channels) @ flat.T
+  products = products.reshape(*windows.shape[:-1], rows * features)
+  parts = jax.lax.split(products, [features] * rows, axis=3)
+  none = (0, 0, 0)
+  zero = jnp.zeros((), products.dtype)
+
+  def shifted(part: jax.Array, row: int) -> jax.Array:
+    above = where.padding[0][0] - row * where.dilation[0]
+    below = where.out[0] - height - above
+    return jax.lax.pad(part, zero, (none, (above, below, 0), none, none))
+
+  return reduce(jnp.add, [shifted(part, row) for row, part in enumerate(parts)])
+
+
 def max_pool(
   inputs: jax.Array,
   size: int | tuple[int, int] = 2,
   stride: int | tuple[int, int] | None = None,
   padding: Padding = 'VALID',
   lowering: Lowering = 'auto',
+  sign: jax.Array | None = None,
 ) -> jax.Array:
   """Maximum over windows; by default 2x2 ones that do not overlap.
 
@@ -259,8 +303,10 @@ def max_pool(
     size: of a window.
     stride: distance between windows; their size by default.
     padding: as in `convolve`; nothing beyond the edges is ever the maximum.
-    lowering: `'matmul'`, the maximum of slices; `'native'`, a windowed
-      reduction; `'auto'`, whichever is faster on this backend.
+    lowering: `'matmul'`, a reduction of the windows side by side; `'native'`, a
+      windowed reduction; `'auto'`, whichever is faster on this backend. The
+      derivative of both goes to the first maximum of a window.
+    sign: 1 or -1 for each channel; where it is -1 the result is the minimum.
 
   Returns:
     `[examples, rows, columns, channels]`. By default an odd last row or column
@@ -269,8 +315,14 @@ def max_pool(
   Raises:
     ValueError: if no window fits, or an argument is none of the above.
   """
-  return _pool(
-    inputs, size, stride, padding, lowering, -math.inf, jax.lax.max, 'max_pool'
+  stride = size if stride is None else stride
+  where = geometry(inputs.shape, size, stride, 1, padding, 'max_pool')
+  if resolve(lowering) == 'matmul':
+    seen, axes = _seen(inputs, where, -math.inf)
+    return _highest(seen, sign, axes)
+  upright = 1 if sign is None else _along_channels(sign, inputs)
+  return upright * _reduce_windows(
+    upright * inputs, where, -math.inf, jax.lax.max
   )
 
 
@@ -282,27 +334,91 @@ def average_pool(
   lowering: Lowering = 'auto',
 ) -> jax.Array:
   """Mean over windows, zeros beyond the edges included; else as `max_pool`."""
-  total = _pool(
-    inputs, size, stride, padding, lowering, 0.0, jax.lax.add, 'average_pool'
+  stride = size if stride is None else stride
+  where = geometry(inputs.shape, size, stride, 1, padding, 'average_pool')
+  if resolve(lowering) == 'matmul':
+    total = jnp.sum(*_seen(inputs, where, 0.0))
+  else:
+    total = _reduce_windows(inputs, where, 0.0, jax.lax.add)
+  return total / math.prod(where.size)
+
+
+def _seen(
+  inputs: jax.Array, where: Geometry, fill: float
+) -> tuple[jax.Array, tuple[int, ...]]:
+  """What windows see, along axes of its own, and which axes those are."""
+  rows, columns = where.size
+  if where.size != where.stride or any(map(any, where.padding)):
+    return jnp.stack(slices(inputs, where, fill)), (0,)
+  # Windows side by side are but another shape of the same array.
+  height, width = where.out
+  whole = inputs[:, : height * rows, : width * columns]
+  return whole.reshape(len(inputs), height, rows, width, columns, -1), (2, 4)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _highest(
+  seen: jax.Array, sign: jax.Array | None, axes: tuple[int, ...]
+) -> jax.Array:
+  if sign is None:
+    return jnp.max(seen, axes)
+  highest = jnp.max(_along_channels(sign, seen) * seen, axes)
+  return _along_channels(sign, highest) * highest
+
+
+def _along_channels(numbers: jax.Array, like: jax.Array) -> jax.Array:
+  return jnp.expand_dims(numbers, tuple(range(like.ndim - 1)))
+
+
+@_highest.defjvp
+def _highest_jvp(
+  axes: tuple[int, ...], primals: tuple, tangents: tuple
+) -> tuple[jax.Array, jax.Array]:
+  """The change at the place of the maximum, the first if there are several.
+
+  The derivative of `jnp.maximum` asks which argument equals the result. A
+  compiler that computes both anew in different loops rounds them differently,
+  and the answer may be none. Here places are found by the same comparisons
+  that find the maximum, so there always is exactly one. They are numbered in
+  the type of the inputs because loops over a single type are fast.
+  """
+  (seen, sign), (change, _) = primals, tangents
+  key = seen if sign is None else _along_channels(sign, seen) * seen
+  key = jax.lax.stop_gradient(key)
+  place = jnp.zeros((1,) * seen.ndim, seen.dtype)
+  for axis in axes:
+    steps = jnp.arange(seen.shape[axis], dtype=seen.dtype)
+    shape = [-1 if each == axis else 1 for each in range(seen.ndim)]
+    place = place * seen.shape[axis] + steps.reshape(shape)
+
+  def higher(left: tuple, right: tuple) -> tuple:
+    (value, _), (other, _) = left, right
+    passes = (other > value) | jnp.isnan(other)
+    return jax.tree.map(
+      lambda old, new: jnp.where(passes, new, old), left, right
+    )
+
+  _, first = jax.lax.reduce(
+    (key, jnp.broadcast_to(place, seen.shape)),
+    (jnp.array(-jnp.inf, seen.dtype), jnp.zeros((), seen.dtype)),
+    higher,
+    axes,
   )
-  return total / math.prod(pair(size))
+  chosen = jnp.expand_dims(first, axes) == place
+
+  def choose(values: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(chosen, values, jnp.zeros((), seen.dtype)), axes)
+
+  return choose(seen), choose(change)
 
 
-def _pool(
+def _reduce_windows(
   inputs: jax.Array,
-  size: int | tuple[int, int],
-  stride: int | tuple[int, int] | None,
-  padding: Padding,
-  lowering: Lowering,
+  where: Geometry,
   start: float,
   combine: Callable[[jax.Array, jax.Array], jax.Array],
-  name: str,
 ) -> jax.Array:
   """Combines what each window sees; `start` is seen beyond the edges."""
-  stride = size if stride is None else stride
-  where = geometry(inputs.shape, size, stride, 1, padding, name)
-  if resolve(lowering) == 'matmul':
-    return reduce(combine, slices(inputs, where, start))
   return jax.lax.reduce_window(
     inputs,
     np.asarray(start, inputs.dtype),

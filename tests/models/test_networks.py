@@ -6,8 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from metajax import cross_entropy, descend
 from metajax.models import conv4, from_linen, mlp, resnet12, transformer
 
 
@@ -81,6 +83,60 @@ def test_conv4_with_pooling_refuses_images_that_it_would_pool_away():
       jax.random.key(0),
       jnp.zeros((1, 8, 8, 1)),
     )
+
+
+def conv4_by_hand(params, images):
+  """Conv-4 with pooling, of what XLA has for it."""
+  hidden = images
+  for index in range(4):
+    hidden = jax.lax.conv_general_dilated(
+      hidden,
+      params[f'Conv_{index}']['kernel'],
+      (1, 1),
+      'SAME',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    norm = params[f'BatchNorm_{index}']
+    centred = hidden - jnp.mean(hidden, (0, 1, 2), keepdims=True)
+    variance = jnp.mean(centred**2, (0, 1, 2), keepdims=True)
+    scale, bias = (norm[name][None, None, None] for name in ('scale', 'bias'))
+    hidden = nn.relu(centred / jnp.sqrt(variance + 1e-3) * scale + bias)
+    hidden = nn.max_pool(hidden, (2, 2), (2, 2))
+  head = params['head']
+  return hidden.reshape(len(hidden), -1) @ head['kernel'] + head['bias'][None]
+
+
+def test_conv4_with_pooling_adapts_as_one_written_by_hand(float64):
+  """Compiled, where a maximum may be computed anew, with other rounding."""
+  random = np.random.default_rng(0)
+  model = conv4(5, width=8, downsample='max_pool', pool='flatten')
+  support, queries = jnp.asarray(random.random((2, 5, 28, 28, 1)))
+  labels = jnp.arange(5)
+  # Scales of both signs: a negative one turns a maximum into a minimum.
+  params = jax.tree.map(
+    lambda leaf: jnp.asarray(random.normal(0.0, 0.3, leaf.shape)),
+    jax.eval_shape(model.init, jax.random.key(0), support),
+  )
+
+  def meta_gradient(apply):
+    def loss(params, images):
+      return cross_entropy(apply(params, images), labels)[0]
+
+    def meta_loss(params):
+      adapted, _ = descend(
+        lambda params, step: loss(params, support), params, optax.sgd(0.1), 3
+      )
+      return loss(adapted, queries)
+
+    return jax.jit(jax.value_and_grad(meta_loss))(params)
+
+  jax.tree.map(
+    lambda ours, theirs: np.testing.assert_allclose(
+      ours, theirs, rtol=1e-9, atol=1e-12
+    ),
+    meta_gradient(model.apply),
+    meta_gradient(conv4_by_hand),
+  )
 
 
 def test_mlp_equals_matrix_products():

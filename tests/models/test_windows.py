@@ -127,8 +127,34 @@ def test_pooling_equals_numpy():
   blocks = inputs[:, :4].reshape(2, 2, 2, 3, 2, 3)
   np.testing.assert_array_equal(max_pool(inputs), blocks.max((2, 4)))
   np.testing.assert_allclose(
-    average_pool(inputs), blocks.mean((2, 4)), rtol=1e-6
+    average_pool(inputs), blocks.mean((2, 4)), rtol=1e-6, atol=1e-6
   )
+
+
+def test_only_the_first_of_several_maxima_has_a_derivative():
+  inputs = jnp.array([[1.0, 3.0], [3.0, 2.0]])[None, :, :, None]
+  for lowering in ('matmul', 'native'):
+    slopes = jax.grad(lambda x, by=lowering: max_pool(x, lowering=by).sum())(
+      inputs
+    )
+    np.testing.assert_array_equal(slopes[0, :, :, 0], [[0, 1], [0, 0]])
+
+
+def test_a_pool_with_a_negative_sign_is_a_minimum(float64):
+  inputs, sign = random(2, 4, 6, 3), jnp.array([1.0, -1.0, 1.0])
+  blocks = np.asarray(inputs).reshape(2, 2, 2, 3, 2, 3)
+  expected = np.where(sign < 0, blocks.min((2, 4)), blocks.max((2, 4)))
+
+  def by(lowering):
+    return lambda inputs: max_pool(inputs, lowering=lowering, sign=sign)
+
+  np.testing.assert_array_equal(by('matmul')(inputs), expected)
+  assert_the_same(by('matmul'), by('native'), inputs)
+
+
+def test_a_pool_of_what_is_not_a_number_is_not_a_number():
+  inputs = jnp.array([[1.0, jnp.nan], [3.0, 2.0]])[None, :, :, None]
+  assert jnp.isnan(jax.jit(max_pool)(inputs)).all()
 
 
 def test_padding_is_never_a_maximum():
