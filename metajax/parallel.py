@@ -15,6 +15,7 @@ from metajax.base import (
   num_tasks,
   task_keys,
 )
+from metajax.cost import cost
 
 ChunkSize = int | Literal['auto']
 
@@ -144,33 +145,30 @@ def choose_chunk_size(
   memory = _device_memory() // 2 if memory is None else memory
   grad = jax.jit(grad)
 
-  def lower(size: int) -> jax.stages.Lowered:
-    shapes = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-      (
-        meta_params,
-        jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[:size], tasks)),
-      ),
+  def arguments(size: int) -> tuple[jax.Array, PyTree, Task]:
+    chunk = jax.eval_shape(
+      lambda: (
+        task_keys(jax.random.key(0), size),
+        jax.tree.map(lambda leaf: leaf[:size], tasks),
+      )
     )
-    keys = jax.eval_shape(lambda: task_keys(jax.random.key(0), size))
-    return grad.lower(keys, *shapes)
+    return chunk[0], meta_params, chunk[1]
 
   divisors = [size for size in range(1, total + 1) if total % size == 0]
-  cost = lower(1).cost_analysis() or {}
+  one = cost(grad, *arguments(1))
   size = total
-  if jax.default_backend() == 'cpu' and cost.get('flops', 0) > 0:
-    wanted = math.ceil(_FLOPS_PER_CHUNK / cost['flops'])
+  if jax.default_backend() == 'cpu':
+    wanted = math.ceil(_FLOPS_PER_CHUNK / max(one.flops, 1))
     size = max(each for each in divisors if each <= wanted)
-  # What a task reads and writes in all is more than it has to hold, and known
-  # without compiling.
-  most = cost.get('bytes accessed', math.inf)
-  while size > 1 and size * most > memory:
-    analysis = lower(size).compile().memory_analysis()
+  # A program that writes less than that in all needs no look at how much of it
+  # is alive at once, which only the compiler knows.
+  while size > 1 and size * one.bytes > memory:
+    analysis = grad.lower(*arguments(size)).compile().memory_analysis()
     needed = analysis.temp_size_in_bytes if analysis else 0
     if needed <= memory:
       break
-    fits = min(size - 1, size * memory // needed)
-    size = max(each for each in divisors if each <= max(fits, 1))
+    fits = max(1, min(size - 1, size * memory // needed))
+    size = max(each for each in divisors if each <= fits)
   return size
 
 
