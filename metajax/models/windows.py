@@ -7,6 +7,7 @@ the other a maximum or a sum, in the forward, the backward and the second-order
 pass alike.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
@@ -383,33 +384,31 @@ def _highest_jvp(
   the type of the inputs because loops over a single type are fast.
   """
   (seen, sign), (change, _) = primals, tangents
-  key = seen if sign is None else _along_channels(sign, seen) * seen
-  key = jax.lax.stop_gradient(key)
-  place = jnp.zeros((1,) * seen.ndim, seen.dtype)
-  for axis in axes:
-    steps = jnp.arange(seen.shape[axis], dtype=seen.dtype)
-    shape = [-1 if each == axis else 1 for each in range(seen.ndim)]
-    place = place * seen.shape[axis] + steps.reshape(shape)
+  keys = seen if sign is None else _along_channels(sign, seen) * seen
+  keys = jax.lax.stop_gradient(keys)
+  sizes = [seen.shape[axis] for axis in axes]
 
-  def higher(left: tuple, right: tuple) -> tuple:
-    (value, _), (other, _) = left, right
-    passes = (other > value) | jnp.isnan(other)
-    return jax.tree.map(
-      lambda old, new: jnp.where(passes, new, old), left, right
-    )
+  def at(values: jax.Array, place: tuple[int, ...]) -> jax.Array:
+    index: list[slice | int] = [slice(None)] * values.ndim
+    for axis, number in zip(axes, place, strict=True):
+      index[axis] = number
+    return values[tuple(index)]
 
-  _, first = jax.lax.reduce(
-    (key, jnp.broadcast_to(place, seen.shape)),
-    (jnp.array(-jnp.inf, seen.dtype), jnp.zeros((), seen.dtype)),
-    higher,
-    axes,
+  places = list(itertools.product(*map(range, sizes)))
+  highest, value = at(keys, places[0]), at(seen, places[0])
+  first = jnp.zeros_like(highest)
+  for number, place in enumerate(places[1:], start=1):
+    key = at(keys, place)
+    higher = (key > highest) | jnp.isnan(key)
+    highest = jnp.where(higher, key, highest)
+    value = jnp.where(higher, at(seen, place), value)
+    first = jnp.where(higher, jnp.full_like(first, number), first)
+
+  numbers = jnp.arange(len(places), dtype=seen.dtype).reshape(
+    [seen.shape[axis] if axis in axes else 1 for axis in range(seen.ndim)]
   )
-  chosen = jnp.expand_dims(first, axes) == place
-
-  def choose(values: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.where(chosen, values, jnp.zeros((), seen.dtype)), axes)
-
-  return choose(seen), choose(change)
+  chosen = jnp.expand_dims(first, axes) == numbers
+  return value, jnp.sum(jnp.where(chosen, change, jnp.zeros_like(change)), axes)
 
 
 def _reduce_windows(
