@@ -45,6 +45,6 @@ setup(
     'dev': DEV,
     'gpu': ['jax[cuda12]>=0.10'],
     'tpu': ['jax[tpu]>=0.10'],
-    'benchmark': ['torch>=2.6', 'threadpoolctl>=3.0'],
+    'benchmark': ['torch>=2.6', 'higher>=0.2.1', 'torchopt>=0.7.3'],
   },
 )

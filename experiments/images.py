@@ -273,9 +273,12 @@ def main() -> int:
   from experiments import loop, pictures
   from experiments.problem import Problem
   from metajax.objectives import cross_entropy
+  from metajax.precision import with_precision
 
   train_ways, _, _ = _sizes(recipe, training=True)
-  model = recipe.network(train_ways, width=FLAGS.width)
+  model = with_precision(
+    recipe.network(train_ways, width=FLAGS.width), FLAGS.precision
+  )
   if FLAGS.data_file:
     _check_size(model, data.train)
   problem = Problem(
@@ -295,6 +298,7 @@ def main() -> int:
       'evaluation': recipe.evaluation,
       'test_tasks': FLAGS.eval_tasks,
       'test_seed': loop.TEST_SEED,
+      'precision': FLAGS.precision,
       **data.protocol,
     },
   )

@@ -51,6 +51,14 @@ class _Number(flags.ArgumentParser):
     return self._kind.__name__
 
 
+class _NumberOrAuto(_Number):
+  """A number in a range, or the word `auto`."""
+
+  def parse(self, argument: Any) -> Any:
+    """Returns the number or `'auto'`, or raises ValueError."""
+    return argument if argument == 'auto' else super().parse(argument)
+
+
 # Flags that overwrite a field of the recipe of the same name.
 _COUNTS = {
   'shots': 'support examples per class',
@@ -61,7 +69,6 @@ _COUNTS = {
   'inner_batch': 'examples per inner step (Reptile)',
   'eval_inner_steps': 'inner steps at test',
   'tasks_per_step': 'tasks per outer step',
-  'chunk_size': 'tasks that are vectorised together; the result is the same',
   'steps': 'outer steps',
   'checkpoint_every': 'steps between checkpoints, each with validation',
   'log_every': 'steps per dispatch, and per line of metrics.jsonl',
@@ -95,6 +102,18 @@ def define_flags(algorithms: Iterable[str], evaluations: list[str]) -> None:
   flags.DEFINE_enum('algorithm', 'maml', sorted(algorithms), 'the method')
   for name, text in _COUNTS.items():
     define_count(name, None, f'{text} [default: the recipe]')
+  flags.DEFINE(
+    _NumberOrAuto(
+      int,
+      lambda value: 1 <= value < 2**31,
+      f'auto, or a whole number from 1 to {2**31 - 1}',
+    ),
+    'chunk_size',
+    None,
+    'tasks that are vectorised together; the result is the same but for'
+    ' rounding. auto: as many as keep the device busy with the work that one'
+    ' task is, and as fit half of its memory [default: the recipe]',
+  )
   for name, text in _RATES.items():
     flags.DEFINE(
       _Number(
@@ -120,6 +139,11 @@ def define_flags(algorithms: Iterable[str], evaluations: list[str]) -> None:
       'what a test query shares its batch statistics with: all queries of its'
       ' task, the support set alone, or training images [default: the recipe]',
     )
+  flags.DEFINE_enum(
+    'precision', 'float32', ['float32', 'bfloat16'],
+    'what the network computes in; parameters, losses and statistics of'
+    ' normalisation are in float32 always. On CPU bfloat16 is the slower one',
+  )  # fmt: skip
   define_count('seed', 0, 'of everything random in training', at_least=0)
   flags.DEFINE_string('workdir', None, 'where results go [default: runs/...]')
   flags.DEFINE_bool('resume', False, 'go on from the newest good checkpoint')

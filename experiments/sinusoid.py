@@ -36,6 +36,7 @@ def main() -> int:
   from experiments import loop, pictures
   from experiments.problem import Problem
   from metajax.objectives import mean_squared_error
+  from metajax.precision import with_precision
   from metajax.tasks import sinusoid
 
   train_shots = recipe.train_shots or recipe.shots
@@ -44,7 +45,7 @@ def main() -> int:
     algorithm=ALGORITHMS[FLAGS.algorithm],
     recipe=recipe,
     objective=mean_squared_error,
-    model=recipe.network(1),
+    model=with_precision(recipe.network(1), FLAGS.precision),
     train=sinusoid(train_shots, recipe.train_queries or recipe.queries),
     validation=tested,
     test=tested,
@@ -55,6 +56,7 @@ def main() -> int:
       'queries': recipe.queries,
       'test_tasks': FLAGS.eval_tasks,
       'test_seed': loop.TEST_SEED,
+      'precision': FLAGS.precision,
       'amplitude': 'U(0.1, 5)',
       'phase': 'U(0, pi)',
       'x': 'U(-5, 5)',

@@ -11,6 +11,7 @@ the table of all methods with their published settings in
 `metajax.algorithms.table`.
 """
 
+from metajax.accumulate import accumulate
 from metajax.algorithms import (
   anil,
   fomaml,
@@ -37,7 +38,7 @@ from metajax.objectives import (
   cross_entropy,
   mean_squared_error,
 )
-from metajax.parallel import microbatch
+from metajax.parallel import choose_chunk_size, microbatch
 from metajax.precision import with_precision
 from metajax.training import (
   Evaluation,
@@ -60,8 +61,10 @@ __all__ = [
   'Task',
   'TrainState',
   'TrainStep',
+  'accumulate',
   'anil',
   'backprop',
+  'choose_chunk_size',
   'confidence_interval',
   'cross_entropy',
   'descend',

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 
 class Cost(NamedTuple):
@@ -23,7 +24,8 @@ def cost(function: Callable[..., Any], *args: Any) -> Cost:
   A product of an :math:`m \times k` and a :math:`k \times n` matrix counts
   :math:`2 m k n`, a convolution twice its kernel for every output. The bodies
   of loops count as often as they run, and once where that is not known
-  beforehand (a `while` loop); of branches, the most expensive one counts.
+  beforehand (a `while` loop); of branches, the most expensive one counts. What
+  no result depends on is left out, as a compiler does.
 
   Args:
     function: anything that can be traced.
@@ -37,7 +39,9 @@ def cost(function: Callable[..., Any], *args: Any) -> Cost:
     >>> cost(lambda a, b: a @ b, jnp.ones((2, 3)), jnp.ones((3, 5)))
     Cost(flops=60, bytes=40)
   """
-  return _of_program(jax.make_jaxpr(function)(*args).jaxpr)
+  program = jax.make_jaxpr(function)(*args).jaxpr
+  needed, _ = dce_jaxpr(program, [True] * len(program.outvars))
+  return _of_program(needed)
 
 
 def _of_program(program: Jaxpr) -> Cost:

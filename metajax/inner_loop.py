@@ -10,6 +10,7 @@ import optax
 from jax.ad_checkpoint import checkpoint_name
 
 from metajax.base import PyTree
+from metajax.replay import Gradient, Update, descend_segment
 from metajax.second_order import SecondOrder, value_and_gradient
 
 _Checkpoint = Literal['none', 'step', 'nested']
@@ -17,6 +18,7 @@ Checkpoint = _Checkpoint | Callable[..., Any]
 
 # What a checkpoint policy knows the gradients of the inner steps by.
 INNER_GRADIENT = 'inner_gradient'
+_SAVE_GRADIENT = jax.checkpoint_policies.save_only_these_names(INNER_GRADIENT)
 
 
 class Descent(NamedTuple):
@@ -59,10 +61,13 @@ def descend(
       `'none'` holds the gradients constant, so that d(result)/d(params) is the
       identity for SGD.
     checkpoint: what is computed again instead of kept. `'none'`: nothing;
-      `'step'`: every step, from its parameters; `'nested'`: blocks of steps,
-      so that memory grows with the square root of `num_steps`; or a policy of
+      `'step'`: every step, from its parameters; `'nested'`: segments of steps,
+      of which the last keep nothing but their gradients and the others nothing
+      at all, so that memory grows with the square root of `num_steps` (reverse
+      mode only; see `metajax.replay`); or a policy of
       `jax.checkpoint_policies` for every step, to which the inner gradients
-      are known as `'inner_gradient'`.
+      are known as `'inner_gradient'`. Where the activations of one step are
+      what is large, wrap the loss in `metajax.accumulate` too.
 
   Returns:
     The parameters after the last step, and a `Descent`.
@@ -92,15 +97,17 @@ def descend(
   if optimizer_state is None:
     optimizer_state = optimizer.init(params)
 
-  def step(carry: PyTree, index: jax.Array) -> tuple[PyTree, PyTree]:
+  def update(gradient: PyTree, carry: PyTree) -> PyTree:
     params, optimizer_state = carry
-    value, gradient = both(params, index)
-    gradient = checkpoint_name(gradient, INNER_GRADIENT)
     updates, optimizer_state = optimizer.update(
       gradient, optimizer_state, params
     )
-    params = optax.apply_updates(params, updates)
-    return (params, optimizer_state), (value, params)
+    return optax.apply_updates(params, updates), optimizer_state
+
+  def step(carry: PyTree, index: jax.Array) -> tuple[PyTree, PyTree]:
+    value, gradient = both(carry[0], index)
+    carry = update(checkpoint_name(gradient, INNER_GRADIENT), carry)
+    return carry, (value, carry[0])
 
   # The first step stands outside of the loop: under a vmap over tasks a loop
   # would give every task its own copy of the parameters, where the first step
@@ -112,9 +119,13 @@ def descend(
     visited.append(_stack(first))
     losses.append(value[None])
   if num_steps > 1:
-    carry, (values, later) = _scan(
-      step, carry, jnp.arange(1, num_steps), checkpoint
-    )
+    indices = jnp.arange(1, num_steps)
+    if checkpoint == 'nested':
+      carry, (values, later) = _nested(both, update, carry, indices)
+    else:
+      carry, (values, later) = jax.lax.scan(
+        _checkpointed(step, checkpoint), carry, indices
+      )
     visited.append(later)
     losses.append(values)
   last, optimizer_state = carry
@@ -133,31 +144,38 @@ _Step = Callable[[PyTree, jax.Array], tuple[PyTree, PyTree]]
 def _checkpointed(step: _Step, checkpoint: Checkpoint) -> _Step:
   if checkpoint == 'none':
     return step
+  if checkpoint == 'nested':
+    checkpoint = _SAVE_GRADIENT
   policy = checkpoint if callable(checkpoint) else None
   checkpointed: _Step = jax.checkpoint(step, policy=policy)
   return checkpointed
 
 
-def _scan(
-  step: _Step, carry: PyTree, indices: jax.Array, checkpoint: Checkpoint
+def _nested(
+  gradient: Gradient, update: Update, carry: PyTree, indices: jax.Array
 ) -> tuple[PyTree, PyTree]:
-  """A `scan` over steps that keeps what `checkpoint` says."""
-  step = _checkpointed(step, checkpoint)
-  if checkpoint != 'nested':
-    return jax.lax.scan(step, carry, indices)
-  size = math.isqrt(len(indices))
-  whole = len(indices) // size * size
+  """Steps in segments, with memory that grows with the root of their number.
 
-  @jax.checkpoint
-  def block(carry: PyTree, indices: jax.Array) -> tuple[PyTree, PyTree]:
-    return jax.lax.scan(step, carry, indices)
+  Of the last steps the gradients are kept until they are differentiated; of
+  the others they are computed again, one segment at a time.
+  """
+  number = len(indices)
+  again = max(0, number - 4 * math.isqrt(number))
+  size = max(1, math.isqrt(2 * again))
+  again = min(number, -(-again // size) * size)
 
-  carry, blocks = jax.lax.scan(block, carry, indices[:whole].reshape(-1, size))
-  carry, rest = block(carry, indices[whole:])
-  return carry, jax.tree.map(
-    lambda blocks, rest: jnp.concatenate(
-      [blocks.reshape(-1, *blocks.shape[2:]), rest]
-    ),
-    blocks,
-    rest,
-  )
+  def segment(carry: PyTree, indices: jax.Array) -> tuple[PyTree, PyTree]:
+    return descend_segment(gradient, update, carry, indices)
+
+  parts = []
+  if again:
+    carry, out = jax.lax.scan(
+      jax.checkpoint(segment), carry, indices[:again].reshape(-1, size)
+    )
+    parts.append(
+      jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
+    )
+  if again < number:
+    carry, out = segment(carry, indices[again:])
+    parts.append(out)
+  return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *parts)

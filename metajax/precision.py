@@ -12,7 +12,8 @@ def with_precision(model: Model, dtype: DTypeLike) -> Model:
 
   Parameters stay as they are (float32 master copies), and so do their
   gradients; they and the inputs are cast on the way into the network, and
-  outputs are cast back. Integers are left alone.
+  outputs are cast back. Integers are left alone, and so are statistics that
+  are held fixed: normalisation computes in float32 at least.
 
   Args:
     model: any model.
@@ -48,7 +49,7 @@ def with_precision(model: Model, dtype: DTypeLike) -> Model:
 
   def frozen(statistics: PyTree) -> Model:
     assert freeze is not None
-    return with_precision(freeze(_cast(statistics, dtype)), dtype)
+    return with_precision(freeze(statistics), dtype)
 
   return Model(
     model.init,

@@ -6,8 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import metajax
+from metajax import parallel
 from metajax.base import map_tasks
-from metajax.parallel import microbatch
+from metajax.models import mlp
+from metajax.parallel import choose_chunk_size, microbatch
+from metajax.tasks import sinusoid
 
 TASKS = jnp.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
 KEY = jax.random.key(0)
@@ -64,3 +68,95 @@ def test_a_chunk_of_no_tasks_is_refused(chunk_size):
     ValueError, match=f"'auto' or a number from 1, got {chunk_size!r}"
   ):
     microbatch(mean_with_noise, chunk_size)
+
+
+# The automatic size, whatever work a chunk has to be worth (it is measured).
+
+
+@pytest.fixture(params=[1e8, 2e9])
+def on_cpu(monkeypatch, request):
+  """As on a CPU that wants so much work in a chunk."""
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
+  monkeypatch.setattr(parallel, '_FLOPS_PER_CHUNK', request.param)
+
+
+@pytest.fixture
+def all_work_is_little(monkeypatch):
+  """As on a CPU on which nothing but memory limits a chunk."""
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
+  monkeypatch.setattr(parallel, '_FLOPS_PER_CHUNK', 1e15)
+
+
+def multiply(key, meta_params, tasks):
+  """A product for each task."""
+  products = map_tasks(lambda key, task: task @ meta_params, key, tasks)
+  return jnp.mean(products, 0), {}
+
+
+def regression(num_tasks, num_examples=10):
+  """MAML with a small network: estimator, key, meta-parameters and tasks."""
+  learner = metajax.maml(mlp([40, 40], 1), metajax.mean_squared_error)
+  tasks = metajax.sample_tasks(
+    sinusoid(num_examples, num_examples), KEY, num_tasks
+  )
+  params = learner.init(jax.random.key(1), tasks.support.inputs[0])
+  return learner.grad, jax.random.key(2), params, tasks
+
+
+def memory_of(grad, key, params, tasks, size):
+  """Bytes of temporaries of so many tasks."""
+  chunk = jax.tree.map(lambda leaf: leaf[:size], tasks)
+  compiled = jax.jit(grad).lower(key, params, chunk).compile()
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.usefixtures('on_cpu')
+def test_tiny_tasks_are_computed_together_and_expensive_ones_alone():
+  assert choose_chunk_size(*regression(25)) == 25
+  expensive = jnp.zeros((4, 2048, 1024))  # 4.3 GFLOP each
+  assert choose_chunk_size(multiply, KEY, expensive[0, :1024], expensive) == 1
+
+
+def test_an_accelerator_takes_all_tasks(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  expensive = jnp.zeros((4, 2048, 1024))
+  size = choose_chunk_size(
+    multiply, KEY, expensive[0, :1024], expensive, memory=2**40
+  )
+  assert size == 4
+
+
+@pytest.mark.usefixtures('all_work_is_little')
+@pytest.mark.parametrize('total', [7, 12])
+def test_a_chunk_fits_into_memory_and_divides_the_tasks(total):
+  problem = regression(total, num_examples=500)
+  whole = memory_of(*problem, total)
+  sizes = []
+  for memory in (2 * whole, whole // 3, whole // 6, 1):
+    size = choose_chunk_size(*problem, memory=memory)
+    assert total % size == 0
+    assert size == 1 or memory_of(*problem, size) <= memory
+    sizes.append(size)
+  assert sizes[0] == total
+  assert sizes == sorted(sizes, reverse=True)
+  assert total == 7 or 1 < sizes[1] < total
+  assert sizes[-1] == 1
+
+
+@pytest.mark.usefixtures('all_work_is_little')
+def test_chunks_of_automatic_size_give_the_same_gradient(float64, monkeypatch):
+  grad, key, params, tasks = regression(12, num_examples=500)
+  params, tasks = jax.tree.map(
+    lambda leaf: leaf.astype(jnp.float64), (params, tasks)
+  )
+  limit = memory_of(grad, key, params, tasks, 12) // 3
+  monkeypatch.setattr(parallel, '_device_memory', lambda: 2 * limit)
+  size = choose_chunk_size(grad, key, params, tasks)
+  assert 1 < size < 12
+  compiled = jax.jit(microbatch(grad, 'auto')).lower(key, params, tasks)
+  assert compiled.compile().memory_analysis().temp_size_in_bytes < 2 * limit
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13),
+    compiled.compile()(key, params, tasks),
+    jax.jit(grad)(key, params, tasks),
+  )

@@ -358,7 +358,7 @@ def test_any_number_of_tasks_and_any_parameters_need_one_program(params):
   ('options', 'message'),
   [
     ({'num_tasks': 1}, 'num_tasks must be 2 or more, got 1'),
-    ({'num_tasks': 2, 'chunk_size': 0}, 'a number from 1, got 0'),
+    ({'num_tasks': 2, 'chunk_size': 0}, 'chunk_size must be 1 or more, got 0'),
     (
       {'num_tasks': 2, 'normalisation': 'population'},
       "'transductive' or 'support', got 'population'",

@@ -18,6 +18,7 @@ from metajax.algorithms.reptile import outer_optimizer, reptile
 from metajax.algorithms.scratch import from_scratch, nearest_class_mean
 from metajax.base import MetaLearner, Model, Objective, PyTree
 from metajax.models import conv4, mlp
+from metajax.parallel import ChunkSize
 
 Evaluation = Literal['transductive', 'support', 'population']
 Schedule = Literal['constant', 'cosine', 'linear', 'halving']
@@ -41,7 +42,7 @@ class Recipe(NamedTuple):
   outer_lr: float = 1e-3
   outer_schedule: Schedule = 'constant'
   tasks_per_step: int = 32
-  chunk_size: int = 4  # tasks vectorised together
+  chunk_size: ChunkSize = 'auto'  # tasks vectorised together
   steps: int = 40_000
   short_steps: int = 400  # where minutes must do
   evaluation: Evaluation = 'transductive'
@@ -175,7 +176,7 @@ _MAML_SINUSOID = Recipe(
   network=partial(mlp, [40, 40]),
   shots=10, queries=100, train_queries=10,
   inner_lr=0.01, inner_steps=1, eval_inner_steps=10,
-  tasks_per_step=25, chunk_size=25, steps=70_000,
+  tasks_per_step=25, steps=70_000,
   log_every=1000, checkpoint_every=10_000,
 )  # fmt: skip
 
@@ -198,7 +199,6 @@ ALGORITHMS: dict[str, Algorithm] = {
       outer_lr=1.0,
       outer_schedule='linear',
       tasks_per_step=5,
-      chunk_size=5,
     ),
     weights=lambda meta_params: meta_params.params,
     adapts_at_random=True,
@@ -230,7 +230,7 @@ ALGORITHMS: dict[str, Algorithm] = {
       network=partial(mlp, [40, 40]),
       shots=10, queries=100,
       inner_lr=1e-2, inner_steps=50, eval_inner_steps=50,
-      tasks_per_step=25, chunk_size=25, steps=0, short_steps=0,
+      tasks_per_step=25, steps=0, short_steps=0,
     ),
     weights=None,
     adapts_at_random=True,

@@ -67,7 +67,8 @@ class BatchNorm(nn.Module):
   """Batch normalisation by the statistics of the batch at hand.
 
   It has no running average. Statistics are held fixed only if a collection
-  `statistics` is passed in, as `Model.freeze` arranges.
+  `statistics` is passed in, as `Model.freeze` arranges. Inputs in less than
+  float32 are normalised in float32, and only the outputs are rounded.
 
   With `pool` the outputs are max-pooled by windows of that size. It is the
   same as `max_pool(BatchNorm()(inputs), pool)`, but only what is the maximum
@@ -90,23 +91,30 @@ class BatchNorm(nn.Module):
       mean = self.get_variable('statistics', 'mean')
       variance = self.get_variable('statistics', 'variance')
     else:
-      mean = jnp.mean(inputs, axes)
+      values = _widened(inputs)
+      mean = jnp.mean(values, axes)
       variance = jnp.mean(
-        jnp.square(inputs - jnp.expand_dims(mean, axes)), axes
+        jnp.square(values - jnp.expand_dims(mean, axes)), axes
       )
     if measure:
       self.put_variable('statistics', 'mean', mean)
       self.put_variable('statistics', 'variance', variance)
+    dtype = jnp.result_type(inputs, scale, bias)
     factor = scale * jax.lax.rsqrt(variance + self.epsilon)
     if self.pool > 1:
       sign = jnp.where(scale < 0, -jnp.ones_like(scale), jnp.ones_like(scale))
       inputs = max_pool(inputs, self.pool, sign=sign)
     shift = bias - mean * factor
-    return inputs * jnp.expand_dims(factor, axes) + jnp.expand_dims(shift, axes)
+    outputs = inputs * jnp.expand_dims(factor, axes)
+    return (outputs + jnp.expand_dims(shift, axes)).astype(dtype)
 
 
 class LayerNorm(nn.Module):
-  """Normalisation of each example, over its last axis."""
+  """Normalisation of each example, over its last axis.
+
+  Inputs in less than float32 are normalised in float32, and only the outputs
+  are rounded.
+  """
 
   epsilon: float = 1e-6
 
@@ -116,12 +124,21 @@ class LayerNorm(nn.Module):
     features = inputs.shape[-1:]
     scale = self.param('scale', nn.initializers.ones, features)
     bias = self.param('bias', nn.initializers.zeros, features)
-    centred = inputs - jnp.mean(inputs, -1, keepdims=True)
+    values = _widened(inputs)
+    centred = values - jnp.mean(values, -1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), -1, keepdims=True)
     axes = tuple(range(inputs.ndim - 1))
-    return centred * jax.lax.rsqrt(variance + self.epsilon) * jnp.expand_dims(
-      scale, axes
-    ) + jnp.expand_dims(bias, axes)
+    outputs = centred * jax.lax.rsqrt(
+      variance + self.epsilon
+    ) * jnp.expand_dims(scale, axes) + jnp.expand_dims(bias, axes)
+    return outputs.astype(jnp.result_type(inputs, scale, bias))
+
+
+def _widened(inputs: jax.Array) -> jax.Array:
+  """In float32 at least: what is small beside the mean has few digits else."""
+  if jnp.issubdtype(inputs.dtype, jnp.floating) and inputs.dtype.itemsize < 4:
+    return inputs.astype(jnp.float32)
+  return inputs
 
 
 class Embedding(nn.Module):

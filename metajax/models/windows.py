@@ -380,8 +380,7 @@ def _highest_jvp(
   The derivative of `jnp.maximum` asks which argument equals the result. A
   compiler that computes both anew in different loops rounds them differently,
   and the answer may be none. Here places are found by the same comparisons
-  that find the maximum, so there always is exactly one. They are numbered in
-  the type of the inputs because loops over a single type are fast.
+  that find the maximum, so there always is exactly one.
   """
   (seen, sign), (change, _) = primals, tangents
   keys = seen if sign is None else _along_channels(sign, seen) * seen
@@ -396,7 +395,11 @@ def _highest_jvp(
 
   places = list(itertools.product(*map(range, sizes)))
   highest, value = at(keys, places[0]), at(seen, places[0])
-  first = jnp.zeros_like(highest)
+  # Numbered in the type of the inputs, as loops over a single type are fast, if
+  # it has a number for each.
+  few = len(places) <= 2 / jnp.finfo(seen.dtype).eps
+  dtype = seen.dtype if few else jnp.dtype(jnp.int32)
+  first = jnp.zeros(highest.shape, dtype)
   for number, place in enumerate(places[1:], start=1):
     key = at(keys, place)
     higher = (key > highest) | jnp.isnan(key)
@@ -404,7 +407,7 @@ def _highest_jvp(
     value = jnp.where(higher, at(seen, place), value)
     first = jnp.where(higher, jnp.full_like(first, number), first)
 
-  numbers = jnp.arange(len(places), dtype=seen.dtype).reshape(
+  numbers = jnp.arange(len(places), dtype=dtype).reshape(
     [seen.shape[axis] if axis in axes else 1 for axis in range(seen.ndim)]
   )
   chosen = jnp.expand_dims(first, axes) == numbers

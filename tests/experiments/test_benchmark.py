@@ -3,133 +3,189 @@
 import json
 import math
 import re
-from functools import partial
 
-import jax
 import numpy as np
 import pytest
 
-from experiments import benchmark
-from experiments.benchmark import IMPLEMENTATIONS, WORKLOADS, Implementation
-from metajax.models import conv4, mlp
+from experiments.benchmark import measure, worker
+from experiments.benchmark.__main__ import Record, installed, run
+from experiments.benchmark.base import Implementation, small
+from experiments.benchmark.in_jax import in_metajax, in_plain_jax, prepare
+from experiments.benchmark.processes import TimeLimitError, Worker, WorkerError
+from experiments.benchmark.workloads import METAJAX, PEERS, PLAIN, SUITES
 
-QUICK = {'rounds': 2, 'seconds': 0.002}
-METAJAX = IMPLEMENTATIONS[0]
+TINY = {row.name: small(row)._replace(inner_steps=1) for row in SUITES['full']}
+HERE = __name__  # where workers find it
 
 
 @pytest.fixture(autouse=True)
 def _code_of_users():
   """What is written by hand promotes ranks, as most code does."""
+  import jax
+
   with jax.numpy_rank_promotion('allow'):
     yield
 
 
-@pytest.fixture
-def sinusoid():
-  workload = WORKLOADS['sinusoid']
-  return workload._replace(
-    recipe=workload.recipe._replace(
-      network=partial(mlp, [4, 4]), tasks_per_step=3, chunk_size=3
-    )
+def wrong_rate(problem):
+  """Plain JAX, but at another inner rate."""
+  workload = problem.workload._replace(inner_lr=0.5)
+  return in_plain_jax(problem._replace(workload=workload))
+
+
+def wrong_gradient(problem):
+  """Plain JAX, but with a gradient that is not that of its loss."""
+  program = in_plain_jax(problem)
+
+  def meta_gradient(weights, tasks):
+    value, gradient = program.meta_gradient(weights, tasks)
+    return value, {name: 1.1 * leaf for name, leaf in gradient.items()}
+
+  return program._replace(meta_gradient=meta_gradient)
+
+
+def dying(problem):
+  """Ends its process."""
+  raise SystemExit(3)
+
+
+WRONG_GRADIENT = Implementation('wrong gradient', f'{HERE}:wrong_gradient')
+
+
+def test_the_record_holds_what_was_measured(tmp_path, capsys):
+  absent = Implementation('Other', PLAIN.make, needs=('no_such_package',))
+  dead = Implementation('dead', f'{HERE}:dying')
+  record = Record(tmp_path / 'benchmark.json')
+  run(
+    [TINY['sinusoid']],
+    [METAJAX, WRONG_GRADIENT, dead, absent],
+    record,
+    rounds=2,
+    seconds=0.002,
   )
-
-
-def test_the_record_holds_what_was_measured(sinusoid, tmp_path, capsys):
-  record = tmp_path / 'benchmark.json'
-  absent = Implementation('Other', METAJAX.make, needs='no_such_package')
-  chunked = sinusoid._replace(recipe=sinusoid.recipe._replace(chunk_size=1))
-  benchmark.run([chunked], [*IMPLEMENTATIONS, absent], record, **QUICK)
-
-  found = json.loads(record.read_text())
-  assert set(found) == {'machine', 'rows'}
+  found = json.loads(record.path.read_text())
+  assert set(found) == {'machine', 'matmul_peak_flops', 'rows', 'curves'}
   assert {'cpu', 'cores', 'device', 'python', 'jax'} <= set(found['machine'])
-  able, missing = benchmark.installed(IMPLEMENTATIONS)
-  rows = found['rows']
-  assert [row['implementation'] for row in rows] == [each.name for each in able]
-  for row in rows:
-    assert set(row) == set(benchmark.Row._fields)
-    assert row['workload'] == 'sinusoid'
-    assert (row['tasks'], row['inner_steps'], row['rounds']) == (3, 1, 2)
+  first, second = found['rows']
+  for row in (first, second):
+    assert set(row) == set(measure.Row._fields)
+    assert (row['workload'], row['tasks'], row['rounds']) == ('sinusoid', 2, 2)
     assert row['tasks_per_second'] > 0
+    assert row['peak_process_bytes'] > 2**25
+    assert row['compiled_temp_bytes'] > 0
     assert row['seconds_to_first_step'] > 0
-    assert row['first_loss'] == pytest.approx(rows[0]['first_loss'], rel=1e-4)
-  assert rows[0]['ratio_to_metajax'] == 1
-
+    assert row['seconds_to_first_step_warm'] > 0
+    assert row['roofline_fraction'] == pytest.approx(
+      row['flops_per_step']
+      * row['tasks_per_second']
+      / row['tasks']
+      / found['matmul_peak_flops']
+    )
+    assert row['first_loss'] == pytest.approx(first['first_loss'], rel=1e-4)
+  assert first['ratio_to_metajax'] == 1
+  assert first['gradient_error'] < 1e-7
+  assert second['gradient_error'] == pytest.approx(0.1 / 1.1, rel=1e-3)
   printed = capsys.readouterr().out
-  for each in (*missing, absent):
-    assert f'{each.name}: skipped, the package {each.needs}' in printed
-  for row in rows:
-    assert row['implementation'] in printed
+  assert 'Other: skipped, the package no_such_package' in printed
+  assert 'dead left out: its process ended with code 3' in printed
+  assert printed.count('WRONG') == 1
+  assert {'speed.png', 'memory.png'} <= {p.name for p in tmp_path.iterdir()}
 
 
-@pytest.mark.parametrize('name', WORKLOADS)
-def test_networks_written_by_hand_are_those_of_metajax(name):
-  workload = WORKLOADS[name]
-  wide = {'network': partial(conv4, width=4)} if name == 'conv4' else {}
-  model = workload.recipe._replace(**wide).network(workload.num_outputs)
-  inputs = np.random.default_rng(0).random(
-    (6, 28, 28, 1) if name == 'conv4' else (6, 1), np.float32
-  )
-  params = model.init(jax.random.key(0), inputs)
-  # A scale of 1 and a bias of 0 would hide that one is left out.
-  params = jax.tree.map(lambda leaf: leaf + 0.1, params)
-  expected = model.apply(params, inputs)
-  np.testing.assert_allclose(
-    workload.jax_apply(params, inputs), expected, rtol=1e-4, atol=1e-5
-  )
-  torch = pytest.importorskip('torch')
-  weights = jax.tree.map(
-    lambda leaf: benchmark._torch_weight(np.asarray(leaf)), params
-  )
-  if name == 'conv4':
-    inputs = inputs.transpose(0, 3, 1, 2).copy()
-  outputs = workload.torch_apply(weights, torch.tensor(inputs))
-  np.testing.assert_allclose(
-    outputs.detach().numpy(), expected, rtol=1e-4, atol=1e-5
-  )
-
-
-def other_recipe(**changes):
-  """The computation by hand, but with another recipe."""
-
-  def make(problem):
-    recipe = problem.workload.recipe._replace(**changes)
-    workload = problem.workload._replace(recipe=recipe)
-    return benchmark.jax_by_hand(problem._replace(workload=workload))
-
-  return Implementation('wrong', make)
-
-
-@pytest.mark.parametrize(
-  ('changes', 'step'),
-  [({'inner_lr': 0.011}, 0), ({'outer_lr': 0.05}, 1)],
-)
-def test_no_table_if_something_else_is_computed(
-  sinusoid, tmp_path, capsys, changes, step
-):
-  record = tmp_path / 'benchmark.json'
+def test_no_table_if_something_else_is_computed(tmp_path):
+  known = measure.reference(TINY['sinusoid'], 'float32')
+  wrong = Implementation('wrong', f'{HERE}:wrong_rate')
   with pytest.raises(
-    benchmark.DisagreementError,
-    match=f'sinusoid: wrong .* metajax .* at outer step {step} is',
+    measure.DisagreementError, match=r'sinusoid: wrong .* what metajax does'
   ):
-    benchmark.run([sinusoid], [METAJAX, other_recipe(**changes)], record, 1)
-  assert not record.exists()
-  assert 'tasks/s' not in capsys.readouterr().out
+    measure.measure(
+      TINY['sinusoid'], [METAJAX, wrong], known, 1e9, 1, 0.002, lambda _: None
+    )
 
 
-@pytest.mark.parametrize('first', [1.0002, math.nan, math.inf])
-def test_losses_that_differ(first):
-  good = {'a': [1.0, 2.0], 'b': [1.00005, 2.001]}
-  benchmark.check_agreement('w', good)
-  with pytest.raises(benchmark.DisagreementError, match=r'w: c .* what a does'):
-    benchmark.check_agreement('w', {**good, 'c': [first, 2.0]})
+@pytest.mark.parametrize('loss', [1.0002, math.nan, math.inf])
+def test_losses_that_differ(loss):
+  measure.check_agreement('w', {'a': 1.0, 'b': 1.00005})
+  with pytest.raises(measure.DisagreementError, match=r'w: c .* what a does'):
+    measure.check_agreement('w', {'a': 1.0, 'c': loss})
+
+
+def test_a_curve_has_points_until_one_takes_too_long():
+  said = []
+
+  def points(limit):
+    return measure.curve(
+      TINY['sinusoid'], 'width', [4], [METAJAX], 'float32', 0.001, limit,
+      said.append,
+    )  # fmt: skip
+
+  (point,) = points(300)
+  assert point.value == 4
+  assert point.tasks_per_second > 0
+  assert point.compiled_temp_bytes > 0
+  assert points(1e-3) == []
+  assert 'metajax ends before width 4: took more than' in said[-1]
+
+
+def test_a_worker_says_what_went_wrong(tmp_path):
+  with Worker(tmp_path) as process:
+    with pytest.raises(WorkerError, match='AttributeError'):
+      process.ask('make', f'{HERE}:nothing', None)
+    with pytest.raises(TimeLimitError, match='more than 0 s'):
+      process.ask('reference', TINY['sinusoid'], 'float32', limit=0.001)
+
+
+@pytest.mark.parametrize('name', [n for n in TINY if n != 'omniglot'])
+def test_by_hand_is_what_metajax_computes(name):
+  problem = prepare(TINY[name], 'float32', 1)
+  (ours, slopes), (theirs, others) = (
+    make(problem).meta_gradient(problem.weights, problem.tasks[0])
+    for make in (in_metajax, in_plain_jax)
+  )
+  assert ours == pytest.approx(theirs, rel=1e-4)
+  for path, slope in slopes.items():
+    np.testing.assert_allclose(slope, others[path], rtol=5e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('peer', PEERS.values(), ids=list(PEERS))
+def test_peers_compute_what_metajax_computes(peer):
+  if installed([peer])[1]:
+    pytest.skip(f'{peer.name} is not installed')
+  from experiments.benchmark.base import resolve
+
+  problem = prepare(TINY['sinusoid'], 'float32', 1)
+  loss, slopes = in_metajax(problem).meta_gradient(
+    problem.weights, problem.tasks[0]
+  )
+  program = resolve(peer.make)(problem)
+  found, others = program.meta_gradient(problem.weights, problem.tasks[0])
+  assert found == pytest.approx(loss, rel=1e-4)
+  for path, slope in slopes.items():
+    np.testing.assert_allclose(slope, others[path], rtol=1e-3, atol=1e-4)
+  assert program.advance(1) == pytest.approx(loss, rel=1e-4)
+
+
+def test_the_error_of_a_gradient():
+  weights = {'w': np.array([1.0, 2.0])}
+  tasks = ((np.ones(1), np.ones(1)), (np.ones(1), np.ones(1)))
+
+  def cubes(factor):
+    return lambda weights, tasks: (
+      float(np.sum(weights['w'] ** 3)),
+      {'w': factor * weights['w'] ** 2},
+    )
+
+  assert worker.directional_error(cubes(3.0), weights, tasks) < 1e-8
+  assert worker.directional_error(cubes(3.3), weights, tasks) > 0.05
 
 
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
     (['--workloads=sinusoid,foo'], r'--workloads.*foo.*sinusoid, conv4'),
-    (['--workloads='], r'--workloads.*sinusoid, conv4'),
+    (['--peers=learn3learn'], r'--peers.*learn3learn.*higher, torchopt'),
+    (['--suite=slow'], r'--suite.*slow.*quick\|full'),
+    (['--curves='], r'--curves.*tasks, inner_steps, width, memory'),
     (['--rounds=0'], r'--rounds=0: .* whole number'),
     (['--workdir=taken'], r'--workdir: taken already holds a benchmark.json'),
     (['--workdir=taken/benchmark.json'], r'--workdir: .* cannot be written'),

@@ -6,7 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.models import BatchNorm, Conv, Embedding, LayerNorm
+from metajax import with_precision
+from metajax.models import (
+  BatchNorm,
+  Conv,
+  Embedding,
+  LayerNorm,
+  from_linen,
+)
 
 
 def test_conv_is_that_of_flax(float64):
@@ -60,6 +67,48 @@ def test_batch_norm_of_a_constant_is_finite_to_second_order():
     return jnp.sum(jax.grad(loss)(inputs) ** 2)
 
   assert jnp.isfinite(jax.jit(jax.grad(norm))(jnp.ones((3, 2)))).all()
+
+
+def far_from_zero(*shape: int) -> jax.Array:
+  """Of mean 10 and deviation 1, in bfloat16: there steps are 1/16 wide."""
+  values = np.random.default_rng(0).normal(10.0, 1.0, shape)
+  return jnp.asarray(values, jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+  ('layer', 'inputs'),
+  [
+    (BatchNorm(), far_from_zero(300, 14, 14, 3)),
+    (BatchNorm(pool=2), far_from_zero(300, 14, 14, 3)),
+    (LayerNorm(), far_from_zero(20, 2048)),
+  ],
+)
+def test_normalising_in_bfloat16_is_wrong_by_the_last_rounding_alone(
+  layer, inputs
+):
+  model = from_linen(layer)
+  params = model.init(jax.random.key(0), inputs)
+
+  def normalised(dtype):
+    cast = jax.tree.map(lambda leaf: leaf.astype(dtype), (params, inputs))
+    return model.apply(*cast)
+
+  low, exact = normalised(jnp.bfloat16), normalised(jnp.float32)
+  assert low.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    low.astype(jnp.float32), exact, rtol=2**-8, atol=1e-5
+  )
+
+
+def test_held_statistics_keep_the_digits_that_bfloat16_has_not():
+  inputs = far_from_zero(300, 14, 14, 3).astype(jnp.float32)
+  plain = from_linen(BatchNorm())
+  params = plain.init(jax.random.key(0), inputs)
+  low, exact = (
+    model.freeze(model.measure(params, inputs)).apply(params, inputs[:1])
+    for model in (with_precision(plain, jnp.bfloat16), plain)
+  )
+  np.testing.assert_allclose(low, exact, rtol=2**-8, atol=1e-5)
 
 
 def test_layer_norm_is_that_of_flax(float64):

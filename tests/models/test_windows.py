@@ -140,6 +140,13 @@ def test_only_the_first_of_several_maxima_has_a_derivative():
     np.testing.assert_array_equal(slopes[0, :, :, 0], [[0, 1], [0, 0]])
 
 
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float32'])
+def test_a_window_may_have_more_places_than_its_type_has_numbers(dtype):
+  inputs = jnp.zeros((1, 50, 50, 1), dtype).at[0, 49, 40, 0].set(1)
+  slopes = jax.grad(lambda x: max_pool(x, 50, lowering='matmul').sum())(inputs)
+  np.testing.assert_array_equal(slopes, inputs)
+
+
 def test_a_pool_with_a_negative_sign_is_a_minimum(float64):
   inputs, sign = random(2, 4, 6, 3), jnp.array([1.0, -1.0, 1.0])
   blocks = np.asarray(inputs).reshape(2, 2, 2, 3, 2, 3)
