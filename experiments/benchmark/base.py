@@ -114,7 +114,7 @@ def small(workload: Workload) -> Workload:
   """The same computation, small enough to be differenced in float64."""
   return workload._replace(
     tasks=min(workload.tasks, 2),
-    inner_steps=min(workload.inner_steps, 5),
+    inner_steps=min(workload.inner_steps, 2),
     queries=min(workload.queries, 4),
     width=min(workload.width, 8),
     side=min(workload.side, 16),

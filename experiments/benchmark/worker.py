@@ -31,7 +31,7 @@ from experiments.benchmark.base import (
 )
 
 _GIVEN_STEPS = 4  # outer steps whose tasks are drawn beforehand
-_DIFFERENCES = (1e-5, 1e-6, 1e-7)
+_DIFFERENCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 # Those that are large for one device are small for another.
 _PRODUCTS = {'cpu': (1024, 2048)}
 _LARGE_PRODUCTS = (2048, 4096, 8192)

@@ -14,10 +14,16 @@ from metajax.models.windows import (
   Lowering,
   Padding,
   convolve,
+  geometry,
   max_pool,
   pair,
   resolve,
 )
+
+
+def name_of(layer: nn.Module) -> str:
+  """Where a layer is in its network, for errors: `Block_1/Conv_0`."""
+  return '/'.join(layer.path) or type(layer).__name__
 
 
 class Conv(nn.Module):
@@ -38,11 +44,8 @@ class Conv(nn.Module):
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
     """Maps [examples, height, width, channels] to [..., features]."""
-    if inputs.ndim != 4:
-      raise ValueError(
-        f'{self.name}: a convolution wants [examples, height, width,'
-        f' channels], got {inputs.shape}'
-      )
+    name, where = name_of(self), (self.stride, self.dilation, self.padding)
+    geometry(inputs.shape, self.kernel_size, *where, name)  # or it is refused
     kernel = self.param(
       'kernel',
       self.kernel_init,
@@ -55,7 +58,7 @@ class Conv(nn.Module):
       dilation=self.dilation,
       padding=self.padding,
       lowering=self.lowering,
-      name=self.name or 'Conv',
+      name=name,
     )
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -103,7 +106,9 @@ class BatchNorm(nn.Module):
     factor = scale * jax.lax.rsqrt(variance + self.epsilon)
     if self.pool > 1:
       sign = jnp.where(scale < 0, -jnp.ones_like(scale), jnp.ones_like(scale))
-      inputs = max_pool(inputs, self.pool, sign=sign)
+      inputs = max_pool(
+        inputs, self.pool, sign=sign, name=f'{name_of(self)}: max_pool'
+      )
     shift = bias - mean * factor
     outputs = inputs * jnp.expand_dims(factor, axes)
     return (outputs + jnp.expand_dims(shift, axes)).astype(dtype)
@@ -158,8 +163,8 @@ class Embedding(nn.Module):
     """Maps integers [...] to [..., features]."""
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
       raise ValueError(
-        f'{self.name}: an embedding wants integers, got {tokens.dtype} of shape'
-        f' {tokens.shape}'
+        f'{name_of(self)}: an embedding wants integers, got {tokens.dtype} of'
+        f' shape {tokens.shape}'
       )
     table = self.param(
       'embedding',

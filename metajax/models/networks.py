@@ -9,7 +9,13 @@ import jax.numpy as jnp
 
 from metajax.base import Model
 from metajax.models.adapters import from_linen
-from metajax.models.layers import BatchNorm, Conv, Embedding, LayerNorm
+from metajax.models.layers import (
+  BatchNorm,
+  Conv,
+  Embedding,
+  LayerNorm,
+  name_of,
+)
 from metajax.models.windows import max_pool
 
 
@@ -115,7 +121,9 @@ class _ResidualBlock(nn.Module):
     hidden = nn.leaky_relu(normalised(inputs, 3), 0.1)
     hidden = nn.leaky_relu(normalised(hidden, 3), 0.1)
     hidden = normalised(hidden, 3) + normalised(inputs, 1)
-    return max_pool(nn.leaky_relu(hidden, 0.1))
+    return max_pool(
+      nn.leaky_relu(hidden, 0.1), name=f'{name_of(self)}: max_pool'
+    )
 
 
 class _ResNet12(nn.Module):

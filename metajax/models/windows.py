@@ -87,8 +87,10 @@ def geometry(
     ('stride', stride),
     ('dilation', dilation),
   ):
-    if min(numbers) < 1:
-      raise ValueError(f'{name}: {what} must be 1 or more, got {numbers}')
+    if len(numbers) != 2 or min(numbers) < 1:
+      raise ValueError(
+        f'{name}: {what} must be 1 or more, or two such numbers, got {numbers}'
+      )
   extent = [(n - 1) * step + 1 for n, step in zip(size, dilation, strict=True)]
   if padding == 'SAME':
     fits = [-(-n // step) for n, step in zip(shape[1:3], stride, strict=True)]
@@ -296,6 +298,7 @@ def max_pool(
   padding: Padding = 'VALID',
   lowering: Lowering = 'auto',
   sign: jax.Array | None = None,
+  name: str = 'max_pool',
 ) -> jax.Array:
   """Maximum over windows; by default 2x2 ones that do not overlap.
 
@@ -308,6 +311,7 @@ def max_pool(
       windowed reduction; `'auto'`, whichever is faster on this backend. The
       derivative of both goes to the first maximum of a window.
     sign: 1 or -1 for each channel; where it is -1 the result is the minimum.
+    name: of the layer, for errors.
 
   Returns:
     `[examples, rows, columns, channels]`. By default an odd last row or column
@@ -317,7 +321,7 @@ def max_pool(
     ValueError: if no window fits, or an argument is none of the above.
   """
   stride = size if stride is None else stride
-  where = geometry(inputs.shape, size, stride, 1, padding, 'max_pool')
+  where = geometry(inputs.shape, size, stride, 1, padding, name)
   if resolve(lowering) == 'matmul':
     seen, axes = _seen(inputs, where, -math.inf)
     return _highest(seen, sign, axes)
@@ -333,10 +337,11 @@ def average_pool(
   stride: int | tuple[int, int] | None = None,
   padding: Padding = 'VALID',
   lowering: Lowering = 'auto',
+  name: str = 'average_pool',
 ) -> jax.Array:
   """Mean over windows, zeros beyond the edges included; else as `max_pool`."""
   stride = size if stride is None else stride
-  where = geometry(inputs.shape, size, stride, 1, padding, 'average_pool')
+  where = geometry(inputs.shape, size, stride, 1, padding, name)
   if resolve(lowering) == 'matmul':
     total = jnp.sum(*_seen(inputs, where, 0.0))
   else:

@@ -72,6 +72,9 @@ def test_flags(refused):
     ('--queries=-3', r'--queries=-3: must be a whole number from 1 to \d+'),
     ('--inner_steps=0', r'--inner_steps=0: must be a whole number from 1'),
     ('--tasks_per_step=0', r'--tasks_per_step=0: must be a whole number'),
+    ('--chunk_size=0', r'--chunk_size=0: must be auto, or a whole number from'),
+    ('--chunk_size=all', r'--chunk_size=all: must be auto, or a whole number'),
+    ('--precision=half', r'--precision=half: .*<float32\|bfloat16>'),
     ('--steps=0', r'--steps=0: must be a whole number from 1 to \d+'),
     ('--steps=2.5', r'--steps=2.5: must be a whole number from 1 to \d+'),
     ('--steps=', r'--steps=: must be a whole number from 1 to \d+'),
@@ -273,6 +276,12 @@ def test_directory_that_holds_a_run(launcher, refused, cache, tmp_path):
       ' was 0.01 and is 0.5; --shots was 10 and is 3; name another directory,'
       ' or set these as they were'
     )
+  line = refused(*run, '--resume', '--precision=bfloat16', '--chunk_size=1',
+                 name='sinusoid')  # fmt: skip
+  assert (
+    "--chunk_size was 'auto' and is 1; --precision was 'float32' and is"
+    " 'bfloat16'; name another" in line
+  )
   line = refused(*run, '--resume', '--steps=3', name='sinusoid')
   assert line == '--steps: the run is at step 4 already, beyond 3'
   annealed = (*run[:-1], '--outer_schedule=cosine', f'{workdir}_annealed')

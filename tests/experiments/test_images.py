@@ -77,6 +77,7 @@ def test_result(strokes):
   protocol = outcome['protocol']
   assert protocol['ways'] == 2
   assert protocol['evaluation'] == 'transductive'
+  assert protocol['precision'] == 'float32'
   assert protocol['test_tasks'] == 8
   assert {'split', 'rotation', 'shots', 'queries_per_class'} <= protocol.keys()
   test = outcome['test']
@@ -99,6 +100,8 @@ def test_result_holds_all_flags_and_what_they_stood_for(strokes, launcher):
   assert config.keys() == flags - {'help', 'helpfull'}
   assert config['workdir'] == str(workdir)
   assert config['inner_lr'] == 0.4  # of the recipe
+  assert config['chunk_size'] == 'auto'
+  assert config['precision'] == 'float32'
   assert config['width'] == 4
 
 

@@ -82,6 +82,19 @@ def test_algorithm(launcher, cache, tmp_path, algorithm):
   assert all(map(math.isfinite, outcome['test']['mse_by_step']))
 
 
+def test_in_bfloat16(maml, launcher, cache, tmp_path):
+  """The same run, but for a few digits."""
+  exact = json.loads((maml[1] / 'result.json').read_text())
+  rounded = launcher.succeed(
+    'sinusoid', *TINY, cache, '--precision=bfloat16', '--steps=4',
+    '--checkpoint_every=4', f'--workdir={tmp_path / "run"}',
+  )  # fmt: skip
+  assert rounded['protocol']['precision'] == 'bfloat16'
+  assert exact['protocol']['precision'] == 'float32'
+  difference = abs(rounded['test']['mse'] / exact['test']['mse'] - 1)
+  assert 1e-6 < difference < 0.05
+
+
 def test_conformance_of_this_file():
   """Every algorithm of the table is run above."""
   (mark,) = test_algorithm.pytestmark

@@ -38,8 +38,26 @@ def test_conv_adds_its_bias():
 
 
 def test_conv_refuses_images_without_channels():
-  with pytest.raises(ValueError, match=r'got \(3, 8, 8\)'):
+  with pytest.raises(ValueError, match=r'^Conv: .* got \(3, 8, 8\)'):
     Conv(2).init(jax.random.key(0), jnp.zeros((3, 8, 8)))
+
+
+@pytest.mark.parametrize(
+  ('layer', 'message'),
+  [
+    (Conv(2, 9, padding='VALID'), r'9x9 does not fit .* \(1, 8, 8, 1\)'),
+    (Conv(2, 0), r'size must be 1 or more, .* got \(0, 0\)'),
+    (Conv(2, (3, 3, 3)), r'size must be .* got \(3, 3, 3\)'),
+    (Conv(2, stride=(2, 0)), r'stride must be .* got \(2, 0\)'),
+    (BatchNorm(pool=9), r'9x9 does not fit .* \(1, 8, 8, 1\)'),
+  ],
+)
+def test_an_impossible_geometry_is_refused_with_the_name_of_the_layer(
+  layer, message
+):
+  images = jnp.zeros((1, 8, 8, 1))
+  with pytest.raises(ValueError, match=f'^{type(layer).__name__}: .*{message}'):
+    layer.init(jax.random.key(0), images)
 
 
 def test_batch_norm_equals_numpy(float64):
@@ -147,5 +165,7 @@ def test_embedding_looks_up_rows_to_second_order(float64):
 
 
 def test_embedding_refuses_what_is_no_token():
-  with pytest.raises(ValueError, match='wants integers, got float32'):
+  with pytest.raises(
+    ValueError, match=r'^Embedding: .* integers, got float32 .* \(2, 3\)'
+  ):
     Embedding(4, 2).init(jax.random.key(0), jnp.zeros((2, 3)))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.errors import ScopeParamShapeError
 
 from metajax import cross_entropy, descend
 from metajax.models import conv4, from_linen, mlp, resnet12, transformer
@@ -74,15 +75,58 @@ def test_conv4_refuses_what_it_does_not_know(options, message):
     conv4(5, **options)
 
 
-def test_conv4_with_pooling_refuses_images_that_it_would_pool_away():
-  with pytest.raises(
-    ValueError, match='max_pool: a window of 2x2 does not fit'
-  ):
-    jax.eval_shape(
-      conv4(None, downsample='max_pool').init,
-      jax.random.key(0),
-      jnp.zeros((1, 8, 8, 1)),
-    )
+# A network, the shape of its inputs, others, and what is said of these.
+MISFITS = {
+  'pooled away': (
+    conv4(None, downsample='max_pool'), (1, 8, 8, 1), (),
+    r'BatchNorm_3: max_pool: a window of 2x2 .* shape \(1, 1, 1, 64\)',
+  ),
+  'pooled away in a block': (
+    resnet12(None, widths=(4, 4, 4, 4)), (1, 8, 8, 1), (),
+    r'_ResidualBlock_3: max_pool: a window of 2x2 .* shape \(1, 1, 1, 4\)',
+  ),
+  'no channels': (
+    resnet12(5, widths=(4,)), (8, 8, 1), (),
+    r'_ResidualBlock_0/Conv_0: wants .* got \(8, 8, 1\)',
+  ),
+  'other channels': (
+    conv4(5), (1, 8, 8, 1), (1, 8, 8, 3),
+    r'/Conv_0.* \(3, 3, 3, 64\).* \(3, 3, 1, 64\)',
+  ),
+  'other channels in a block': (
+    resnet12(5, widths=(4,)), (1, 8, 8, 1), (1, 8, 8, 3),
+    r'/_ResidualBlock_0/Conv_0.* \(3, 3, 3, 4\).* \(3, 3, 1, 4\)',
+  ),
+  'other size': (
+    conv4(5, pool='flatten'), (1, 28, 28, 1), (1, 84, 84, 1),
+    r'/head.* \(2304, 5\).* \(256, 5\)',
+  ),
+  'other features': (
+    mlp([4], 5), (1, 8), (1, 9), r'/Dense_0.* \(9, 4\).* \(8, 4\)'
+  ),
+  'other length': (
+    transformer(5, width=8), (1, 4, 2), (1, 9, 2),
+    r'positions.* \(9, 8\).* \(4, 8\)',
+  ),
+  'no tokens': (
+    transformer(5, vocabulary=7, width=8), (1, 4), (),
+    r'inputs: an embedding wants integers, got float32 of shape \(1, 4\)',
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ('model', 'first', 'then', 'message'), MISFITS.values(), ids=MISFITS
+)
+def test_inputs_that_do_not_fit_name_the_layer_and_shapes(
+  model, first, then, message
+):
+  def run():
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(first))
+    jax.eval_shape(model.apply, params, jnp.zeros(then))
+
+  with pytest.raises((ValueError, ScopeParamShapeError), match=message):
+    run()
 
 
 def conv4_by_hand(params, images):

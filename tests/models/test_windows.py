@@ -198,10 +198,28 @@ def test_impossible_geometry_is_refused(options, inputs, kernel, message):
 
 
 @pytest.mark.parametrize('shape', [(2, 1, 1, 3), (2, 4, 1, 3), (4, 4, 3)])
-def test_pooling_refuses_what_would_leave_nothing(shape):
-  with pytest.raises(ValueError, match='max_pool: ') as error:
-    max_pool(jnp.zeros(shape))
+@pytest.mark.parametrize('pool', [max_pool, average_pool])
+def test_pooling_refuses_what_would_leave_nothing(pool, shape):
+  with pytest.raises(ValueError, match=f'^{pool.__name__}: ') as error:
+    pool(jnp.zeros(shape))
   assert str(shape) in str(error.value)
+  with pytest.raises(ValueError, match=r'^layer 7: '):
+    pool(jnp.zeros(shape), name='layer 7')
+
+
+@pytest.mark.parametrize('pool', [max_pool, average_pool])
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'size': 3}, r'of 3x3 does not fit into inputs of shape \(1, 2, 2, 1\)'),
+    ({'size': 0}, r'size must be 1 or more, .* got \(0, 0\)'),
+    ({'size': (1, 1, 1)}, r'size must be .* two .* got \(1, 1, 1\)'),
+    ({'stride': (1, -1)}, r'stride must be 1 or more, .* got \(1, -1\)'),
+  ],
+)
+def test_impossible_windows_of_a_pool_are_refused(pool, options, message):
+  with pytest.raises(ValueError, match=f'^{pool.__name__}: .*{message}'):
+    pool(jnp.zeros((1, 2, 2, 1)), **options)
 
 
 def test_auto_is_one_of_the_others():
