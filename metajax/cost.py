@@ -22,7 +22,8 @@ def cost(function: Callable[..., Any], *args: Any) -> Cost:
   r"""Counts the arithmetic of matrix products, and the bytes written.
 
   A product of an :math:`m \times k` and a :math:`k \times n` matrix counts
-  :math:`2 m k n`, a convolution twice its kernel for every output. The bodies
+  :math:`2 m k n`, a convolution every product of a pixel and a weight, so not
+  those that fall on padding, twice. The bodies
   of loops count as often as they run, and once where that is not known
   beforehand (a `while` loop); of branches, the most expensive one counts. What
   no result depends on is left out, as a compiler does.
@@ -85,7 +86,49 @@ def _flops(equation: Any) -> int:
     shape = equation.invars[0].aval.shape
     return 2 * outputs * math.prod(shape[axis] for axis in contracted)
   if name == 'conv_general_dilated':
-    kernel = equation.invars[1].aval.shape
-    features = equation.params['dimension_numbers'].rhs_spec[0]
-    return 2 * outputs * math.prod(kernel) // kernel[features]
+    return _convolution(equation)
   return 0
+
+
+def _convolution(equation: Any) -> int:
+  image, kernel = (operand.aval.shape for operand in equation.invars)
+  result, params = equation.outvars[0].aval.shape, equation.params
+  of_image, of_kernel, of_result = params['dimension_numbers']
+  batch, features, *lengths = (result[axis] for axis in of_result)
+  _, depth, *sizes = (kernel[axis] for axis in of_kernel)
+  # As the gradient of a gradient, a convolution may have a kernel as large as
+  # the image, most of which falls on padding.
+  pairs = [
+    _pairs(length, size, image[axis], stride, padding, spread, dilation)
+    for length, size, axis, stride, padding, spread, dilation in zip(
+      lengths,
+      sizes,
+      of_image[2:],
+      params['window_strides'],
+      params['padding'],
+      params['lhs_dilation'],
+      params['rhs_dilation'],
+      strict=True,
+    )
+  ]
+  return 2 * batch * features * depth * math.prod(pairs)
+
+
+def _pairs(
+  length: int,
+  size: int,
+  image: int,
+  stride: int,
+  padding: tuple[int, int],
+  spread: int,
+  dilation: int,
+) -> int:
+  """How many products of pixel and weight there are along one axis."""
+  places = (
+    out * stride + tap * dilation - padding[0]
+    for out in range(length)
+    for tap in range(size)
+  )
+  return sum(
+    place % spread == 0 and 0 <= place // spread < image for place in places
+  )

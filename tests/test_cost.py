@@ -41,7 +41,8 @@ def test_matrix_products_are_counted(function, products):
 
 def test_convolution():
   inputs, kernel = jnp.ones((2, 8, 8, 6)), jnp.ones((3, 3, 3, 10))
-  outputs = 2 * 4 * 4 * 10
+  # Along either side 4 windows of 3 pixels, one of which is padding.
+  products = 2 * 10 * (4 * 3 - 1) ** 2 * 3
 
   def convolve(inputs, kernel):
     return jax.lax.conv_general_dilated(
@@ -53,7 +54,36 @@ def test_convolution():
       feature_group_count=2,
     )
 
-  assert cost(convolve, inputs, kernel).flops == 2 * outputs * 3 * 3 * 3
+  assert cost(convolve, inputs, kernel).flops == 2 * products
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_second_order_of_a_convolution_counts_nine_forward_passes(stride):
+  """A third of them for the gradient, two thirds for differentiating it."""
+  inputs, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+
+  def convolve(inputs, kernel):
+    return jax.lax.conv_general_dilated(
+      inputs,
+      kernel,
+      (stride, stride),
+      'SAME',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+
+  def gradients(inputs, kernel):
+    def loss(inputs, kernel):
+      return jnp.sum(jnp.tanh(convolve(inputs, kernel)))
+
+    return jax.grad(loss, argnums=(0, 1))(inputs, kernel)
+
+  def norm(inputs, kernel):
+    return sum(jnp.sum(leaf**2) for leaf in gradients(inputs, kernel))
+
+  one = cost(convolve, inputs, kernel).flops
+  both = cost(jax.grad(norm, argnums=(0, 1)), inputs, kernel).flops
+  assert cost(gradients, inputs, kernel).flops == 3 * one
+  assert both == 9 * one
 
 
 def test_bytes_are_those_of_all_that_is_written():
