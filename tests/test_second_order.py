@@ -36,7 +36,9 @@ def meta_parameters(model: Model, inputs: jax.Array) -> PyTree:
   }
 
 
-def meta_loss(meta, model, inputs, second_order, checkpoint) -> jax.Array:
+def meta_loss(
+  meta, model, inputs, second_order, checkpoint, steps=STEPS
+) -> jax.Array:
   """Learned start, rates, loss, soft labels and weights of examples."""
 
   def loss(params, step):
@@ -56,7 +58,7 @@ def meta_loss(meta, model, inputs, second_order, checkpoint) -> jax.Array:
     loss,
     meta['params'],
     rates,
-    STEPS,
+    steps,
     second_order=second_order,
     checkpoint=checkpoint,
   )
@@ -64,9 +66,7 @@ def meta_loss(meta, model, inputs, second_order, checkpoint) -> jax.Array:
   return jnp.mean(outputs**2) + 0.1 * jnp.sum(descent.losses)
 
 
-def meta_gradient(
-  model, shape, second_order, checkpoint, compiled=True
-) -> PyTree:
+def meta_gradient(model, shape, second_order, checkpoint) -> PyTree:
   """Over a batch of two tasks with one meta-parameter each way of sharing."""
   inputs = jax.random.normal(jax.random.key(0), (2, 4, *shape))
   meta = meta_parameters(model, inputs[0])
@@ -78,9 +78,6 @@ def meta_gradient(
       )(inputs)
     )
 
-  if not compiled:
-    with jax.disable_jit():
-      return jax.grad(mean_loss)(meta)
   # Compiling is all that takes time here.
   quickly = {'xla_backend_optimization_level': 0}
   return jax.jit(jax.grad(mean_loss), compiler_options=quickly)(meta)
@@ -95,21 +92,20 @@ MODELS = {
 
 
 @pytest.mark.parametrize(
-  ('name', 'ways', 'compiled'),
+  ('name', 'ways'),
   [
-    ('mlp', WAYS, True),
-    ('max_pool', [('mixed', 'none')], True),
-    # Operation by operation, or it would take minutes to compile.
-    ('conv4', WAYS, False),
-    ('transformer', WAYS, False),
+    ('mlp', WAYS),
+    ('conv4', WAYS),
+    ('max_pool', [('mixed', 'nested')]),
+    ('transformer', WAYS),
   ],
 )
-def test_all_ways_agree(float64, name, ways, compiled):
+def test_all_ways_agree(float64, name, ways):
   model, shape = MODELS[name]
-  expected = meta_gradient(model, shape, 'reverse', 'none', compiled)
+  expected = meta_gradient(model, shape, 'reverse', 'none')
   for way in ways:
     if way != ('reverse', 'none'):
-      same(meta_gradient(model, shape, *way, compiled), expected)
+      same(meta_gradient(model, shape, *way), expected)
   assert all(
     np.abs(leaf).max() > 1e-6
     for name, part in expected.items()
@@ -257,7 +253,7 @@ def test_memory_of_a_long_inner_loop():
 
 
 def transformer_loss(checkpoint, num_chunks, second_order='mixed', steps=20):
-  """The meta-gradient of a transformer under Adam, and where to take it."""
+  """A transformer under Adam, more sequences than parameters, and its start."""
   model = transformer(
     16, vocabulary=16, width=16, heads=2, depth=2, causal=True, pool='none'
   )
@@ -294,7 +290,8 @@ def test_arithmetic_of_a_long_inner_loop():
 
   for steps in (20, 100):
     assert flops('nested', steps=steps) <= 1.34 * flops('none', steps=steps)
-  assert flops('nested') <= 1.34 * flops('none', 'reverse')
+  # 1.29 in the size that docs/performance.md speaks of.
+  assert flops('nested') <= 1.32 * flops('none', 'reverse')
 
 
 def test_memory_of_a_transformer():
