@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxpr_as_fun
 
 from metajax import partition
 from metajax.base import PyTree
+from metajax.hoisting import hoist, split_perturbed
 
 Loss = Callable[[PyTree, PyTree], jax.Array]
 
@@ -46,12 +46,10 @@ def accumulate(loss: Loss, num_chunks: int) -> Loss:
   def mean(params: PyTree, batch: PyTree) -> jax.Array:
     chunks = jax.tree.map(lambda leaf: _cut(leaf, num_chunks), batch)
     first = jax.tree.map(lambda leaf: leaf[0], chunks)
-    # As in `metajax.second_order`, what is closed over becomes an argument.
-    closed = jax.make_jaxpr(loss)(params, first)
+    hoisted = hoist(loss, params, first)
 
     def pure(params: PyTree, constants: list, chunk: PyTree) -> jax.Array:
-      whole = closed.replace(consts=constants)
-      (value,) = jaxpr_as_fun(whole)(*jax.tree.leaves((params, chunk)))
+      value: jax.Array = hoisted.call(constants, params, chunk)
       return value / num_chunks
 
     def total(params: PyTree, constants: list, chunks: PyTree) -> jax.Array:
@@ -60,7 +58,7 @@ def accumulate(loss: Loss, num_chunks: int) -> Loss:
 
     summed = jax.custom_vjp(total)
     summed.defvjp(_forward(pure), _backward, symbolic_zeros=True)
-    return summed(params, list(closed.consts), chunks)
+    return summed(params, hoisted.constants, chunks)
 
   return mean
 
@@ -78,8 +76,7 @@ def _forward(pure: Callable[..., jax.Array]) -> Callable[..., Any]:
   """The forward rule: all gradients at once, of what is perturbed."""
 
   def forward(*inputs: Any) -> Any:
-    varied = jax.tree.map(lambda x: x.value if x.perturbed else None, inputs)
-    fixed = jax.tree.map(lambda x: None if x.perturbed else x.value, inputs)
+    varied, fixed = split_perturbed(inputs)
 
     def chunk(sums: PyTree, chunk: PyTree) -> Any:
       def value(shared: PyTree, own: PyTree) -> jax.Array:

@@ -18,10 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import jaxpr_as_fun
 
 from metajax import partition
 from metajax.base import PyTree
+from metajax.hoisting import hoist, instantiated, split_perturbed
 
 Gradient = Callable[[PyTree, jax.Array], tuple[jax.Array, PyTree]]
 Update = Callable[[PyTree, tuple[PyTree, PyTree]], tuple[PyTree, PyTree]]
@@ -58,21 +58,16 @@ def descend_segment(
     >>> float(value), float(slope)
     (1.0, 0.125)
   """
-  # As in `metajax.second_order`, what is closed over becomes an argument.
   leaves, structure = jax.tree.flatten(carry)
   num_params = len(jax.tree.leaves(carry[0]))
-  of_gradient, shapes = jax.make_jaxpr(gradient, return_shape=True)(
-    carry[0], steps[0]
-  )
-  of_update = jax.make_jaxpr(update)(shapes[1], carry)
+  of_gradient = hoist(gradient, carry[0], steps[0])
+  of_update = hoist(update, of_gradient.shapes[1], carry)
 
   def slope(constants: list, params: list, step: jax.Array) -> list:
-    program = jaxpr_as_fun(of_gradient.replace(consts=constants))
-    return list(program(*params, step))
+    return jax.tree.leaves(of_gradient.call(constants, params, step))
 
   def move(constants: list, slopes: list, leaves: list) -> list:
-    program = jaxpr_as_fun(of_update.replace(consts=constants))
-    return list(program(*slopes, *leaves))
+    return jax.tree.leaves(of_update.call(constants, slopes, leaves))
 
   def run(leaves: list, constants: tuple[list, list], steps: jax.Array) -> Any:
     def step(leaves: list, step: jax.Array) -> Any:
@@ -86,8 +81,7 @@ def descend_segment(
   def forward(*inputs: Any) -> Any:
     start, constants, steps = jax.tree.map(lambda leaf: leaf.value, inputs)
     out, slopes = run(start, constants, steps)
-    varied = jax.tree.map(lambda x: x.value if x.perturbed else None, inputs[1])
-    fixed = jax.tree.map(lambda x: None if x.perturbed else x.value, inputs[1])
+    varied, fixed = split_perturbed(inputs[1])
     return out, (start, varied, fixed, steps, slopes)
 
   def backward(kept: Any, cotangents: Any) -> Any:
@@ -143,7 +137,7 @@ def descend_segment(
       back,
       (
         [
-          None if floats is None else _instantiated(leaf)
+          None if floats is None else instantiated(leaf)
           for floats, leaf in zip(_halves(start)[0], to_last, strict=True)
         ],
         jax.tree.map(jnp.zeros_like, varied),
@@ -159,7 +153,7 @@ def descend_segment(
 
   segment = jax.custom_vjp(lambda *inputs: run(*inputs)[0])
   segment.defvjp(forward, backward, symbolic_zeros=True)
-  constants = (list(of_gradient.consts), list(of_update.consts))
+  constants = (of_gradient.constants, of_update.constants)
   last, values, visited = segment(leaves, constants, steps)
   return jax.tree.unflatten(structure, last), (
     values,
@@ -178,9 +172,3 @@ def _halves(leaves: list) -> tuple[list, list]:
     [x if flag else None for x, flag in zip(leaves, floats, strict=True)],
     [None if flag else x for x, flag in zip(leaves, floats, strict=True)],
   )
-
-
-def _instantiated(cotangent: Any) -> jax.Array:
-  if isinstance(cotangent, SymbolicZero):
-    return jnp.zeros(cotangent.shape, cotangent.dtype)
-  return cotangent

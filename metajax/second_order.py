@@ -24,12 +24,11 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import jaxpr_as_fun
 
 from metajax import partition
 from metajax.base import PyTree
+from metajax.hoisting import hoist, instantiated, split_perturbed
 
 SecondOrder = Literal['mixed', 'reverse', 'none']
 
@@ -84,21 +83,17 @@ def value_and_gradient(
 def _mixed(
   loss: Loss, params: PyTree, step: jax.Array
 ) -> tuple[jax.Array, PyTree]:
-  # A derivative rule must not close over traced values: a gradient with
-  # respect to them would be missing without a word. As a jaxpr, the loss
-  # names all of them.
-  closed = jax.make_jaxpr(loss)(params, step)
+  hoisted = hoist(loss, params, step)
 
   def pure(params: PyTree, constants: list, step: jax.Array) -> jax.Array:
-    whole = closed.replace(consts=constants)
-    (value,) = jaxpr_as_fun(whole)(*jax.tree.leaves((params, step)))
+    value: jax.Array = hoisted.call(constants, params, step)
     return value
 
   both = jax.custom_vjp(jax.value_and_grad(pure))
   both.defvjp(
     _keep_inputs(pure), _forward_over_reverse(pure), symbolic_zeros=True
   )
-  return both(params, list(closed.consts), step)
+  return both(params, hoisted.constants, step)
 
 
 def _keep_inputs(pure: Callable[..., jax.Array]) -> Callable[..., Any]:
@@ -106,17 +101,7 @@ def _keep_inputs(pure: Callable[..., jax.Array]) -> Callable[..., Any]:
 
   def forward(*inputs: PyTree) -> tuple[PyTree, PyTree]:
     params, constants, step = jax.tree.map(lambda leaf: leaf.value, inputs)
-    # Images and labels are constants that nobody differentiates with respect
-    # to; only what is perturbed costs anything on the way back.
-    perturbed = [leaf.perturbed for leaf in inputs[1]]
-    varied = [
-      value if flag else None
-      for value, flag in zip(constants, perturbed, strict=True)
-    ]
-    fixed = [
-      None if flag else value
-      for value, flag in zip(constants, perturbed, strict=True)
-    ]
+    varied, fixed = split_perturbed(inputs[1])
     return (
       jax.value_and_grad(pure)(params, constants, step),
       (params, varied, fixed, step),
@@ -141,7 +126,7 @@ def _forward_over_reverse(
       return jax.grad(loss, argnums=(0, 1))(params, varied)
 
     gradient, change = jax.jvp(
-      gradients, (params,), (jax.tree.map(_instantiated, direction),)
+      gradients, (params,), (jax.tree.map(instantiated, direction),)
     )
     if not isinstance(value_cotangent, SymbolicZero):
       change = jax.tree.map(
@@ -151,9 +136,3 @@ def _forward_over_reverse(
     return to_params, to_varied, None
 
   return backward
-
-
-def _instantiated(tangent: Any) -> jax.Array:
-  if isinstance(tangent, SymbolicZero):
-    return jnp.zeros(tangent.shape, tangent.dtype)
-  return tangent
