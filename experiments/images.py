@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import options
+from experiments import cluster, options
 from experiments.options import FLAGS, UsageError
 from metajax.algorithms.table import ALGORITHMS, Recipe
 
@@ -36,6 +36,7 @@ def define_flags() -> None:
     (name for name, row in ALGORITHMS.items() if row.images),
     ['transductive', 'support', 'population'],
   )
+  cluster.define_flags()
   flags.DEFINE_enum(
     'dataset', 'strokes', ['strokes', 'omniglot', 'npz'],
     'procedural handwriting; Omniglot through tensorflow-datasets; or arrays'
@@ -269,6 +270,7 @@ def make_recipe() -> Recipe:
 def main() -> int:
   """Runs the experiment that the flags describe."""
   recipe = make_recipe()
+  cluster.connect()
   data = DATASETS[FLAGS.dataset](recipe)
   from experiments import loop, pictures
   from experiments.problem import Problem

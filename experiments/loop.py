@@ -1,25 +1,33 @@
 """The outer loop of an experiment: train, validate, save, resume, stop."""
 
 import contextlib
-import json
 import math
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
-from experiments import STARTED, options, report
+from experiments import STARTED, cluster, options, report
+from experiments.interrupts import (
+  Interrupted,
+  StallWatch,
+  Stops,
+  on_signals,
+  stop_at_once,
+)
 from experiments.options import FLAGS, UsageError
 from experiments.problem import Judge, Problem, Trained, make_judge, test
-from metajax.algorithms.table import ANNEALED
+from experiments.workdir import Workdir, open_workdir, write_json
 from metajax.base import PyTree
 from metajax.checkpoint import Checkpointer, CheckpointError, Restored
+from metajax.distributed import agree, gather, is_primary
 from metajax.metrics import (
   VALIDATION,
   JsonLines,
@@ -27,6 +35,7 @@ from metajax.metrics import (
   Terminal,
   Writers,
 )
+from metajax.parallel import ChunkSize
 from metajax.training import TrainState, TrainStep, make_train_step
 
 # Seeds of evaluations: fixed, so that all methods are tested on the same tasks.
@@ -36,100 +45,8 @@ TEST_SEED = 1_000_002
 MAX_SKIPPED_IN_A_ROW = 20
 
 
-class Interrupted(KeyboardInterrupt):
-  """A signal asked the run to stop."""
-
-  def __init__(self, number: int, saved: str):
-    name = signal.Signals(number).name
-    super().__init__(f'{name}: {saved}; the same command with --resume goes on')
-    self.exit_code = 128 + number
-
-
 class DivergenceError(Exception):
   """The meta-gradient was not finite too many times in a row."""
-
-
-def open_workdir(settings: dict[str, Any]) -> Path:
-  """Claims the workdir for these settings, or refuses without touching it."""
-  workdir = Path(settings['workdir'])
-  record = workdir / 'config.json'
-  if record.exists():
-    try:
-      before = json.loads(record.read_text())
-    except ValueError as error:
-      raise UsageError(
-        'workdir', f'{record} is not readable ({error}); name another'
-      ) from error
-    _check_same(workdir, before, settings)
-    if not FLAGS.resume:
-      raise UsageError(
-        'workdir',
-        f'{workdir} already holds this run; add --resume to go on with it, or'
-        ' name another',
-      )
-    return workdir
-  if FLAGS.resume:
-    raise UsageError(
-      'resume',
-      f'{workdir} holds no run; check --workdir, or leave --resume out to'
-      ' begin one',
-    )
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    found = {path.name for path in workdir.iterdir()}
-    if found - {_partial(record).name}:  # what a killed process may leave
-      raise UsageError(
-        'workdir', f'{workdir} is not empty and holds no run; name another'
-      )
-    write_json(record, settings)
-  except OSError as error:
-    raise options.unwritable('workdir', workdir, error) from error
-  return workdir
-
-
-def _check_same(
-  workdir: Path, before: dict[str, Any], now: dict[str, Any]
-) -> None:
-  may_change = options.MAY_CHANGE
-  if now['outer_schedule'] in ANNEALED:  # then they have shaped every step
-    may_change -= {'steps'}
-  differing = [
-    f'--{name} was {before.get(name)!r} and is {now.get(name)!r}'
-    for name in sorted({*before, *now} - may_change)
-    if before.get(name) != now.get(name)
-  ]
-  if differing:
-    raise UsageError(
-      'workdir',
-      f'{workdir} holds a run with other settings: {"; ".join(differing)};'
-      ' name another directory, or set these as they were',
-    )
-
-
-def write_json(path: Path, value: Any) -> None:
-  """Writes a file all at once or not at all."""
-  partial = _partial(path)
-  try:
-    text = json.dumps(_null_for_nan(value), indent=2, allow_nan=False)
-    partial.write_text(text + '\n')
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
-
-
-def _null_for_nan(value: Any) -> Any:
-  """JSON has neither NaN nor infinity."""
-  if isinstance(value, dict):
-    return {name: _null_for_nan(item) for name, item in value.items()}
-  if isinstance(value, list | tuple):
-    return [_null_for_nan(item) for item in value]
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return value
-
-
-def _partial(path: Path) -> Path:
-  return path.with_name(path.name + '.partial')
 
 
 def train(
@@ -137,7 +54,8 @@ def train(
   judge: Judge,
   train_step: TrainStep,
   loaded: PyTree | None,
-  workdir: Path,
+  workdir: Workdir,
+  watch: StallWatch,
 ) -> Trained:
   """Trains to the last step, or raises `Interrupted` with all saved."""
   recipe = problem.recipe
@@ -147,20 +65,26 @@ def train(
   if recipe.steps == 0 or FLAGS.test_only:
     return Trained(initial.meta_params, 0, 0, None, None, 0.0)
   checkpointer = Checkpointer(
-    workdir / 'checkpoints',
+    workdir.path / 'checkpoints',
     best_metric=problem.metric,
     best_mode='max' if problem.higher_is_better else 'min',
   )
   with checkpointer:
-    state = _resumed(checkpointer, initial, recipe.steps)
+    state = initial
+    if workdir.resume:
+      state = _resumed(checkpointer, initial, recipe.steps)
     start = int(state.step)
-    with _writers(workdir, problem, start) as writers:
-      run = _Run(problem, judge, train_step, checkpointer, writers, state)
-      run.to_the_end()
+    with _writers(workdir.path, problem, start) as writers:
+      run = _Run(
+        problem, judge, train_step, checkpointer, writers, state, watch
+      )
+      run.to_the_end(workdir)
     return run.trained()
 
 
 def _writers(workdir: Path, problem: Problem, start: int) -> Writers:
+  if not is_primary():
+    return Writers()
   try:
     lines = JsonLines(workdir / 'metrics.jsonl', resume_at=start)
   except ValueError as error:
@@ -180,10 +104,9 @@ def load_meta_params(train_step: TrainStep, workdir: Path) -> PyTree:
   """Reads the newest good checkpoint of another run."""
   if not (workdir / 'checkpoints').is_dir():
     raise UsageError('load', f'{workdir} holds no checkpoints')
-  template = jax.eval_shape(train_step.init, jax.random.key(0))
   try:
     with Checkpointer(workdir / 'checkpoints') as checkpointer:
-      restored = checkpointer.restore(template)
+      restored = checkpointer.restore(train_step.template())
   except CheckpointError as error:
     raise UsageError('load', str(error)) from error
   _report(restored, 'loaded')
@@ -199,7 +122,7 @@ def _report(restored: Restored, verb: str) -> None:
 def _resumed(
   checkpointer: Checkpointer, initial: TrainState, steps: int
 ) -> TrainState:
-  if not FLAGS.resume or not checkpointer.steps():
+  if not agree(checkpointer.steps()):
     # A run that was killed before its first checkpoint begins again.
     return initial
   try:
@@ -234,14 +157,12 @@ def run(
   settings = options.settings(problem.recipe)
   settings['workdir'] = settings['workdir'] or str(Path('runs') / name)
   options.use_compilation_cache()
-  train_step = make_train_step(
-    problem.meta_learner(),
-    problem.algorithm.optimizer(problem.recipe),
-    problem.train,
-    tasks_per_step=problem.recipe.tasks_per_step,
-    chunk_size=problem.recipe.chunk_size,
-    max_skipped_in_a_row=MAX_SKIPPED_IN_A_ROW,
-  )
+  cluster.check_agreement(settings)
+  if FLAGS.dry_run is not None:
+    return _dry_run(problem, settings)
+  mesh = cluster.make_mesh(problem.recipe.tasks_per_step)
+  problem = problem._replace(mesh=mesh)
+  train_step = _make_train_step(problem, mesh, problem.recipe.chunk_size)
   # What can be refused is refused before the workdir is touched.
   loaded = None
   if FLAGS.load is not None:
@@ -249,8 +170,9 @@ def run(
   workdir = open_workdir(settings)
   judge = make_judge(problem)
   try:
-    with _on_signals(_stop_at_once):
-      trained = train(problem, judge, train_step, loaded, workdir)
+    with on_signals(stop_at_once), StallWatch(FLAGS.stall_seconds) as watch:
+      trained = train(problem, judge, train_step, loaded, workdir, watch)
+      watch.now('testing')
       evaluation = test(
         problem,
         judge,
@@ -259,11 +181,15 @@ def run(
         TEST_SEED,
         FLAGS.eval_tasks,
       )
+      meta_params = whole(trained.meta_params)
+      if not is_primary():
+        return 0
+      watch.now('reporting')
       outcome = report.result(
         problem, settings, trained, evaluation, baseline()
       )
-      write_json(workdir / 'result.json', outcome)
-      draw(Finished(problem, judge, trained.meta_params, outcome, workdir))
+      write_json(workdir.path / 'result.json', outcome)
+      draw(Finished(problem, judge, meta_params, outcome, workdir.path))
   except Interrupted as stop:
     print(stop, flush=True)
     return stop.exit_code
@@ -276,9 +202,65 @@ def run(
     raise UsageError(
       'workdir', f'{error}; put that right, and --resume goes on'
     ) from error
+  finally:
+    workdir.release()
   report.show(problem, outcome)
-  print(f'{workdir}: {", ".join(sorted(os.listdir(workdir)))}')
+  files = [name for name in os.listdir(workdir.path) if name[0] != '.']
+  print(f'{workdir.path}: {", ".join(sorted(files))}')
   return 0
+
+
+def _make_train_step(
+  problem: Problem, mesh: Mesh | None, chunk_size: ChunkSize
+) -> TrainStep:
+  return make_train_step(
+    problem.meta_learner(),
+    problem.algorithm.optimizer(problem.recipe),
+    problem.train,
+    tasks_per_step=problem.recipe.tasks_per_step,
+    chunk_size=chunk_size,
+    max_skipped_in_a_row=MAX_SKIPPED_IN_A_ROW,
+    mesh=mesh,
+    rule=cluster.make_rule(mesh),
+  )
+
+
+def _dry_run(problem: Problem, settings: dict[str, Any]) -> int:
+  """Compiles for --dry_run and reports; exit code 1 if it does not fit."""
+  from experiments import dry_run
+
+  if problem.recipe.steps == 0:
+    raise UsageError('dry_run', f'{FLAGS.algorithm} takes no steps')
+  report = dry_run.dry_run(
+    partial(_make_train_step, problem),
+    FLAGS.dry_run,
+    cluster.parse_mesh(FLAGS.mesh) if FLAGS.mesh else None,
+    problem.recipe.tasks_per_step,
+    problem.recipe.chunk_size,
+  )
+  dry_run.show(report)
+  workdir = Path(settings['workdir'])
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / 'dry_run.json', report._asdict())
+  except OSError as error:
+    raise options.unwritable('workdir', workdir, error) from error
+  print(workdir / 'dry_run.json')
+  return 0 if report.fits else 1
+
+
+def whole(tree: PyTree) -> PyTree:
+  """The arrays as this process can use them by itself.
+
+  What lies in pieces on a mesh is gathered; every process has to call it.
+  """
+
+  def fetch(leaf: Any) -> Any:
+    if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
+      return leaf
+    return np.asarray(gather(leaf))
+
+  return jax.tree.map(fetch, tree)
 
 
 class Finished(NamedTuple):
@@ -302,6 +284,7 @@ class _Run:
     checkpointer: Checkpointer,
     writers: Writers,
     state: TrainState,
+    watch: StallWatch,
   ):
     self.problem = problem
     self.judge = judge
@@ -309,32 +292,44 @@ class _Run:
     self.checkpointer = checkpointer
     self.writers = writers
     self.state = state
+    self.watch = watch
     self.step = int(state.step)
     self.saved = self.step
     self.seconds_to_first_step: float | None = None
+    self.dispatches = 0
     self.timed_steps = 0
     self.timed_seconds = 0.0
 
-  def to_the_end(self) -> None:
+  def to_the_end(self, workdir: Workdir) -> None:
     """Alternates dispatches and checkpoints until the last step."""
     recipe = self.problem.recipe
-    received: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-      if received:
-        _stop_at_once(number, frame)
-      received.append(number)
-
-    with _on_signals(remember):
-      while self.step < recipe.steps and not received:
-        self.dispatch()
+    stops, number = Stops(), None
+    with on_signals(stops.remember):
+      while self.step < recipe.steps and number is None:
+        with self._profile(workdir.path):
+          self.dispatch()
         due = self.step % recipe.checkpoint_every == 0
         if due or self.step == recipe.steps:
           self.save(self.validate())
+        number = stops.requested(self.step)
+      self.watch.now(f'saving step {self.step}')
       self.save({})
       self.checkpointer.wait()
-    if received:
-      raise Interrupted(received[0], f'saved step {self.step}')
+    if number is not None:
+      stop = Interrupted(number, self.step)
+      if stop.preempted:
+        workdir.mark_preempted()
+      raise stop
+
+  def _profile(self, workdir: Path) -> contextlib.AbstractContextManager[None]:
+    """Records the third dispatch, when all is compiled."""
+    self.dispatches += 1
+    if not FLAGS.profile or self.dispatches != 3:
+      return contextlib.nullcontext()
+    trace: contextlib.AbstractContextManager[None] = jax.profiler.trace(
+      str(workdir / 'profile')
+    )
+    return trace
 
   def dispatch(self) -> None:
     """Runs up to the next step at which something is due."""
@@ -347,6 +342,7 @@ class _Run:
     first = self.seconds_to_first_step is None
     if first:
       size = 1
+    self.watch.now(f'taking {size} steps from step {self.step}')
     begun = time.perf_counter()
     self.state, means = self.train_step.run(self.state, size)
     metrics = {name: float(value) for name, value in means.items()}
@@ -377,6 +373,7 @@ class _Run:
 
   def validate(self) -> dict[str, float]:
     """Tests on validation tasks."""
+    self.watch.now(f'validating step {self.step}')
     evaluation = test(
       self.problem,
       self.judge,
@@ -424,24 +421,3 @@ class _Run:
       self.seconds_to_first_step,
       self.timed_seconds,
     )
-
-
-def _stop_at_once(number: int, frame: FrameType | None) -> None:
-  del frame
-  raise Interrupted(number, 'stopped at once')
-
-
-@contextlib.contextmanager
-def _on_signals(
-  handle: Callable[[int, FrameType | None], None],
-) -> Iterator[None]:
-  """Handles SIGTERM and Ctrl-C for the length of a block."""
-  previous = {
-    number: signal.signal(number, handle)
-    for number in (signal.SIGTERM, signal.SIGINT)
-  }
-  try:
-    yield
-  finally:
-    for number, handler in previous.items():
-      signal.signal(number, handler)

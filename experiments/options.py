@@ -89,6 +89,9 @@ MAY_CHANGE = frozenset({
   'steps', 'eval_inner_steps', 'eval_tasks', 'evaluation', 'validation_tasks',
   'test_checkpoint', 'log_every', 'checkpoint_every', 'resume', 'workdir',
   'data_dir', 'data_file', 'split_dir', 'cache_dir', 'download',
+  'mesh', 'shard', 'distributed', 'num_processes', 'process_id',
+  'distributed_timeout', 'heartbeat_seconds', 'stall_seconds', 'profile',
+  'dry_run',
 })  # fmt: skip
 
 
@@ -159,6 +162,21 @@ def define_flags(algorithms: Iterable[str], evaluations: list[str]) -> None:
   flags.DEFINE_enum(
     'test_checkpoint', 'last', ['last', 'best'],
     'test the last parameters, or the best by validation',
+  )  # fmt: skip
+  define_count(
+    'stall_seconds', None, 'report where the program hangs, with the stacks of'
+    ' all threads, when nothing has gone on for so long [default: never]',
+  )  # fmt: skip
+  flags.DEFINE_string(
+    'dry_run', None,
+    'take no step; compile one for a topology of TPUs that need not be here,'
+    ' such as v5e:16x16, or for the GPUs that are (cuda), and report what it'
+    ' needs of every chip, in <workdir>/dry_run.json too; exit code 1 if it'
+    ' does not fit',
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    'profile', False, 'record what the device does for a few dispatches, into'
+    ' <workdir>/profile, for xprof or TensorBoard',
   )  # fmt: skip
   flags.DEFINE_string(
     'cache_dir', None, 'compiled programs and decoded data'

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from metajax.algorithms.table import Algorithm, Recipe
 from metajax.base import (
@@ -15,8 +16,9 @@ from metajax.base import (
   SampleTask,
   sample_tasks,
 )
+from metajax.mesh import put
 from metajax.normalisation import Normalisation, population
-from metajax.training import Evaluation, evaluate
+from metajax.training import Evaluation, as_argument, evaluate
 
 
 class Problem(NamedTuple):
@@ -31,6 +33,7 @@ class Problem(NamedTuple):
   test: SampleTask
   metric: str  # the headline: 'accuracy', or 'mse'
   protocol: dict[str, Any]
+  mesh: Mesh | None = None  # of devices; the default device alone without one
 
   @property
   def higher_is_better(self) -> bool:
@@ -87,14 +90,18 @@ def make_judge(problem: Problem) -> Judge:
   assert measure is not None  # all models of the table have it
 
   @jax.jit
-  def prepare(meta_params: PyTree) -> PyTree:
-    tasks = sample_tasks(
-      problem.train, jax.random.key(0), _population_tasks(recipe)
-    )
+  def measured(meta_params: PyTree, sample: SampleTask) -> PyTree:
+    tasks = sample_tasks(sample, jax.random.key(0), _population_tasks(recipe))
     images = jax.tree.map(
       lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tasks.support.inputs
     )
     return meta_params, measure(weights(meta_params), images)
+
+  def prepare(meta_params: PyTree) -> PyTree:
+    sample = as_argument(problem.train)
+    if problem.mesh is not None:
+      meta_params, sample = put((meta_params, sample), problem.mesh)
+    return measured(meta_params, sample)
 
   return Judge(population(make, problem.model), 'transductive', prepare)
 
@@ -123,4 +130,5 @@ def test(
     key=jax.random.key(seed),
     num_tasks=num_tasks,
     normalisation=judge.normalisation,
+    mesh=problem.mesh,
   )

@@ -15,7 +15,7 @@ The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
 import sys
 from typing import Any
 
-from experiments import options
+from experiments import cluster, options
 from experiments.options import FLAGS
 from metajax.algorithms.table import ALGORITHMS
 
@@ -26,6 +26,7 @@ def define_flags() -> None:
     (name for name, row in ALGORITHMS.items() if row.sinusoid),
     evaluations=[],
   )
+  cluster.define_flags()
 
 
 def main() -> int:
@@ -33,6 +34,7 @@ def main() -> int:
   published = ALGORITHMS[FLAGS.algorithm].sinusoid
   assert published is not None  # --algorithm takes no other
   recipe = options.with_overrides(published)
+  cluster.connect()
   from experiments import loop, pictures
   from experiments.problem import Problem
   from metajax.objectives import mean_squared_error

@@ -15,15 +15,20 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
 
 from metajax.base import PyTree
+from metajax.distributed import agree, gather, is_primary
+from metajax.mesh import put
 
 # `12` is step 12. A step that is saved again lies in `12.1` until `12` is
 # removed, so that there is no moment without a whole copy.
@@ -64,6 +69,14 @@ class _Manifest(NamedTuple):
   leaves: list[dict[str, Any]]  # path, dtype, shape, key, sha256
 
 
+class _Found(NamedTuple):
+  """A good checkpoint in host memory, and what was passed over for it."""
+
+  manifest: _Manifest
+  arrays: list[np.ndarray]
+  rejected: list[str]
+
+
 class _Leaf(NamedTuple):
   """A leaf of the state in host memory."""
 
@@ -83,8 +96,13 @@ class Checkpointer:
   restored nor saved refuses to save at or below the newest step it finds.
 
   Leave it through `close` (or use it as a context manager): what is still being
-  written when the interpreter exits is lost, though nothing else is. One
-  process at a time may save to a directory.
+  written when the interpreter exits is lost, though nothing else is. One run
+  at a time may save to a directory.
+
+  Where several processes train together (`metajax.distributed`), all of them
+  call `save` and `restore`: what lies in pieces on their devices is gathered,
+  process 0 alone reads and writes, and what it has read goes to all. Nothing in
+  a checkpoint depends on how many devices or processes wrote it.
 
   Example:
     >>> import tempfile
@@ -167,6 +185,8 @@ class Checkpointer:
     self.wait()
     scalars = {name: float(value) for name, value in (metrics or {}).items()}
     leaves = _to_host(state)
+    if not is_primary():
+      return
     self._make_directory()
     saved = self._saved()
     if saved and step <= saved[-1].step and not self._continues:
@@ -217,7 +237,8 @@ class Checkpointer:
 
     Args:
       template: a pytree with the structure, dtypes and shapes of the state;
-        `jax.ShapeDtypeStruct` will do for an array.
+        `jax.ShapeDtypeStruct` will do for an array. Where a leaf lies on a
+        mesh, or has such a sharding, so does what is restored.
       step: restore this step and no other.
       best: restore the best by `best_metric`, or the next best if it is bad.
 
@@ -237,6 +258,19 @@ class Checkpointer:
     if best and self._best_metric is None:
       raise ValueError('best needs a Checkpointer with a best_metric')
     self.wait()
+    if jax.process_count() == 1:
+      found = self._read(template, step, best)
+    else:
+      found = _from_primary(partial(self._read, template, step, best))
+    self._continues = True
+    return Restored(
+      found.manifest.step,
+      _from_host(found.arrays, template, found.manifest),
+      found.manifest.metrics,
+      tuple(found.rejected),
+    )
+
+  def _read(self, template: PyTree, step: int | None, best: bool) -> '_Found':
     rejected: list[str] = []
     readable = self._readable(self._candidates(step), rejected)
     for saved, manifest in self._by_rank(readable) if best else readable:
@@ -248,13 +282,7 @@ class Checkpointer:
       except Exception as error:
         rejected.append(f'step {saved.step}: {_reason(error)}')
         continue
-      self._continues = True
-      return Restored(
-        manifest.step,
-        _from_host(arrays, template, manifest),
-        manifest.metrics,
-        tuple(rejected),
-      )
+      return _Found(manifest, arrays, rejected)
     if not rejected:
       raise CheckpointError(
         f'no checkpoint in {self._directory} has the metric'
@@ -441,6 +469,46 @@ def _write_step(path: Path, leaves: list[_Leaf], manifest: _Manifest) -> None:
     )
 
 
+def _from_primary(read: Callable[[], _Found]) -> _Found:
+  """What process 0 reads, or the error that it meets, on every process."""
+  found, error = None, None
+  if is_primary():
+    try:
+      found = read()
+    except CheckpointError as raised:
+      error = str(raised)
+  if error := agree(error):
+    raise CheckpointError(error)
+  about = found and [found.manifest._asdict(), found.rejected]
+  manifest, rejected = agree(about)
+  manifest = _Manifest(**manifest)
+  # Bytes, for JAX would round what it holds in fewer bits.
+  if found is None:
+    data = np.zeros(sum(map(_num_bytes, manifest.leaves)), np.uint8)
+  else:
+    joined = b''.join(array.tobytes() for array in found.arrays)
+    data = np.frombuffer(joined, np.uint8)
+  if data.size:
+    data = np.asarray(multihost_utils.broadcast_one_to_all(data))
+  return _Found(manifest, _split(data.tobytes(), manifest), rejected)
+
+
+def _num_bytes(entry: Mapping[str, Any]) -> int:
+  dtype = np.dtype(entry['data_dtype'])
+  return math.prod(entry['data_shape']) * dtype.itemsize
+
+
+def _split(data: bytes, manifest: _Manifest) -> list[np.ndarray]:
+  """The arrays that lie one after the other."""
+  arrays, start = [], 0
+  for entry in manifest.leaves:
+    chunk = data[start : start + _num_bytes(entry)]
+    start += len(chunk)
+    array = np.frombuffer(chunk, np.dtype(entry['data_dtype']))
+    arrays.append(array.reshape(entry['data_shape']))
+  return arrays
+
+
 def _read_manifest(path: Path, step: int) -> _Manifest:
   """Raises anything at all if the manifest is damaged."""
   ocp = _orbax()
@@ -466,19 +534,12 @@ def _read_arrays(path: Path, manifest: _Manifest) -> list[np.ndarray]:
       path,
       args=ocp.args.PyTreeRestore({'data': 0}, restore_args={'data': as_numpy}),
     )['data'].tobytes()
-  arrays = []
-  start = 0
-  for entry in manifest.leaves:
-    dtype = np.dtype(entry['data_dtype'])
-    size = math.prod(entry['data_shape'])
-    chunk = data[start : start + size * dtype.itemsize]
-    start += len(chunk)
-    array = np.frombuffer(chunk, dtype).reshape(entry['data_shape'])
+  arrays = _split(data, manifest)
+  for array, entry in zip(arrays, manifest.leaves, strict=True):
     leaf = _Leaf(entry['path'], entry['dtype'], array, entry['key'])
     if _entry(leaf) != entry:
       name = leaf.path or 'its only leaf'
       raise CheckpointError(f'{name} differs from its checksum')
-    arrays.append(array)
   return arrays
 
 
@@ -505,7 +566,7 @@ def _paths(tree: PyTree) -> list[tuple[str, Any]]:
 
 def _to_host(state: PyTree) -> list[_Leaf]:
   """Copies every leaf, so that the state may be donated afterwards."""
-  leaves = _paths(state)
+  leaves = [(path, gather(leaf)) for path, leaf in _paths(state)]
   for _, leaf in leaves:
     if isinstance(leaf, jax.Array):
       leaf.copy_to_host_async()
@@ -593,18 +654,20 @@ def _from_host(
 
 def _leaf_from_host(array: np.ndarray, like: Any, key: str | None) -> Any:
   """Makes the array that was read the kind of thing that `like` is."""
-  if key is not None:
-    return jax.random.wrap_key_data(jnp.array(array), impl=key)
   if not hasattr(like, 'dtype'):
     return array.item()
-  if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
+  place = getattr(like, 'sharding', None)
+  if key is not None:
+    leaf = jax.random.wrap_key_data(jnp.array(array), impl=key)
+  elif jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
     return array
-  if getattr(like, 'weak_type', False):
+  else:
+    leaf = jnp.array(array)
     # A strong type would be compiled anew, and promoted differently.
-    weak = jnp.full(array.shape, array.dtype.type(0).item())
-    if weak.dtype == array.dtype:
-      return weak.at[...].set(array)
-  return jnp.array(array)
+    if getattr(like, 'weak_type', False):
+      weak = jnp.full(array.shape, array.dtype.type(0).item())
+      leaf = weak.at[...].set(array) if weak.dtype == leaf.dtype else leaf
+  return put(leaf, place) if isinstance(place, NamedSharding) else leaf
 
 
 def _reason(error: BaseException) -> str:

@@ -1,26 +1,44 @@
 """The outer loop: a resumable train step, and evaluation on unseen tasks."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from metajax.base import (
   Learner,
+  MetaGradient,
   MetaLearner,
   Metrics,
   Objective,
   PyTree,
   SampleTask,
   Task,
-  sample_tasks,
+  task_keys,
+)
+from metajax.cost import Cost, cost
+from metajax.mesh import (
+  TASK,
+  Rule,
+  axis_size,
+  put,
+  replicated,
+  shardings,
+  with_places,
 )
 from metajax.normalisation import Normalisation, predict_queries
 from metajax.objectives import confidence_interval
-from metajax.parallel import ChunkSize, microbatch
+from metajax.parallel import (
+  ChunkSize,
+  data_parallel,
+  map_over_devices,
+  microbatch,
+)
 
 
 class TrainState(NamedTuple):
@@ -39,6 +57,11 @@ class TrainStep(NamedTuple):
 
   run: Callable[[TrainState, int], tuple[TrainState, Metrics]]
   init: Callable[[jax.Array], TrainState]
+  # The shapes of a state, and where it lies: what a checkpoint is restored to.
+  template: Callable[[], TrainState]
+  # The program of one step, for devices that need not be there.
+  lower: Callable[[], jax.stages.Lowered]
+  cost: Callable[[], Cost]  # of one step, on one device of the axis of tasks
 
 
 def make_train_step(
@@ -49,6 +72,8 @@ def make_train_step(
   tasks_per_step: int,
   chunk_size: ChunkSize = 'auto',
   max_skipped_in_a_row: int = 20,
+  mesh: Mesh | None = None,
+  rule: Rule = replicated,
 ) -> TrainStep:
   r"""Makes the outer loop: sample tasks, estimate the meta-gradient, update.
 
@@ -60,6 +85,11 @@ def make_train_step(
   skipped and counted. After `max_skipped_in_a_row` of them the loop returns
   early; the caller sees it in `state.skipped_in_a_row`.
 
+  On a mesh every device draws and adapts to its own share of the tasks. The
+  keys of task i of step n depend on n and i alone, so the tasks of a step are
+  the same on any number of devices and processes, and its result is but for
+  rounding.
+
   Args:
     meta_learner: any method.
     optimizer: the outer optimiser.
@@ -70,14 +100,23 @@ def make_train_step(
     chunk_size: tasks that are vectorised together (see `microbatch`); what
       suits the work of one task and the device by default.
     max_skipped_in_a_row: when to give up.
+    mesh: the devices to train on, with an axis `'task'`; the default device
+      alone if there is none.
+    rule: how the state is divided over the mesh (see `metajax.mesh`); every
+      device has all of it by default.
 
   Returns:
     `init(key) -> state`, and `run(state, num_steps) -> (state, metrics)`. The
     state given to `run` is donated. Metrics are means over the steps that
     were applied, with `skipped` the number of those that were not.
+    `template()` tells shapes and places of a state without making one,
+    `lower()` is the program of a single step, ready to be compiled and looked
+    into, and `cost()` its arithmetic; none of them needs the devices of the
+    mesh to be there.
 
   Raises:
-    ValueError: if a count is not positive.
+    ValueError: if a count is not positive, or if the devices along the axis
+      `'task'` do not divide `tasks_per_step`.
 
   Example:
     >>> import jax, optax, metajax
@@ -99,6 +138,17 @@ def make_train_step(
     )
   grad = microbatch(meta_learner.grad, chunk_size)
 
+  def draw_and_estimate(
+    keys: jax.Array, shared: PyTree, sample_keys: PyTree
+  ) -> tuple[PyTree, Metrics]:
+    meta_params, sample = shared
+    return grad(keys, meta_params, jax.vmap(sample)(sample_keys))
+
+  estimate: MetaGradient = draw_and_estimate
+  if mesh is not None:
+    estimate = data_parallel(estimate, mesh)
+    _check_shares(tasks_per_step, mesh)
+
   def init(key: jax.Array) -> TrainState:
     params_key, run_key = jax.random.split(key)
     # Only their shapes matter, so no task is drawn.
@@ -114,6 +164,15 @@ def make_train_step(
     )
     return jax.tree.map(jnp.copy, state)
 
+  places = None
+  if mesh is not None:
+    places = shardings(jax.eval_shape(init, jax.random.key(0)), mesh, rule)
+  init = jax.jit(init, out_shardings=places)
+
+  def template() -> TrainState:
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return shapes if places is None else with_places(shapes, places)
+
   @jax.jit  # `run` asks for its shapes first; jit traces it once for both
   def step(
     state: TrainState, sample: SampleTask
@@ -121,8 +180,10 @@ def make_train_step(
     sample_key, grad_key = jax.random.split(
       jax.random.fold_in(state.key, state.step)
     )
-    tasks = sample_tasks(sample, sample_key, tasks_per_step)
-    gradient, metrics = grad(grad_key, state.meta_params, tasks)
+    drawn_by: PyTree = task_keys(sample_key, tasks_per_step)
+    gradient, metrics = estimate(
+      task_keys(grad_key, tasks_per_step), (state.meta_params, sample), drawn_by
+    )
     finite = all_finite(gradient)
     updates, optimizer_state = optimizer.update(
       gradient, state.optimizer_state, state.meta_params
@@ -144,6 +205,8 @@ def make_train_step(
       state.skipped + missed,
       (state.skipped_in_a_row + 1) * missed,
     )
+    if places is not None:
+      state = jax.lax.with_sharding_constraint(state, places)
     return state, metrics, finite
 
   @partial(jax.jit, donate_argnums=0)
@@ -176,11 +239,33 @@ def make_train_step(
     means = jax.tree.map(lambda total: total / applied, sums)
     return state, {**means, 'skipped': skipped}
 
-  sampler = as_argument(sample)
+  @cache
+  def sampler() -> SampleTask:
+    argument = as_argument(sample)
+    return argument if mesh is None else put(argument, mesh)
+
+  def shapes() -> tuple[TrainState, SampleTask]:
+    argument = jax.eval_shape(lambda: as_argument(sample))
+    if mesh is not None:
+      argument = with_places(argument, shardings(argument, mesh))
+    return template(), argument
+
   return TrainStep(
-    run=lambda state, num_steps: run(state, jnp.int32(num_steps), sampler),
-    init=jax.jit(init),
+    run=lambda state, num_steps: run(state, np.int32(num_steps), sampler()),
+    init=init,
+    template=template,
+    lower=lambda: jax.jit(step, donate_argnums=0).lower(*shapes()),
+    cost=lambda: cost(step, *shapes()),
   )
+
+
+def _check_shares(tasks_per_step: int, mesh: Mesh) -> None:
+  shares = axis_size(mesh, TASK)
+  if tasks_per_step % shares:
+    raise ValueError(
+      f'{tasks_per_step} tasks per step cannot be divided over the {shares}'
+      f' devices of the axis {TASK!r}; take a multiple of {shares}'
+    )
 
 
 def as_argument(sample: SampleTask) -> jax.tree_util.Partial:
@@ -215,6 +300,7 @@ def evaluate(
   num_tasks: int,
   normalisation: Normalisation = 'transductive',
   chunk_size: int = 4,
+  mesh: Mesh | None = None,
 ) -> Evaluation:
   """Adapts to unseen tasks and judges the queries after every inner step.
 
@@ -233,7 +319,9 @@ def evaluate(
       and no other query. (For statistics of a population, give
       `normalisation.population(...)` as the learner; the two choices are then
       one.)
-    chunk_size: tasks that are vectorised together.
+    chunk_size: tasks that are vectorised together on one device.
+    mesh: the devices to test on, with an axis `'task'`; the default device
+      alone if there is none.
 
   Returns:
     An `Evaluation`.
@@ -252,6 +340,11 @@ def evaluate(
   if chunk_size < 1:
     raise ValueError(f'chunk_size must be 1 or more, got {chunk_size}')
   learner = Learner(learner.init, learner.adapt, learner.predict)
+  shared = meta_params, as_argument(sample), key
+  at_once = chunk_size
+  if mesh is not None:
+    shared = put(shared, mesh)
+    at_once *= axis_size(mesh, TASK)
   # One program for any number of tasks: the last chunk is filled up with
   # tasks whose results are dropped.
   chunks = [
@@ -259,15 +352,17 @@ def evaluate(
       learner,
       objective,
       normalisation,
-      meta_params,
-      as_argument(sample),
-      key,
-      first + jnp.arange(chunk_size),
+      mesh,
+      shared,
+      first + np.arange(at_once, dtype=np.int32),
     )
-    for first in range(0, num_tasks, chunk_size)
+    for first in range(0, num_tasks, at_once)
   ]
   values = jax.tree.map(
-    lambda *leaves: jnp.concatenate(leaves)[:num_tasks], *chunks
+    lambda *leaves: jnp.concatenate([np.asarray(leaf) for leaf in leaves])[
+      :num_tasks
+    ],
+    *chunks,
   )
   return Evaluation(
     mean=jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values),
@@ -276,17 +371,17 @@ def evaluate(
   )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _evaluate_chunk(
   learner: Learner,
   objective: Objective,
   normalisation: Normalisation,
-  meta_params: PyTree,
-  sample: SampleTask,
-  key: jax.Array,
+  mesh: Mesh | None,
+  shared: tuple[PyTree, SampleTask, jax.Array],
   indices: jax.Array,
 ) -> Metrics:
-  def of_task(index: jax.Array) -> Metrics:
+  def of_task(shared: PyTree, index: jax.Array) -> Metrics:
+    meta_params, sample, key = shared
     task_key, adapt_key = jax.random.split(jax.random.fold_in(key, index))
     task = sample(task_key)
     _, adaptation = learner.adapt(adapt_key, meta_params, task.support)
@@ -298,7 +393,12 @@ def _evaluate_chunk(
 
     return jax.lax.map(judge, adaptation.trajectory)
 
-  return jax.vmap(of_task)(indices)
+  of_tasks: Callable[[PyTree, PyTree], PyTree]
+  of_tasks = jax.vmap(of_task, in_axes=(None, 0))
+  if mesh is not None:
+    of_tasks = map_over_devices(of_tasks, mesh)
+  values: Metrics = of_tasks(shared, indices)
+  return values
 
 
 def example_task(sample: SampleTask, key: jax.Array, index: int = 0) -> Task:

@@ -11,6 +11,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def pytest_configure(config: pytest.Config) -> None:
   del config
   jax.config.update('jax_numpy_rank_promotion', 'raise')
+  jax.config.update('jax_num_cpu_devices', 8)  # for the tests of meshes
   # Compilation is most of the time that the tests take.
   jax.config.update(
     'jax_compilation_cache_dir',

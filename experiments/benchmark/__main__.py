@@ -58,8 +58,8 @@ from experiments.benchmark.workloads import (
   SUITES,
   TRANSFORMER,
 )
-from experiments.loop import write_json
 from experiments.options import FLAGS, UsageError
+from experiments.workdir import write_json
 
 RECORD = 'benchmark.json'
 _SECONDS = 0.5  # about as long as one implementation computes in one round

@@ -11,10 +11,11 @@ from processes import TINY, TINY_IMAGES
 
 
 def snapshot(directory):
-  """Every name, time and byte in a directory."""
+  """Every name, time and byte in a directory, but whose lock it was last."""
   return {
     path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
     for path in [directory, *directory.rglob('*')]
+    if path.name != '.lock'
   }
 
 
@@ -298,6 +299,22 @@ def test_directory_that_holds_a_run(launcher, refused, cache, tmp_path):
   (tmp_path / 'run' / 'config.json').write_text('{')
   line = refused(*run, '--resume', name='sinusoid')
   assert re.match(r'--workdir: .*/config.json is not readable', line)
+
+
+def test_directory_that_another_run_is_using(launcher, tmp_path):
+  flags = (*TINY, '--steps=100000', f'--workdir={tmp_path / "run"}')
+  first = launcher.start('sinusoid', *flags)
+  first.until((tmp_path / 'run' / 'metrics.jsonl').exists)
+  second = launcher.run('sinusoid', *flags, '--resume')
+  first.kill()
+  first.wait()
+  assert second.code == 2
+  assert second.stdout == ''
+  assert re.fullmatch(
+    r'--workdir: .*/run is in use by another run \(process \d+ on .*\); wait'
+    r' for it, stop it, or name another\n',
+    second.stderr,
+  )
 
 
 def test_nothing_to_resume(refused, tmp_path):

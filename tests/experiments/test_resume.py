@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from processes import TINY, result
 
+from experiments.interrupts import PREEMPTED
 from metajax.algorithms.table import ALGORITHMS
 from metajax.checkpoint import Checkpointer
 from metajax.metrics import read_json_lines
@@ -115,22 +116,27 @@ def test_killed_at_any_moment(launcher, own_cache, undisturbed, tmp_path):
 
 
 def test_asked_to_stop(launcher, own_cache, undisturbed, tmp_path):
-  """SIGTERM and Ctrl-C save first."""
+  """SIGTERM and Ctrl-C save first; after a SIGTERM the next start goes on."""
   workdir = tmp_path / 'run'
   flags = (*FLAGS, own_cache(), f'--workdir={workdir}')
-  saved = None
-  for number, step in ((signal.SIGTERM, 12), (signal.SIGINT, 33)):
-    resume = ['--resume'] if saved else []
+  saved, resume = None, ()
+  for number, step, code, then in (
+    (signal.SIGTERM, 12, PREEMPTED, ()),
+    (signal.SIGTERM, 22, PREEMPTED, ()),
+    (signal.SIGINT, 33, 130, ('--resume',)),
+  ):
     run = launcher.start('sinusoid', *flags, *resume)
     run.until(lambda step=step: last_step(workdir) >= step)
     run.kill(number)
     ended = run.wait()
-    assert ended.code == 128 + number
+    assert ended.code == code
     assert ended.stderr == ''
     lines = ended.stdout.splitlines()
     assert not saved or lines[0] == f'resumed from step {saved}'
+    resume = then
+    with_resume = ' with --resume' if resume else ''
     said = re.fullmatch(
-      rf'{number.name}: saved step (\d+); the same command with --resume goes'
+      rf'{number.name}: saved step (\d+); the same command{with_resume} goes'
       ' on',
       lines[-1],
     )
@@ -138,6 +144,8 @@ def test_asked_to_stop(launcher, own_cache, undisturbed, tmp_path):
     saved = int(said[1])
     assert saved >= step
     assert not (workdir / 'result.json').exists()
+  ended = launcher.run('sinusoid', *flags)
+  assert ended.code == 2  # Ctrl-C leaves the next step to whoever pressed it
   ended = launcher.run('sinusoid', *flags, '--resume')
   assert ended.code == 0, ended
   assert ended.stdout.startswith(f'resumed from step {saved}\n')

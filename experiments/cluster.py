@@ -1,0 +1,190 @@
+"""Flags of a run on many devices and processes, and what they stand for."""
+
+import os
+import re
+import socket
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from experiments.options import FLAGS, UsageError, define_count
+
+if TYPE_CHECKING:
+  from jax.sharding import Mesh, PartitionSpec
+
+  from metajax.mesh import Rule
+
+flags.disclaim_key_flags()  # they belong to the binary that asks for them
+
+# What is each process's own business.
+_OWN = frozenset({'process_id'})
+_MESH = re.compile(r'(\w+):(\d+)(?:,(\w+):(\d+))*')
+
+
+def define_flags() -> None:
+  """Defines the flags of devices and processes."""
+  flags.DEFINE_string(
+    'mesh', None,
+    'devices along each axis, such as task:8 or task:4,model:2; tasks are'
+    ' divided over task, networks (see --shard) over model'
+    ' [default: all devices on task]',
+  )  # fmt: skip
+  flags.DEFINE_multi_string(
+    'shard', [],
+    'how parameters and the state of the optimiser are divided: an axis of'
+    ' --mesh, which divides the largest dimension of every large array (model:'
+    ' the network itself; task: between steps only, as ZeRO), or'
+    ' PATTERN=AXIS,AXIS,... with - for a dimension that stays whole, for arrays'
+    ' whose path matches; may be repeated, the first match decides',
+  )  # fmt: skip
+  flags.DEFINE_string(
+    'distributed', 'off',
+    'how processes find each other: off, for a single one; auto, on a TPU pod,'
+    ' Slurm, GKE or Open MPI; or the host:port of process 0, with'
+    ' --num_processes and --process_id. A distributed run goes on by itself'
+    ' from what its workdir holds',
+  )  # fmt: skip
+  define_count('num_processes', None, 'processes, with --distributed=host:port')
+  define_count(
+    'process_id', None, 'which of them this one is, from 0', at_least=0
+  )
+  define_count(
+    'distributed_timeout', 300, 'seconds to wait for the other processes'
+  )
+  define_count(
+    'heartbeat_seconds', 30,
+    'seconds of silence after which a process counts as dead, and all end',
+  )  # fmt: skip
+
+
+def is_distributed() -> bool:
+  """Whether there are other processes."""
+  return 'distributed' in FLAGS and FLAGS.distributed != 'off'
+
+
+def connect() -> None:
+  """Joins the other processes; comes before any use of JAX."""
+  if not is_distributed():
+    for name in ('num_processes', 'process_id'):
+      if name in FLAGS and FLAGS[name].value is not None:
+        raise UsageError(name, 'goes with --distributed=host:port')
+    return
+  from metajax import distributed
+
+  coordinator = None if FLAGS.distributed == 'auto' else FLAGS.distributed
+  try:
+    distributed.initialize(
+      coordinator,
+      FLAGS.num_processes,
+      FLAGS.process_id,
+      timeout=FLAGS.distributed_timeout,
+      heartbeat=FLAGS.heartbeat_seconds,
+    )
+  except (ValueError, distributed.ClusterError) as error:
+    raise UsageError('distributed', str(error)) from error
+  if not distributed.is_primary():  # one process speaks for all
+    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
+
+
+def check_agreement(settings: Mapping[str, Any]) -> None:
+  """Refuses to start where hosts differ in flags or versions."""
+  if not is_distributed():
+    return
+  from experiments.report import versions
+  from metajax.distributed import collect
+
+  facts = {
+    f'--{name}': value for name, value in settings.items() if name not in _OWN
+  }
+  everyone = collect([socket.gethostname(), facts | versions()])
+  first_host, first = everyone[0]
+  differing = [
+    f'{name} is {first.get(name)!r} on process 0 ({first_host}) and'
+    f' {other.get(name)!r} on process {index} ({host})'
+    for index, (host, other) in enumerate(everyone)
+    for name in sorted({*first, *other})
+    if first.get(name) != other.get(name)
+  ]
+  if differing:
+    raise UsageError(
+      'distributed',
+      f'processes disagree: {"; ".join(differing)}; start all with the same',
+    )
+
+
+def make_mesh(tasks_per_step: int) -> 'Mesh | None':
+  """The mesh that the flags describe; None for a single device."""
+  import jax
+
+  from metajax import mesh
+
+  if FLAGS.mesh is None:
+    if jax.device_count() == 1:
+      return None
+    axes = {mesh.TASK: jax.device_count()}
+  else:
+    axes = parse_mesh(FLAGS.mesh)
+  check_shares(tasks_per_step, axes.get(mesh.TASK, 0))
+  try:
+    return mesh.make_mesh(axes)
+  except ValueError as error:
+    raise UsageError('mesh', str(error)) from error
+
+
+def check_shares(tasks_per_step: int, shares: int) -> None:
+  """Refuses tasks that the axis of tasks does not divide."""
+  if not shares:
+    raise UsageError('mesh', f'{FLAGS.mesh} has no axis task')
+  if tasks_per_step % shares:
+    raise UsageError(
+      'tasks_per_step',
+      f'{tasks_per_step} cannot be divided over the {shares} devices of the'
+      f' axis task; take a multiple of {shares}, or another --mesh',
+    )
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+  """Reads `task:4,model:2`."""
+  parts = [part.partition(':') for part in text.split(',')]
+  names = [name for name, _, _ in parts]
+  if (
+    not _MESH.fullmatch(text)
+    or len(set(names)) < len(names)
+    or any(int(size) < 1 for _, _, size in parts)
+  ):
+    raise UsageError(
+      'mesh',
+      f'is {text!r}, but must be axes with the number of devices along each,'
+      ' such as task:8 or task:4,model:2',
+    )
+  return {name: int(size) for name, _, size in parts}
+
+
+def make_rule(mesh: 'Mesh | None') -> 'Rule':
+  """How parameters are divided, by --shard."""
+  from metajax.mesh import by_path, largest_dimension, replicated
+
+  if not FLAGS.shard:
+    return replicated
+  if mesh is None:
+    raise UsageError('shard', 'needs more than one device')
+  try:
+    if len(FLAGS.shard) == 1 and '=' not in FLAGS.shard[0]:
+      return largest_dimension(mesh, FLAGS.shard[0])
+    return by_path(mesh, [_parse_rule(text) for text in FLAGS.shard])
+  except ValueError as error:
+    raise UsageError('shard', str(error)) from error
+
+
+def _parse_rule(text: str) -> 'tuple[str, PartitionSpec]':
+  from jax.sharding import PartitionSpec
+
+  pattern, equals, axes = text.rpartition('=')
+  if not equals or not pattern or not axes:
+    raise ValueError(
+      f'{text!r} must be PATTERN=AXIS,AXIS,..., or the only one and an axis'
+    )
+  names = [None if axis in ('-', '') else axis for axis in axes.split(',')]
+  return pattern, PartitionSpec(*names)
