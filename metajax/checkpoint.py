@@ -443,6 +443,16 @@ def _orbax() -> Any:
   return orbax.checkpoint
 
 
+def _checkpointer(ocp: Any) -> Any:
+  """Orbax's, which is not to wait for processes that do not call it."""
+  alone = {}
+  if jax.process_count() > 1:
+    alone['multiprocessing_options'] = ocp.options.MultiprocessingOptions(
+      primary_host=0, active_processes={0}, barrier_sync_key_prefix='metajax'
+    )
+  return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone)
+
+
 def _not_from_orbax(record: logging.LogRecord) -> bool:
   return 'orbax' not in Path(record.pathname).parts
 
@@ -458,7 +468,7 @@ def _write_step(path: Path, leaves: list[_Leaf], manifest: _Manifest) -> None:
   data = b''.join(leaf.data.tobytes() for leaf in leaves)
   data = data or bytes(1)  # orbax refuses to write an empty array
   ocp = _orbax()
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+  with _checkpointer(ocp) as writer:
     writer.save(
       path,
       args=ocp.args.PyTreeSave({'data': np.frombuffer(data, np.uint8)}),
@@ -512,7 +522,7 @@ def _split(data: bytes, manifest: _Manifest) -> list[np.ndarray]:
 def _read_manifest(path: Path, step: int) -> _Manifest:
   """Raises anything at all if the manifest is damaged."""
   ocp = _orbax()
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+  with _checkpointer(ocp) as reader:
     metadata = reader.metadata(path).custom_metadata
   if not metadata or {'manifest', 'sha256'} - metadata.keys():
     raise CheckpointError('its manifest is missing or unreadable')
@@ -529,7 +539,7 @@ def _read_arrays(path: Path, manifest: _Manifest) -> list[np.ndarray]:
   """Raises anything at all if an array is damaged."""
   ocp = _orbax()
   as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+  with _checkpointer(ocp) as reader:
     data = reader.restore(
       path,
       args=ocp.args.PyTreeRestore({'data': 0}, restore_args={'data': as_numpy}),

@@ -96,6 +96,9 @@ def _await_answer(host: str, port: int, timeout: float) -> None:
 
 
 def _connect(timeout: int, heartbeat: int, **cluster: Any) -> None:
+  # On a CPU independent programs would run side by side, and their messages to
+  # other processes would be taken for one another.
+  jax.config.update('jax_cpu_enable_async_dispatch', False)
   try:
     jax.distributed.initialize(
       initialization_timeout=timeout,
