@@ -71,11 +71,15 @@ class Stops:
       stop_at_once(number, frame)
     self._received.append(number)
 
-  def requested(self, step: int) -> int | None:
-    """The signal to stop for at this step, the same on all processes."""
+  def requested(self, dispatch: int) -> int | None:
+    """The signal to stop for after a dispatch, the same on all processes.
+
+    JAX's runtime spreads the word between them, and counts dispatches to find
+    one that no process has passed yet: it wants consecutive numbers.
+    """
     if (
       cluster.is_distributed()
-      and multihost_utils.reached_preemption_sync_point(step)
+      and multihost_utils.reached_preemption_sync_point(dispatch)
     ):
       return signal.SIGTERM
     return self._received[0] if self._received else None

@@ -311,7 +311,7 @@ class _Run:
         due = self.step % recipe.checkpoint_every == 0
         if due or self.step == recipe.steps:
           self.save(self.validate())
-        number = stops.requested(self.step)
+        number = stops.requested(self.dispatches)
       self.watch.now(f'saving step {self.step}')
       self.save({})
       self.checkpointer.wait()

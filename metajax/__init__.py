@@ -33,12 +33,13 @@ from metajax.base import (
 )
 from metajax.estimators import backprop, displacement
 from metajax.inner_loop import Descent, descend
+from metajax.mesh import make_mesh
 from metajax.objectives import (
   confidence_interval,
   cross_entropy,
   mean_squared_error,
 )
-from metajax.parallel import choose_chunk_size, microbatch
+from metajax.parallel import choose_chunk_size, data_parallel, microbatch
 from metajax.precision import with_precision
 from metajax.training import (
   Evaluation,
@@ -67,11 +68,13 @@ __all__ = [
   'choose_chunk_size',
   'confidence_interval',
   'cross_entropy',
+  'data_parallel',
   'descend',
   'displacement',
   'evaluate',
   'fomaml',
   'from_scratch',
+  'make_mesh',
   'make_train_step',
   'maml',
   'map_tasks',

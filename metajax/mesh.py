@@ -36,8 +36,9 @@ def make_mesh(
     ValueError: if the product of the axes is not the number of devices.
 
   Example:
-    >>> make_mesh({'task': 1}).shape
-    OrderedDict({'task': 1})
+    >>> mesh = make_mesh({'task': jax.device_count(), 'model': 1})
+    >>> mesh.axis_names
+    ('task', 'model')
   """
   devices = jax.devices() if devices is None else devices
   wanted = math.prod(axes.values())
@@ -127,10 +128,10 @@ def by_path(mesh: Mesh, rules: Sequence[tuple[str, PartitionSpec]]) -> Rule:
 
   Example:
     >>> from jax.sharding import PartitionSpec
-    >>> mesh = make_mesh({'model': 1})
+    >>> mesh = make_mesh({'model': 1}, jax.devices()[:1])
     >>> rule = by_path(mesh, [('Dense.*kernel', PartitionSpec(None, 'model'))])
-    >>> rule("['Dense_0']['kernel']", (40, 40))
-    PartitionSpec(None, 'model')
+    >>> tuple(rule("['Dense_0']['kernel']", (40, 40)))
+    (None, 'model')
   """
   compiled = []
   for pattern, spec in rules:
