@@ -109,7 +109,8 @@ def test_files(strokes):
   _, workdir = strokes
   names = {path.name for path in workdir.iterdir()}
   assert names == PICTURES | {
-    '.lock', 'checkpoints', 'config.json', 'metrics.jsonl', 'result.json', 'tensorboard'
+    '.lock', 'checkpoints', 'config.json', 'metrics.jsonl', 'result.json',
+    'tensorboard'
   }  # fmt: skip
   for name in PICTURES:
     with Image.open(workdir / name) as image:
