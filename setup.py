@@ -29,6 +29,7 @@ setup(
     'absl-py>=2.1',
     'array-record>=0.7',
     'flax>=0.12',
+    'grain>=0.2.12',
     'importlib_resources>=6.0',  # tensorflow-datasets does not declare it
     'jax>=0.10',
     'matplotlib>=3.9',

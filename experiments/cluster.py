@@ -4,8 +4,9 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
 
@@ -20,6 +21,8 @@ flags.disclaim_key_flags()  # they belong to the binary that asks for them
 
 # What is each process's own business.
 _OWN = frozenset({'process_id'})
+# JAX looks for silence from time to time.
+_GRACE_SECONDS = 15
 _MESH = re.compile(r'(\w+):(\d+)(?:,(\w+):(\d+))*')
 
 
@@ -112,6 +115,29 @@ def check_agreement(settings: Mapping[str, Any]) -> None:
       'distributed',
       f'processes disagree: {"; ".join(differing)}; start all with the same',
     )
+
+
+def end_with_the_others(error: Exception) -> NoReturn:
+  """Ends this process after another one died.
+
+  JAX's runtime notices the silence of the dead one, writes its number to stderr
+  and ends every process. Were this one to leave before, it would be the one
+  that is reported dead.
+  """
+  print(
+    f'an exchange with the other processes failed ({_first_line(error)});'
+    f' within {FLAGS.heartbeat_seconds} s (--heartbeat_seconds) JAX names the'
+    ' process that is gone, below; the same command for all goes on from the'
+    ' last checkpoint',
+    file=sys.stderr,
+    flush=True,
+  )
+  time.sleep(FLAGS.heartbeat_seconds + _GRACE_SECONDS)
+  os._exit(1)
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).partition('\n')[0][:200]
 
 
 def make_mesh(tasks_per_step: int) -> 'Mesh | None':

@@ -18,8 +18,10 @@ The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
 `accuracy_by_inner_step.png`, `test_task.png`.
 """
 
+import math
 import re
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -68,6 +70,13 @@ def define_flags() -> None:
     options.define_count(
       name, None, f'{text} [default: the recipe]', at_least=2
     )
+  flags.DEFINE_enum(
+    'images_on', 'auto', ['auto', 'device', 'host'],
+    'where the images of a data set lie. device: tasks are drawn there; host:'
+    ' the same tasks are drawn in the memory of the host, by each process for'
+    ' its own devices, and streamed; auto: on the device if they fill no more'
+    ' than half of its memory',
+  )  # fmt: skip
   options.define_count('width', 64, 'channels of every convolution')
 
 
@@ -99,6 +108,8 @@ def load_strokes(recipe: Recipe) -> Data:
     'strokes', 'data_dir', 'data_file', 'split_dir', 'split_seed', 'rotate',
     'rotate_test', 'download',
   )  # fmt: skip
+  if FLAGS.images_on == 'host':
+    raise UsageError('images_on', 'strokes are drawn on the device alone')
   return Data(
     strokes(*_sizes(recipe, training=True), split='train'),
     strokes(*_sizes(recipe, training=False), split='validation'),
@@ -178,6 +189,7 @@ def _labelled(recipe: Recipe, data: Any, by_seed: Any) -> Data:
   """Splits, rotates and checks labelled images; makes samplers of them."""
   from metajax.tasks import (
     DataError,
+    HostEpisodes,
     episodes,
     rotate_classes,
     split_by_files,
@@ -203,7 +215,9 @@ def _labelled(recipe: Recipe, data: Any, by_seed: Any) -> Data:
       except DataError as error:
         raise UsageError(flag, str(error)) from error
       splits = splits._replace(**turned)
-  samplers = {}
+  samplers: dict[str, Any] = {}
+  on_host = _on_host(sum(part.images.nbytes for part in splits))
+  make: Callable[..., Any] = HostEpisodes if on_host else episodes
   for name, part in zip(splits._fields, splits, strict=True):
     training = name == 'train'
     sizes = _sizes(recipe, training)
@@ -215,7 +229,7 @@ def _labelled(recipe: Recipe, data: Any, by_seed: Any) -> Data:
         _as_flags(flags_given, recipe, training),
         f'{message} (in the {name} split)',
       ) from error
-    samplers[name] = episodes(part.images, part.labels, *sizes)
+    samplers[name] = make(part.images, part.labels, *sizes)
   origin = 'class lists' if FLAGS.split_dir else f'seed {FLAGS.split_seed}'
   counts = '/'.join(str(len(part.names)) for part in splits)
   return Data(
@@ -225,6 +239,16 @@ def _labelled(recipe: Recipe, data: Any, by_seed: Any) -> Data:
       'rotation': _describe_rotation(),
     },
   )
+
+
+def _on_host(size: int) -> bool:
+  """Whether so many bytes of images stay on the host, by --images_on."""
+  import jax
+
+  if FLAGS.images_on != 'auto':
+    return bool(FLAGS.images_on == 'host')
+  statistics = jax.local_devices()[0].memory_stats() or {}
+  return size > statistics.get('bytes_limit', math.inf) / 2
 
 
 def _as_flags(given: str, recipe: Recipe, training: bool) -> str:

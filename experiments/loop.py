@@ -27,7 +27,12 @@ from experiments.problem import Judge, Problem, Trained, make_judge, test
 from experiments.workdir import Workdir, open_workdir, write_json
 from metajax.base import PyTree
 from metajax.checkpoint import Checkpointer, CheckpointError, Restored
-from metajax.distributed import agree, gather, is_primary
+from metajax.distributed import (
+  agree,
+  gather,
+  is_lost_connection,
+  is_primary,
+)
 from metajax.metrics import (
   VALIDATION,
   JsonLines,
@@ -196,6 +201,10 @@ def run(
   except DivergenceError as stop:
     print(stop, file=sys.stderr, flush=True)
     return 1
+  except (ValueError, jax.errors.JaxRuntimeError) as error:
+    if is_lost_connection(error):
+      cluster.end_with_the_others(error)
+    raise
   except BrokenPipeError:  # of whoever reads our output
     raise
   except (CheckpointError, OSError) as error:

@@ -91,7 +91,7 @@ MAY_CHANGE = frozenset({
   'data_dir', 'data_file', 'split_dir', 'cache_dir', 'download',
   'mesh', 'shard', 'distributed', 'num_processes', 'process_id',
   'distributed_timeout', 'heartbeat_seconds', 'stall_seconds', 'profile',
-  'dry_run',
+  'dry_run', 'images_on',
 })  # fmt: skip
 
 

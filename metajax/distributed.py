@@ -6,6 +6,7 @@ process has to call them, in the same order.
 """
 
 import json
+import re
 import socket
 import time
 from typing import Any
@@ -13,6 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+_EXCHANGE = re.compile(
+  r'\bGloo\b|\bNCCL\b|UNAVAILABLE|DEADLINE_EXCEEDED|coordination service'
+)
 
 
 class ClusterError(RuntimeError):
@@ -115,6 +120,15 @@ def _connect(timeout: int, heartbeat: int, **cluster: Any) -> None:
     raise ClusterError(
       f'the processes did not all come to {where} within {timeout} s: {error}'
     ) from error
+
+
+def is_lost_connection(error: Exception) -> bool:
+  """Whether a failure is that of an exchange with another process.
+
+  JAX has no type of its own for it: the libraries that carry the messages are
+  known by what they write.
+  """
+  return jax.process_count() > 1 and bool(_EXCHANGE.search(str(error)))
 
 
 def is_primary() -> bool:

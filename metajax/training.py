@@ -1,6 +1,6 @@
 """The outer loop: a resumable train step, and evaluation on unseen tasks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ from metajax.parallel import (
   map_over_devices,
   microbatch,
 )
+from metajax.streaming import HostSampler, step_keys, stream, stream_shapes
 
 
 class TrainState(NamedTuple):
@@ -95,7 +96,8 @@ def make_train_step(
     optimizer: the outer optimiser.
     sample: the task distribution. Arrays that it holds are arguments of the
       compiled program if it is a `jax.tree_util.Partial` (as those of
-      `metajax.tasks` are), constants of it otherwise.
+      `metajax.tasks` are), constants of it otherwise. What draws on the host
+      (`metajax.tasks.HostEpisodes`) is streamed from there.
     tasks_per_step: tasks per outer step.
     chunk_size: tasks that are vectorised together (see `microbatch`); what
       suits the work of one task and the device by default.
@@ -138,11 +140,14 @@ def make_train_step(
     )
   grad = microbatch(meta_learner.grad, chunk_size)
 
+  host = sample if isinstance(sample, HostSampler) else None
+  draw = sample if host is None else jax.tree_util.Partial(host.decode)
+
   def draw_and_estimate(
-    keys: jax.Array, shared: PyTree, sample_keys: PyTree
+    keys: jax.Array, shared: PyTree, drawn_by: PyTree
   ) -> tuple[PyTree, Metrics]:
-    meta_params, sample = shared
-    return grad(keys, meta_params, jax.vmap(sample)(sample_keys))
+    meta_params, draw = shared
+    return grad(keys, meta_params, jax.vmap(draw)(drawn_by))
 
   estimate: MetaGradient = draw_and_estimate
   if mesh is not None:
@@ -175,14 +180,16 @@ def make_train_step(
 
   @jax.jit  # `run` asks for its shapes first; jit traces it once for both
   def step(
-    state: TrainState, sample: SampleTask
+    state: TrainState, source: _Source
   ) -> tuple[TrainState, Metrics, jax.Array]:
-    sample_key, grad_key = jax.random.split(
-      jax.random.fold_in(state.key, state.step)
-    )
-    drawn_by: PyTree = task_keys(sample_key, tasks_per_step)
+    sample_key, grad_key = step_keys(state.key, state.step)
+    drawn_by: PyTree = source.drawn
+    if drawn_by is None:
+      drawn_by = task_keys(sample_key, tasks_per_step)
     gradient, metrics = estimate(
-      task_keys(grad_key, tasks_per_step), (state.meta_params, sample), drawn_by
+      task_keys(grad_key, tasks_per_step),
+      (state.meta_params, source.draw),
+      drawn_by,
     )
     finite = all_finite(gradient)
     updates, optimizer_state = optimizer.update(
@@ -211,7 +218,7 @@ def make_train_step(
 
   @partial(jax.jit, donate_argnums=0)
   def run(
-    state: TrainState, num_steps: jax.Array, sample: SampleTask
+    state: TrainState, num_steps: jax.Array, source: _Source
   ) -> tuple[TrainState, Metrics]:
     end = state.step + num_steps
     skipped_before = state.skipped
@@ -224,13 +231,13 @@ def make_train_step(
 
     def body(carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
       state, sums = carry
-      state, metrics, finite = step(state, sample)
+      state, metrics, finite = step(state, source)
       sums = jax.tree.map(
         lambda total, value: total + jnp.where(finite, value, 0), sums, metrics
       )
       return state, sums
 
-    _, shapes, _ = jax.eval_shape(step, state, sample)
+    _, shapes, _ = jax.eval_shape(step, state, source)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     first = state.step
     state, sums = jax.lax.while_loop(proceed, body, (state, zeros))
@@ -240,23 +247,85 @@ def make_train_step(
     return state, {**means, 'skipped': skipped}
 
   @cache
-  def sampler() -> SampleTask:
-    argument = as_argument(sample)
-    return argument if mesh is None else put(argument, mesh)
+  def on_devices() -> _Source:
+    argument = as_argument(draw)
+    return _Source(argument if mesh is None else put(argument, mesh))
 
-  def shapes() -> tuple[TrainState, SampleTask]:
-    argument = jax.eval_shape(lambda: as_argument(sample))
+  def run_on_devices(
+    state: TrainState, num_steps: int
+  ) -> tuple[TrainState, Metrics]:
+    return run(state, np.int32(num_steps), on_devices())
+
+  def shapes() -> tuple[TrainState, _Source]:
+    source = jax.eval_shape(lambda: _Source(as_argument(draw)))
     if mesh is not None:
-      argument = with_places(argument, shardings(argument, mesh))
-    return template(), argument
+      source = with_places(source, shardings(source, mesh))
+    if host is not None:
+      source = source._replace(drawn=stream_shapes(host, tasks_per_step, mesh))
+    return template(), source
 
+  run_steps: Callable[[TrainState, int], tuple[TrainState, Metrics]]
+  run_steps = run_on_devices
+  if host is not None:
+    run_steps = _streamed(
+      lambda state, tasks: run(state, np.int32(1), _Source(draw, tasks)),
+      partial(stream, host, tasks_per_step=tasks_per_step, mesh=mesh),
+      max_skipped_in_a_row,
+    )
   return TrainStep(
-    run=lambda state, num_steps: run(state, np.int32(num_steps), sampler()),
+    run=run_steps,
     init=init,
     template=template,
     lower=lambda: jax.jit(step, donate_argnums=0).lower(*shapes()),
     cost=lambda: cost(step, *shapes()),
   )
+
+
+class _Source(NamedTuple):
+  """Where the tasks of a step come from; a pytree."""
+
+  draw: Callable[[PyTree], Task]  # from a key, or from what the host has drawn
+  drawn: PyTree | None = None  # leaves [tasks, ...]
+
+
+def _streamed(
+  run_one: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
+  make_stream: Callable[[jax.Array, int], Iterator[PyTree]],
+  max_skipped_in_a_row: int,
+) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
+  """Runs steps one by one, each on the tasks that the host has drawn for it."""
+  tasks: Iterator[PyTree] = iter(())
+  position: tuple[bytes, int] | None = None  # the key and the step it is at
+
+  def run(state: TrainState, num_steps: int) -> tuple[TrainState, Metrics]:
+    nonlocal tasks, position
+    key = np.asarray(jax.random.key_data(state.key)).tobytes()
+    first = int(state.step)
+    if position != (key, first):
+      tasks = make_stream(state.key, first)
+    done: list[Metrics] = []
+    while (
+      len(done) < num_steps
+      and int(state.skipped_in_a_row) < max_skipped_in_a_row
+    ):
+      state, metrics = run_one(state, next(tasks))
+      done.append(metrics)
+    position = (key, first + len(done))
+    return state, _mean_of_applied(done) if done else {}
+
+  return run
+
+
+@jax.jit
+def _mean_of_applied(steps: list[Metrics]) -> Metrics:
+  """The mean over single steps, less those that were skipped."""
+  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps)
+  skipped = stacked.pop('skipped')
+  applied = jnp.sum(skipped == 0)
+  means = jax.tree.map(
+    lambda leaf: jnp.sum(jnp.where(skipped == 0, leaf, 0)) / applied, stacked
+  )
+  return {**means, 'skipped': jnp.sum(skipped)}
 
 
 def _check_shares(tasks_per_step: int, mesh: Mesh) -> None:

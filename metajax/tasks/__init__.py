@@ -1,6 +1,6 @@
 """Task distributions: functions `sample(key) -> Task` that run inside jit."""
 
-from metajax.tasks.episodes import episodes, split_episode
+from metajax.tasks.episodes import HostEpisodes, episodes, split_episode
 from metajax.tasks.labelled import (
   DataError,
   LabelledImages,
@@ -15,6 +15,7 @@ from metajax.tasks.strokes import strokes
 
 __all__ = [
   'DataError',
+  'HostEpisodes',
   'LabelledImages',
   'Splits',
   'episodes',
