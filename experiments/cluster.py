@@ -190,18 +190,13 @@ def parse_mesh(text: str) -> dict[str, int]:
 
 def make_rule(mesh: 'Mesh | None') -> 'Rule':
   """How parameters are divided, by --shard."""
-  from metajax.mesh import by_path, largest_dimension, replicated
+  from metajax.mesh import by_path, largest_dimension
 
-  if not FLAGS.shard:
-    return replicated
   if mesh is None:
     raise UsageError('shard', 'needs more than one device')
-  try:
-    if len(FLAGS.shard) == 1 and '=' not in FLAGS.shard[0]:
-      return largest_dimension(mesh, FLAGS.shard[0])
-    return by_path(mesh, [_parse_rule(text) for text in FLAGS.shard])
-  except ValueError as error:
-    raise UsageError('shard', str(error)) from error
+  if len(FLAGS.shard) == 1 and '=' not in FLAGS.shard[0]:
+    return largest_dimension(mesh, FLAGS.shard[0])
+  return by_path(mesh, [_parse_rule(text) for text in FLAGS.shard])
 
 
 def _parse_rule(text: str) -> 'tuple[str, PartitionSpec]':

@@ -33,6 +33,7 @@ from metajax.distributed import (
   is_lost_connection,
   is_primary,
 )
+from metajax.mesh import Rule, replicated
 from metajax.metrics import (
   VALIDATION,
   JsonLines,
@@ -222,16 +223,24 @@ def run(
 def _make_train_step(
   problem: Problem, mesh: Mesh | None, chunk_size: ChunkSize
 ) -> TrainStep:
-  return make_train_step(
-    problem.meta_learner(),
-    problem.algorithm.optimizer(problem.recipe),
-    problem.train,
-    tasks_per_step=problem.recipe.tasks_per_step,
-    chunk_size=chunk_size,
-    max_skipped_in_a_row=MAX_SKIPPED_IN_A_ROW,
-    mesh=mesh,
-    rule=cluster.make_rule(mesh),
-  )
+  def make(rule: Rule) -> TrainStep:
+    return make_train_step(
+      problem.meta_learner(),
+      problem.algorithm.optimizer(problem.recipe),
+      problem.train,
+      tasks_per_step=problem.recipe.tasks_per_step,
+      chunk_size=chunk_size,
+      max_skipped_in_a_row=MAX_SKIPPED_IN_A_ROW,
+      mesh=mesh,
+      rule=rule,
+    )
+
+  if not FLAGS.shard:
+    return make(replicated)
+  try:
+    return make(cluster.make_rule(mesh))
+  except ValueError as error:  # of a dimension that cannot be divided
+    raise UsageError('shard', str(error)) from error
 
 
 def _dry_run(problem: Problem, settings: dict[str, Any]) -> int:

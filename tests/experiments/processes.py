@@ -3,9 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +54,11 @@ class Run:
     path = self._outputs[0]
     return path.read_text() if path.exists() else ''
 
+  def complained(self) -> str:
+    """What it has written to stderr so far."""
+    path = self._outputs[1]
+    return path.read_text() if path.exists() else ''
+
   def until(self, holds: Callable[[], Any]) -> Any:
     """Waits until something holds, for as long as the process lives."""
     deadline = time.monotonic() + PATIENCE
@@ -72,7 +78,9 @@ class Launcher:
     self._logs = logs
     self._started = 0
 
-  def start(self, name: str, *arguments: str, cwd: Path | None = None) -> Run:
+  def start(
+    self, name: str, *arguments: str, cwd: Path | None = None, devices: int = 1
+  ) -> Run:
     """Starts `python -m experiments.<name> <arguments>`."""
     self._started += 1
     outputs = [
@@ -83,12 +91,30 @@ class Launcher:
       arguments=[str(argument) for argument in arguments],
       cwd=str(cwd or self._logs),
       outputs=[str(path) for path in outputs],
+      environment={
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'
+      },
     )
     return Run(pid, outputs, self._ask)
 
-  def run(self, name: str, *arguments: str, cwd: Path | None = None) -> Ended:
+  def run(self, name: str, *arguments: str, **options: Any) -> Ended:
     """Runs an experiment to its end, whatever that is."""
-    return self.start(name, *arguments, cwd=cwd).wait()
+    return self.start(name, *arguments, **options).wait()
+
+  def start_together(
+    self, name: str, *arguments: str, own: Sequence[Sequence[str]] = ((), ())
+  ) -> list[Run]:
+    """Starts processes of one run; `own` are further flags of each."""
+    with socket.socket() as free:
+      free.bind(('localhost', 0))
+      port = free.getsockname()[1]
+    return [
+      self.start(
+        name, *arguments, f'--distributed=localhost:{port}',
+        f'--num_processes={len(own)}', f'--process_id={number}', *flags,
+      )
+      for number, flags in enumerate(own)
+    ]  # fmt: skip
 
   def succeed(self, name: str, *arguments: str) -> dict[str, Any]:
     """Runs an experiment that has to succeed; returns its result."""
