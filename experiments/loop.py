@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -197,6 +198,8 @@ def run(
       write_json(workdir.path / 'result.json', outcome)
       draw(Finished(problem, judge, meta_params, outcome, workdir.path))
   except Interrupted as stop:
+    # All is saved; whoever insists shall have the exit code that says so.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print(stop, flush=True)
     return stop.exit_code
   except DivergenceError as stop:

@@ -1,30 +1,19 @@
 """Fixtures of all tests of the experiments."""
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import REPOSITORY, Launcher
+from processes import Launcher, serve
 
 CACHE = Path.home() / '.cache' / 'metajax' / 'tests'
 
 
 @pytest.fixture(scope='session')
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-  server = subprocess.Popen(
-    [sys.executable, Path(__file__).with_name('fork_server.py')],
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-    env=os.environ | {'PYTHONPATH': str(REPOSITORY), 'JAX_PLATFORMS': 'cpu'},
-  )
-  with server:
-    yield Launcher(server, tmp_path_factory.mktemp('logs'))
-    server.stdin.close()
+  with serve(tmp_path_factory.mktemp('logs')) as launcher:
+    yield launcher
 
 
 @pytest.fixture(scope='session')

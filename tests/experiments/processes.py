@@ -1,12 +1,14 @@
 """Starts the experiments as a user does, as processes of their own."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,9 +81,22 @@ class Launcher:
     self._started = 0
 
   def start(
-    self, name: str, *arguments: str, cwd: Path | None = None, devices: int = 1
+    self,
+    name: str,
+    *arguments: str,
+    cwd: Path | None = None,
+    devices: int = 1,
+    clock_jump: int = 0,
   ) -> Run:
-    """Starts `python -m experiments.<name> <arguments>`."""
+    """Starts `python -m experiments.<name> <arguments>`.
+
+    Args:
+      name: of the experiment.
+      arguments: its flags.
+      cwd: where.
+      devices: how many it sees.
+      clock_jump: seconds by which its clock jumps while it runs.
+    """
     self._started += 1
     outputs = [
       self._logs / f'{self._started}.{stream}' for stream in ('out', 'err')
@@ -91,6 +106,7 @@ class Launcher:
       arguments=[str(argument) for argument in arguments],
       cwd=str(cwd or self._logs),
       outputs=[str(path) for path in outputs],
+      clock_jump=clock_jump,
       environment={
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'
       },
@@ -129,6 +145,22 @@ class Launcher:
     self._server.stdin.write(json.dumps(request) + '\n')
     self._server.stdin.flush()
     return json.loads(self._server.stdout.readline())
+
+
+@contextlib.contextmanager
+def serve(logs: Path) -> Iterator[Launcher]:
+  """A launcher, for the length of a block; outputs go to files in `logs`."""
+  server = subprocess.Popen(
+    [sys.executable, Path(__file__).with_name('fork_server.py')],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    env=os.environ | {'PYTHONPATH': str(REPOSITORY), 'JAX_PLATFORMS': 'cpu'},
+  )
+  with server:
+    yield Launcher(server, logs)
+    assert server.stdin
+    server.stdin.close()
 
 
 def result(arguments: tuple[str, ...]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import time
 import jax
 import numpy as np
 import pytest
+from faults import final_state, last_step
 from processes import TINY, result
-from test_resume import final_state, last_step
 
 from experiments.interrupts import PREEMPTED
 from metajax.checkpoint import Checkpointer

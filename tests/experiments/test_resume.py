@@ -1,67 +1,26 @@
 """Runs that are killed, stopped or damaged, and resumed."""
 
-import json
-import random
 import re
 import shutil
 import signal
 
-import jax
-import numpy as np
 import pytest
-from processes import TINY, result
+from faults import (
+  EVERY,
+  OTHERS,
+  assert_same_run,
+  flip_a_bit,
+  last_step,
+  trial,
+)
+from processes import TINY
 
 from experiments.interrupts import PREEMPTED
-from metajax.algorithms.table import ALGORITHMS
 from metajax.checkpoint import Checkpointer
 from metajax.metrics import read_json_lines
-from metajax.objectives import mean_squared_error
-from metajax.tasks import sinusoid
-from metajax.training import make_train_step
 
-EVERY = 5
 STEPS = 60
 FLAGS = (*TINY, f'--checkpoint_every={EVERY}', f'--steps={STEPS}')
-
-
-def final_state(workdir):
-  """The newest checkpoint of a run on sinusoids."""
-  row = ALGORITHMS['maml']
-  train_step = make_train_step(
-    row.make(row.sinusoid.network(1), mean_squared_error, row.sinusoid),
-    row.optimizer(row.sinusoid),
-    sinusoid(10, 10),
-    tasks_per_step=2,
-  )
-  template = jax.eval_shape(train_step.init, jax.random.key(0))
-  restored = Checkpointer(workdir / 'checkpoints').restore(template)
-  assert not restored.rejected
-  return restored.state._replace(key=jax.random.key_data(restored.state.key))
-
-
-def assert_same_run(workdir, undisturbed):
-  """All that a run leaves behind equals what another one left."""
-  a, b = final_state(workdir), final_state(undisturbed)
-  assert a.step == b.step == STEPS
-  for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-    np.testing.assert_array_equal(left, right)
-  (a, b) = (
-    result((f'--workdir={directory}',)) for directory in (workdir, undisturbed)
-  )
-  assert a['test'] == b['test']
-  assert a['steps'] == b['steps'] == STEPS
-  # With one step a line, the records do not depend on where a run stopped.
-  a, b = ([
-    {name: value for name, value in record.items() if name != 'time'}
-    for record in read_json_lines(directory / 'metrics.jsonl')
-  ] for directory in (workdir, undisturbed))  # fmt: skip
-  assert a == b
-  for line in (workdir / 'metrics.jsonl').read_text().splitlines():
-    json.loads(line)
-  times = [
-    record['time'] for record in read_json_lines(workdir / 'metrics.jsonl')
-  ]
-  assert times == sorted(times)
 
 
 @pytest.fixture(scope='module')
@@ -73,46 +32,11 @@ def undisturbed(launcher, cache, tmp_path_factory):
   return workdir
 
 
-def last_step(workdir):
-  """The step of the last whole line of the metrics."""
-  path = workdir / 'metrics.jsonl'
-  lines = path.read_bytes().split(b'\n')[:-1] if path.exists() else []
-  return json.loads(lines[-1])['step'] if lines else 0
-
-
-def being_saved(workdir):
-  return any(workdir.glob('checkpoints/*.orbax-checkpoint-tmp*'))
-
-
-def test_killed_at_any_moment(launcher, own_cache, undisturbed, tmp_path):
-  """SIGKILL at random moments, and while a checkpoint is being written."""
-  moments = random.Random(0)
-  workdir = tmp_path / 'run'
-  flags = (*FLAGS, own_cache(), f'--workdir={workdir}')
-
-  def kill(run):
-    run.kill()
-    assert run.wait().code == -signal.SIGKILL
-
-  run = launcher.start('sinusoid', *flags)
-  run.until((workdir / 'config.json').exists)
-  kill(run)  # before anything is saved
-  torn = 0
-  for begin, end in ((6, 15), (20, 30), (35, 50)):
-    run = launcher.start('sinusoid', *flags, '--resume')
-    step = moments.randrange(begin, end)
-    run.until(lambda step=step: last_step(workdir) >= step)
-    if begin != 20:
-      run.until(lambda: being_saved(workdir))
-    kill(run)
-    torn += being_saved(workdir)
-  assert torn
-  ended = launcher.run('sinusoid', *flags, '--resume')
-  assert ended.code == 0, ended
-  assert ended.stderr == ''
-  assert re.match(r'resumed from step \d+\n', ended.stdout)
-  assert not being_saved(workdir)
-  assert_same_run(workdir, undisturbed)
+def test_what_machines_do_to_runs(launcher, own_cache, tmp_path):
+  """The short form of `python tests/experiments/faults.py`."""
+  outcome = trial(launcher, own_cache(), tmp_path, kills=3, seed=0)
+  assert outcome.torn_saves
+  assert {'disk full', *outcome.faults} >= OTHERS.keys()
 
 
 def test_asked_to_stop(launcher, own_cache, undisturbed, tmp_path):
@@ -149,7 +73,7 @@ def test_asked_to_stop(launcher, own_cache, undisturbed, tmp_path):
   ended = launcher.run('sinusoid', *flags, '--resume')
   assert ended.code == 0, ended
   assert ended.stdout.startswith(f'resumed from step {saved}\n')
-  assert_same_run(workdir, undisturbed)
+  assert_same_run(workdir, undisturbed, STEPS)
 
 
 @pytest.fixture
@@ -159,21 +83,12 @@ def finished(undisturbed, tmp_path):
   return tmp_path / 'run'
 
 
-def damage(workdir, step):
-  """Flips one bit of the largest file of a checkpoint."""
-  files = (workdir / 'checkpoints' / str(step)).rglob('*')
-  path = max(files, key=lambda path: path.stat().st_size)
-  content = bytearray(path.read_bytes())
-  content[len(content) // 2] ^= 1
-  path.write_bytes(content)
-
-
 def test_damaged_checkpoint(launcher, cache, undisturbed, finished):
   flags = (*FLAGS, cache, f'--workdir={finished}', '--resume')
   before = (finished / 'metrics.jsonl').read_bytes()
   steps = Checkpointer(finished / 'checkpoints').steps()
   for step in steps:
-    damage(finished, step)
+    flip_a_bit(finished, step)
   ended = launcher.run('sinusoid', *flags)
   assert ended.code == 2
   assert ended.stdout == ''
@@ -184,7 +99,7 @@ def test_damaged_checkpoint(launcher, cache, undisturbed, finished):
     path = finished / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
   shutil.copytree(undisturbed / 'checkpoints', finished / 'checkpoints')
-  damage(finished, STEPS)
+  flip_a_bit(finished, STEPS)
   ended = launcher.run('sinusoid', *flags)
   assert ended.code == 0, ended
   passed_over, resumed, *_ = ended.stdout.splitlines()
@@ -192,7 +107,7 @@ def test_damaged_checkpoint(launcher, cache, undisturbed, finished):
     rf'passed over a bad checkpoint: step {STEPS}: .', passed_over
   )
   assert resumed == f'resumed from step {STEPS - EVERY}'
-  assert_same_run(finished, undisturbed)
+  assert_same_run(finished, undisturbed, STEPS)
 
 
 def test_stopped_after_the_last_step(launcher, cache, finished):
