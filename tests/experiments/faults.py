@@ -89,6 +89,12 @@ def last_step(workdir: Path) -> int:
   return json.loads(lines[-1])['step'] if lines else 0
 
 
+def printed_step(run: Run) -> int:
+  """The step that a run has come to itself."""
+  steps = re.findall(r'^step (\d+)/', run.printed(), re.MULTILINE)
+  return int(steps[-1]) if steps else 0
+
+
 def being_saved(workdir: Path) -> bool:
   """Whether a save is under way, or was when the run was killed."""
   return any(workdir.glob('checkpoints/*.orbax-checkpoint-tmp*'))
@@ -147,8 +153,9 @@ class Victim:
 
   def go_on(self, run: Run, longest: int = 20) -> None:
     """Lets it take a few steps, as many as chance will have it."""
-    until = last_step(self.workdir) + self.random.randrange(1, longest)
-    run.until(lambda: last_step(self.workdir) >= until)
+    run.until(lambda: printed_step(run))
+    until = printed_step(run) + self.random.randrange(1, longest)
+    run.until(lambda: printed_step(run) >= until)
 
   def kill(self, run: Run) -> None:
     """SIGKILL; nothing that was on disk may be gone."""
@@ -202,7 +209,7 @@ def damage(
     )
     assert resumed == f'resumed from step {good}'
     # Until the step is saved anew, every start has to walk past the bad one.
-    run.until(lambda: last_step(victim.workdir) > newest + EVERY)
+    run.until(lambda: printed_step(run) > newest + EVERY)
     victim.kill(run)
 
   return fault
