@@ -152,11 +152,12 @@ def make_mesh(tasks_per_step: int) -> 'Mesh | None':
     axes = {mesh.TASK: jax.device_count()}
   else:
     axes = parse_mesh(FLAGS.mesh)
-  check_shares(tasks_per_step, axes.get(mesh.TASK, 0))
   try:
-    return mesh.make_mesh(axes)
+    made = mesh.make_mesh(axes)
   except ValueError as error:
     raise UsageError('mesh', str(error)) from error
+  check_shares(tasks_per_step, axes.get(mesh.TASK, 0))
+  return made
 
 
 def check_shares(tasks_per_step: int, shares: int) -> None:

@@ -409,7 +409,8 @@ def evaluate(
   if chunk_size < 1:
     raise ValueError(f'chunk_size must be 1 or more, got {chunk_size}')
   learner = Learner(learner.init, learner.adapt, learner.predict)
-  shared = meta_params, as_argument(sample), key
+  host = sample if isinstance(sample, HostSampler) else None
+  shared = meta_params, as_argument(host.decode if host else sample), key
   at_once = chunk_size
   if mesh is not None:
     shared = put(shared, mesh)
@@ -423,7 +424,7 @@ def evaluate(
       normalisation,
       mesh,
       shared,
-      first + np.arange(at_once, dtype=np.int32),
+      _chosen_tasks(host, key, first, at_once),
     )
     for first in range(0, num_tasks, at_once)
   ]
@@ -446,13 +447,14 @@ def _evaluate_chunk(
   objective: Objective,
   normalisation: Normalisation,
   mesh: Mesh | None,
-  shared: tuple[PyTree, SampleTask, jax.Array],
-  indices: jax.Array,
+  shared: tuple[PyTree, Callable[[PyTree], Task], jax.Array],
+  chosen: tuple[np.ndarray, PyTree],
 ) -> Metrics:
-  def of_task(shared: PyTree, index: jax.Array) -> Metrics:
-    meta_params, sample, key = shared
-    task_key, adapt_key = jax.random.split(jax.random.fold_in(key, index))
-    task = sample(task_key)
+  def of_task(shared: PyTree, chosen: PyTree) -> Metrics:
+    meta_params, draw, key = shared
+    index, drawn = chosen
+    task_key, adapt_key = _test_keys(key, index)
+    task = draw(task_key if drawn is None else drawn)
     _, adaptation = learner.adapt(adapt_key, meta_params, task.support)
 
     def judge(adapted: PyTree) -> Metrics:
@@ -466,11 +468,28 @@ def _evaluate_chunk(
   of_tasks = jax.vmap(of_task, in_axes=(None, 0))
   if mesh is not None:
     of_tasks = map_over_devices(of_tasks, mesh)
-  values: Metrics = of_tasks(shared, indices)
+  values: Metrics = of_tasks(shared, chosen)
   return values
+
+
+def _chosen_tasks(
+  host: HostSampler | None, key: jax.Array, first: int, number: int
+) -> tuple[np.ndarray, PyTree | None]:
+  """The indices of test tasks; and the tasks, where the host draws them."""
+  indices = np.arange(first, first + number, dtype=np.int32)
+  if host is None:
+    return indices, None
+  keys, _ = jax.vmap(_test_keys, in_axes=(None, 0))(key, jnp.asarray(indices))
+  return indices, host.draw(keys)
+
+
+def _test_keys(key: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Two keys of a test task: of the task, and of the adaptation to it."""
+  task_key, adapt_key = jax.random.split(jax.random.fold_in(key, index))
+  return task_key, adapt_key
 
 
 def example_task(sample: SampleTask, key: jax.Array, index: int = 0) -> Task:
   """The test task number `index` of an evaluation with this key."""
-  task_key, _ = jax.random.split(jax.random.fold_in(key, index))
+  task_key, _ = _test_keys(key, jnp.int32(index))
   return jax.jit(lambda sample, key: sample(key))(as_argument(sample), task_key)

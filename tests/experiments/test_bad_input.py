@@ -23,9 +23,9 @@ def snapshot(directory):
 def refused(launcher, tmp_path):
   """Runs what has to be refused; returns the line that says why."""
 
-  def run(*arguments, name='images'):
+  def run(*arguments, name='images', devices=1):
     before = snapshot(tmp_path)
-    ended = launcher.run(name, *arguments, cwd=tmp_path)
+    ended = launcher.run(name, *arguments, cwd=tmp_path, devices=devices)
     assert ended.code == 2, ended
     assert ended.stdout == ''
     assert ended.stderr.endswith('\n')
@@ -111,6 +111,48 @@ def test_flags_that_do_not_go_together(refused, tmp_path):
     ([f'--load={tmp_path}'], f'--load: {tmp_path} holds no checkpoints'),
   ):
     assert re.match(expected, refused(*flags)), flags
+
+
+def test_meshes_that_cannot_be(refused):
+  for flags, expected in (
+    (['--mesh=task'], "--mesh: is 'task', but must be axes with the number"),
+    (['--mesh=task:1,task:1'], "--mesh: is 'task:1,task:1', but must be axes"),
+    (['--mesh=task:3'], '--mesh: a mesh of task:3 needs 3 devices, and there'),
+    (['--mesh=model:8'], '--mesh: model:8 has no axis task'),
+    (
+      ['--tasks_per_step=12'],
+      '--tasks_per_step: 12 cannot be divided over the 8 devices of the axis',
+    ),
+    (
+      ['--tasks_per_step=8', '--shard=model'],
+      "--shard: the mesh has no axis 'model'; it has task",
+    ),
+    (
+      ['--tasks_per_step=8', '--shard=(=task'],
+      "--shard: '\\(' is no regular expression",
+    ),
+    (
+      ['--tasks_per_step=8', '--shard=kernel=task'],
+      '--shard: .*kernel.* has the shape .*, of which .* cannot be divided',
+    ),
+    (['--num_processes=2'], '--num_processes: goes with --distributed=host:p'),
+    (['--distributed=here'], '--distributed: a coordinator is host:port with'),
+    (
+      ['--distributed=localhost:1'],
+      '--distributed: a coordinator goes with num_processes and process_id',
+    ),
+    (
+      ['--distributed=localhost:1', '--num_processes=2', '--process_id=2'],
+      '--distributed: process_id must be from 0 to 1, got 2',
+    ),
+    (['--dry_run=v9:1x1'], '--dry_run: .*v9:1x1'),
+    (['--images_on=host'], '--images_on: strokes are drawn on the device alo'),
+  ):
+    assert re.match(expected, refused(*flags, devices=8)), flags
+
+
+def test_a_single_device_cannot_be_divided(refused):
+  assert refused('--shard=task') == '--shard: needs more than one device'
 
 
 def test_flag_of_the_sinusoid(refused):

@@ -220,6 +220,24 @@ def test_conformance_of_this_file():
   assert covered == {name for name, row in ALGORITHMS.items() if row.images}
 
 
+def test_images_on_the_host_give_the_same_run(launcher, cache, npz, tmp_path):
+  records = []
+  for place in ('device', 'host'):
+    arguments = (
+      *TINY_IMAGES, *npz, cache, '--steps=2', f'--images_on={place}',
+      f'--workdir={tmp_path / place}',
+    )  # fmt: skip
+    launcher.succeed('images', *arguments)
+    records.append(
+      [
+        {name: value for name, value in record.items() if name != 'time'}
+        for record in read_json_lines(tmp_path / place / 'metrics.jsonl')
+      ]
+    )
+  for device, host in zip(*records, strict=True):
+    assert device == pytest.approx(host, rel=1e-5)
+
+
 def test_model_of_another_run(launcher, cache, npz, strokes, tmp_path):
   """What was trained on strokes is tested on something else."""
   _, source = strokes
