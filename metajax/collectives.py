@@ -20,7 +20,8 @@ _ARRAY = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\]')
 _COMPUTATION = re.compile(r'^(?:ENTRY )?%?([\w.-]+) (?:\(.*)?.*\{$')
 _CALLED = re.compile(r'(?:to_apply|calls|body|condition)=%?([\w.-]+)')
 _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
-_BODY = re.compile(r'\bwhile\(.*\bbody=%?([\w.-]+)')
+_LOOP = re.compile(r'\bwhile\(.*')
+_TURN = re.compile(r'(?:body|condition)=%?([\w.-]+)')
 
 
 class Collective(NamedTuple):
@@ -47,12 +48,15 @@ def collectives(text: str) -> list[Collective]:
     []
   """
   computations = dict(_computations(text))
-  bodies = {
-    body for lines in computations.values() for body in _BODY.findall(lines)
+  turns = {
+    name
+    for lines in computations.values()
+    for loop in _LOOP.findall(lines)
+    for name in _TURN.findall(loop)
   }
-  looped = _reached(computations, bodies)
+  looped = _reached(computations, turns)
   return [
-    Collective(op, _bytes(shape, bool(start)), name in looped)
+    Collective(op, _bytes(shape, op, bool(start)), name in looped)
     for name, lines in computations.items()
     for shape, op, start in _COLLECTIVE.findall(lines)
   ]
@@ -89,16 +93,18 @@ def _reached(computations: dict[str, str], roots: set[str]) -> set[str]:
   return reached
 
 
-def _bytes(shape: str, is_start: bool) -> int:
+def _bytes(shape: str, op: str, is_start: bool) -> int:
   """The size of `f32[8,4]`, or of a tuple of such.
 
   The start of an asynchronous gather or permutation names its operands beside
-  its results; the results are the larger ones.
+  its results, and some numbers of its own; the results are the larger ones.
   """
   sizes = [
-    _width(kind) * _product(lengths) for kind, lengths in _ARRAY.findall(shape)
+    _width(kind) * _product(lengths)
+    for kind, lengths in _ARRAY.findall(shape)
+    if not is_start or lengths
   ]
-  if is_start and (shape.startswith('((') or len(sizes) == 2):
+  if is_start and op != 'all-reduce':
     return max(sum(sizes[: len(sizes) // 2]), sum(sizes[len(sizes) // 2 :]))
   return sum(sizes)
 

@@ -39,7 +39,8 @@ def initialize(
       pod, Slurm, GKE or Open MPI.
     num_processes: how many there are; goes with `coordinator`.
     process_id: which one this is, from 0; goes with `coordinator`.
-    timeout: seconds to wait for the others.
+    timeout: seconds to wait for the others. (Where others never come, JAX's
+      runtime itself ends process 0 after that time, and says so.)
     heartbeat: seconds of silence after which a process counts as dead, and the
       others end.
 

@@ -189,8 +189,8 @@ def put(tree: PyTree, places: Mesh | PyTree) -> PyTree:
   """Lays arrays that are the same on every process onto devices.
 
   Args:
-    tree: arrays, typed random keys, numbers. What lies on as many devices
-      already stays where it is.
+    tree: arrays, typed random keys, numbers. What lies on those devices
+      already, if they are several, stays as it is.
     places: a tree of shardings like `tree`, or a mesh, every device of which
       gets all of every array.
 
@@ -204,6 +204,7 @@ def put(tree: PyTree, places: Mesh | PyTree) -> PyTree:
   def put_leaf(leaf: jax.Array, place: NamedSharding) -> jax.Array:
     if (
       isinstance(leaf, jax.Array)
+      and len(place.device_set) > 1
       and leaf.sharding.device_set == place.device_set
     ):
       return leaf

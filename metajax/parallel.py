@@ -202,13 +202,16 @@ def _per_device(
   summed over them inside of an adaptation: a wrong meta-gradient, without a
   word. The one reduction that is wanted stands in `local`.
   """
-  mapped: Callable[[PyTree, PyTree], PyTree] = jax.shard_map(
-    local,
-    mesh=mesh,
-    axis_names={axis},
-    in_specs=(PartitionSpec(), PartitionSpec(axis)),
-    out_specs=PartitionSpec(),
-    check_vma=False,
+  # Compiled, as shard_map by itself knows no axes that it is not to divide.
+  mapped: Callable[[PyTree, PyTree], PyTree] = jax.jit(
+    jax.shard_map(
+      local,
+      mesh=mesh,
+      axis_names={axis},
+      in_specs=(PartitionSpec(), PartitionSpec(axis)),
+      out_specs=PartitionSpec(),
+      check_vma=False,
+    )
   )
   return mapped
 
