@@ -1,5 +1,6 @@
 """What every test runs under."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -8,11 +9,17 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+# Compilation is most of the time that the tests take, and most of that these.
+QUICK_COMPILATION = '--xla_llvm_disable_expensive_passes=true'
+
+
 def pytest_configure(config: pytest.Config) -> None:
   del config
+  os.environ['XLA_FLAGS'] = (
+    f'{os.environ.get("XLA_FLAGS", "")} {QUICK_COMPILATION}'
+  )
   jax.config.update('jax_numpy_rank_promotion', 'raise')
   jax.config.update('jax_num_cpu_devices', 8)  # for the tests of meshes
-  # Compilation is most of the time that the tests take.
   jax.config.update(
     'jax_compilation_cache_dir',
     str(Path.home() / '.cache' / 'metajax' / 'tests'),

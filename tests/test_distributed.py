@@ -27,6 +27,9 @@ from metajax import distributed
 from metajax.checkpoint import Checkpointer
 from metajax.mesh import make_mesh
 
+# What they share is computed once, by one of pytest's workers.
+pytestmark = pytest.mark.xdist_group('distributed')
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Seconds until processes are given up; many times what they take.
 PATIENCE = 240
@@ -59,7 +62,6 @@ def environment():
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': str(
       config.jax_persistent_cache_min_compile_time_secs
     ),
-    'XLA_FLAGS': '',
     'PYTHONPATH': str(REPOSITORY),
   }
 
@@ -130,7 +132,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder, on_the_host(state)
 
 
-@pytest.fixture(scope='module', params=[2, 4])
+@pytest.fixture(
+  scope='module', params=[2, pytest.param(4, marks=pytest.mark.long)]
+)
 def several(
   request: pytest.FixtureRequest,
   tmp_path_factory: pytest.TempPathFactory,

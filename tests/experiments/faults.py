@@ -13,6 +13,7 @@ A full disk is a small tmpfs, for which one has to be root.
 
 import contextlib
 import json
+import os
 import random
 import re
 import signal
@@ -293,7 +294,7 @@ def trial(
   # The other faults come anywhere but first.
   for each in OTHERS.items():
     faults.insert(order.randrange(1, len(faults) + 1), each)
-  steps = 60 * (len(faults) + 2)
+  steps = 40 * (len(faults) + 2)
   flags = (*TINY, f'--checkpoint_every={EVERY}', f'--steps={steps}', cache)
   launcher.succeed('sinusoid', *flags, f'--workdir={folder / "peace"}')
   done = []
@@ -355,4 +356,5 @@ def main() -> None:
 
 if __name__ == '__main__':
   sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+  os.environ.setdefault('XLA_FLAGS', '')
   main()

@@ -108,7 +108,8 @@ class Launcher:
       outputs=[str(path) for path in outputs],
       clock_jump=clock_jump,
       environment={
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'
+        'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]}'
+        f' --xla_force_host_platform_device_count={devices}'
       },
     )
     return Run(pid, outputs, self._ask)

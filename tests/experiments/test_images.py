@@ -15,6 +15,9 @@ from processes import REPOSITORY, TINY_IMAGES, result
 from metajax.algorithms.table import ALGORITHMS
 from metajax.metrics import read_json_lines
 
+# What they share is computed once, by one of pytest's workers.
+pytestmark = pytest.mark.xdist_group('images')
+
 PICTURES = {'learning_curve.png', 'accuracy_by_inner_step.png', 'test_task.png'}
 
 
@@ -220,6 +223,7 @@ def test_conformance_of_this_file():
   assert covered == {name for name, row in ALGORITHMS.items() if row.images}
 
 
+@pytest.mark.long
 def test_images_on_the_host_give_the_same_run(launcher, cache, npz, tmp_path):
   records = []
   for place in ('device', 'host'):

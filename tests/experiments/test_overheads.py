@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 
+import pytest
 from processes import REPOSITORY
 
 
+@pytest.mark.long
 def test_every_layout_is_measured(cache, tmp_path):
   ended = subprocess.run(
     [

@@ -19,6 +19,9 @@ from experiments.interrupts import PREEMPTED
 from metajax.checkpoint import Checkpointer
 from metajax.metrics import read_json_lines
 
+# What they share is computed once, by one of pytest's workers.
+pytestmark = pytest.mark.xdist_group('resume')
+
 STEPS = 60
 FLAGS = (*TINY, f'--checkpoint_every={EVERY}', f'--steps={STEPS}')
 
@@ -34,7 +37,7 @@ def undisturbed(launcher, cache, tmp_path_factory):
 
 def test_what_machines_do_to_runs(launcher, own_cache, tmp_path):
   """The short form of `python tests/experiments/faults.py`."""
-  outcome = trial(launcher, own_cache(), tmp_path, kills=3, seed=0)
+  outcome = trial(launcher, own_cache(), tmp_path, kills=2, seed=0)
   assert outcome.torn_saves
   assert {'disk full', *outcome.faults} >= OTHERS.keys()
 

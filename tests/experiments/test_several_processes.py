@@ -14,6 +14,9 @@ from processes import TINY, result
 from experiments.interrupts import PREEMPTED
 from metajax.checkpoint import Checkpointer
 
+# What they share is computed once, by one of pytest's workers.
+pytestmark = pytest.mark.xdist_group('several_processes')
+
 EVERY = 50
 STEPS = 600
 HEARTBEAT = 4  # seconds
@@ -50,6 +53,7 @@ def together(launcher, cache, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.long
 def test_any_number_of_devices_and_processes_is_the_same_run(
   launcher, cache, together, tmp_path
 ):
@@ -86,7 +90,7 @@ def test_a_preemption_notice_to_one_process_saves_and_ends_all(
   assert_same_bits(workdir, together)
 
 
-@pytest.mark.parametrize('victim', [0, 1])
+@pytest.mark.parametrize('victim', [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_process_that_dies_ends_the_others_and_is_named(
   launcher, cache, together, tmp_path, victim
 ):
