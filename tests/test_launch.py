@@ -23,6 +23,7 @@ STEPS = 30
 FLAGS = (
   '--eval_tasks=8', '--validation_tasks=4', '--tasks_per_step=4',
   '--log_every=1', '--checkpoint_every=10', '--heartbeat_seconds=5',
+  f'--cache_dir={Path.home()}/.cache/metajax/tests',
 )  # fmt: skip
 
 
@@ -191,6 +192,7 @@ def test_several_processes_run_stop_together_and_go_on(local, tmp_path):
   assert steps == list(range(1, last + 1))
 
 
+@pytest.mark.long
 @pytest.mark.long
 def test_one_process_dies_and_the_code_is_its_own(local, tmp_path):
   workdir = tmp_path / 'run'
