@@ -89,7 +89,8 @@ def _open(settings: dict[str, Any]) -> Workdir:
   try:
     path.mkdir(parents=True, exist_ok=True)
     found = {each.name for each in path.iterdir()}
-    if found - {_partial(record).name, _LOCK}:  # what a killed process leaves
+    # What a killed process leaves, and a dry run.
+    if found - {_partial(record).name, _LOCK, 'dry_run.json'}:
       raise UsageError(
         'workdir', f'{path} is not empty and holds no run; name another'
       )
