@@ -124,8 +124,10 @@ def end_with_the_others(error: Exception) -> NoReturn:
   and ends every process. Were this one to leave before, it would be the one
   that is reported dead.
   """
+  from metajax.tasks.labelled import reason
+
   print(
-    f'an exchange with the other processes failed ({_first_line(error)});'
+    f'an exchange with the other processes failed ({reason(error)[:200]});'
     f' within {FLAGS.heartbeat_seconds} s (--heartbeat_seconds) JAX names the'
     ' process that is gone, below; the same command for all goes on from the'
     ' last checkpoint',
@@ -134,10 +136,6 @@ def end_with_the_others(error: Exception) -> NoReturn:
   )
   time.sleep(FLAGS.heartbeat_seconds + _GRACE_SECONDS)
   os._exit(1)
-
-
-def _first_line(error: Exception) -> str:
-  return str(error).partition('\n')[0][:200]
 
 
 def make_mesh(tasks_per_step: int) -> 'Mesh | None':

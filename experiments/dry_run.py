@@ -82,7 +82,7 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
   try:
     with _quiet():
       return topologies.get_topology_desc(topology, 'tpu').devices
-  except Exception as error:  # RuntimeError, NotImplementedError, ValueError
+  except (RuntimeError, ValueError) as error:
     reason = ' '.join(str(error).split())
     if 'libtpu' in reason or 'not installed' in reason:
       raise UsageError(

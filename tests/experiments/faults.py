@@ -309,6 +309,8 @@ def trial(
       done.append(name)
     ended = victim.start().wait()
     assert ended.code == 0, ended
+    assert ended.stderr == ''
+    assert not being_saved(victim.workdir)
     assert_same_run(victim.workdir, folder / 'peace', steps, same_clock=False)
   return Outcome(done, victim.torn)
 

@@ -60,7 +60,7 @@ def test_any_number_of_devices_and_processes_is_the_same_run(
   tested = result((f'--workdir={together}',))['test']
   for name, devices, *flags in (
     ('one', 1),
-    ('two_axes', 8, '--mesh=task:4,model:2', '--shard=dense.*kernel=-,model'),
+    ('two_axes', 8, '--mesh=task:4,model:2', '--shard=Dense.*kernel=-,model'),
   ):
     arguments = (*FLAGS, *flags, cache, f'--workdir={tmp_path / name}')
     ended = launcher.run('sinusoid', *arguments, devices=devices)
