@@ -1,28 +1,37 @@
 """Flags of a run on many devices and processes, and what they stand for."""
 
+import math
 import os
 import re
 import socket
 import sys
+import threading
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
 
+from experiments import options
 from experiments.options import FLAGS, UsageError, define_count
 
 if TYPE_CHECKING:
   from jax.sharding import Mesh, PartitionSpec
 
+  from metajax.base import PyTree
   from metajax.mesh import Rule
 
 flags.disclaim_key_flags()  # they belong to the binary that asks for them
 
+# Smaller arrays are not worth an exchange.
+SHARD_AT_LEAST = 2**16
 # What is each process's own business.
 _OWN = frozenset({'process_id'})
 # JAX looks for silence from time to time.
 _GRACE_SECONDS = 15
+# For the others to end as well, when this process has failed.
+_PARTING_SECONDS = 10
 _MESH = re.compile(r'(\w+):(\d+)(?:,(\w+):(\d+))*')
 
 
@@ -60,6 +69,41 @@ def define_flags() -> None:
     'heartbeat_seconds', 30,
     'seconds of silence after which a process counts as dead, and all end',
   )  # fmt: skip
+
+
+def run(main: Callable[[], int]) -> int:
+  """As `options.run`, for a main that may call `connect`.
+
+  JAX has the processes wait for one another at their end, for minutes; one that
+  has failed, while the others go on, waits for a moment and leaves.
+  """
+  try:
+    code = options.run(main)
+  except Exception:
+    if not _is_connected():
+      raise
+    traceback.print_exc()
+    code = 1
+  if code and _is_connected():
+    _leave(code)
+  return code
+
+
+def _is_connected() -> bool:
+  jax = sys.modules.get('jax')
+  return jax is not None and jax.distributed.is_initialized()
+
+
+def _leave(code: int) -> NoReturn:
+  import jax
+
+  sys.stdout.flush()
+  sys.stderr.flush()
+  end = threading.Timer(_PARTING_SECONDS, os._exit, [code])
+  end.daemon = True
+  end.start()
+  jax.distributed.shutdown()  # comes back when all have called it
+  os._exit(code)
 
 
 def is_distributed() -> bool:
@@ -194,8 +238,38 @@ def make_rule(mesh: 'Mesh | None') -> 'Rule':
   if mesh is None:
     raise UsageError('shard', 'needs more than one device')
   if len(FLAGS.shard) == 1 and '=' not in FLAGS.shard[0]:
-    return largest_dimension(mesh, FLAGS.shard[0])
+    return largest_dimension(mesh, FLAGS.shard[0], SHARD_AT_LEAST)
   return by_path(mesh, [_parse_rule(text) for text in FLAGS.shard])
+
+
+def check_rules(mesh: 'Mesh', parameters: 'PyTree') -> None:
+  """Refuses a --shard that has no effect on the parameters."""
+  import jax
+
+  shapes = {
+    jax.tree_util.keystr(path): leaf.shape
+    for path, leaf in jax.tree.leaves_with_path(parameters)
+  }
+  largest = max(shapes, key=lambda path: math.prod(shapes[path]))
+  for text in FLAGS.shard:
+    pattern, equals, _ = text.rpartition('=')
+    if equals:
+      if not any(re.search(pattern, path) for path in shapes):
+        raise UsageError(
+          'shard',
+          f'{pattern!r} is found in no path of the parameters; they are'
+          f' {", ".join(shapes)}',
+        )
+      continue
+    rule = make_rule(mesh)
+    if not any(any(rule(path, shape)) for path, shape in shapes.items()):
+      raise UsageError(
+        'shard',
+        f'{text} divides arrays of {SHARD_AT_LEAST:,} numbers and more, and'
+        f' there is none that can be (the largest is {largest},'
+        f' {list(shapes[largest])}); name arrays as PATTERN=AXIS,AXIS,..., or'
+        ' leave the flag out',
+      )
 
 
 def _parse_rule(text: str) -> 'tuple[str, PartitionSpec]':

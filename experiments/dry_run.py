@@ -5,11 +5,14 @@ No chip is asked for: the compiler of TPUs is a Python package, `libtpu`
 """
 
 import contextlib
+import importlib.util
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +48,13 @@ CHIPS = {
 # Small matrices keep the units of an accelerator busy for part of the time.
 UTILISATION = 0.3
 EXAMPLES = ('v4:2x2x2', 'v5e:4x4', 'v5e:16x16', 'v5p:4x4x4', 'v6e:16x16')
-_OUT_OF_MEMORY = re.compile(r'Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm')
+# What a program needs and what there is, in the words of the compiler.
+_OUT_OF_MEMORY = re.compile(
+  r'Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm'
+  r'|\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)'
+)
+# Of a v4, half a chip counts as a device unless one asks for whole ones.
+_WHOLE_CHIPS = {'v4': 'megacore'}
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
@@ -77,25 +86,36 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
     with contextlib.suppress(RuntimeError):
       return jax.devices('cuda')
     raise UsageError('dry_run', 'cuda needs a machine with such a GPU')
-  # Without this the package asks the cloud about the machine, for minutes.
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-  try:
-    with _quiet():
-      return topologies.get_topology_desc(topology, 'tpu').devices
-  except (RuntimeError, ValueError) as error:
-    reason = ' '.join(str(error).split())
-    if 'libtpu' in reason or 'not installed' in reason:
-      raise UsageError(
-        'dry_run',
-        f'{topology} needs the compiler of TPUs, which is not installed: pip'
-        f' install libtpu ({reason})',
-      ) from error
+  generation, _, shape = topology.partition(':')
+  if not shape:  # the compiler would choose one
+    raise _unknown(topology, 'it has no shape')
+  if importlib.util.find_spec('libtpu') is None:
     raise UsageError(
       'dry_run',
-      f'{topology!r} is no topology that the compiler knows ({reason}); it'
-      f' knows {", ".join(EXAMPLES)}, and others like them, or cuda for the'
-      ' GPUs of this machine',
-    ) from error
+      f'{topology} needs the compiler of TPUs, which is not installed: pip'
+      ' install libtpu',
+    )
+  # Without this the package asks the cloud about the machine, for minutes.
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  # It lets one process at a time use the chips of a machine; here are none.
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+  options = {}
+  if generation in _WHOLE_CHIPS:
+    options['chip_config_name'] = _WHOLE_CHIPS[generation]
+  try:
+    with _quiet():
+      return topologies.get_topology_desc(topology, 'tpu', **options).devices
+  except (RuntimeError, ValueError) as error:
+    raise _unknown(topology, ' '.join(str(error).split())) from error
+
+
+def _unknown(topology: str, reason: str) -> UsageError:
+  return UsageError(
+    'dry_run',
+    f'{topology!r} is no topology that the compiler knows ({reason}); it'
+    f' knows {", ".join(EXAMPLES)}, and others like them, or cuda for the'
+    ' GPUs of this machine',
+  )
 
 
 @contextlib.contextmanager
@@ -142,36 +162,80 @@ def dry_run(
   check_shares(tasks_per_step, mesh.shape.get(TASK, 0))
   size = tasks_per_step // mesh.shape[TASK]
   if chunk_size != 'auto':
-    return _compile(
-      make(mesh, int(chunk_size)), topology, mesh, int(chunk_size)
-    )
+    return _report(make(mesh, int(chunk_size)), topology, mesh, int(chunk_size))
   while True:
-    report = _compile(make(mesh, size), topology, mesh, size)
+    report = _report(make(mesh, size), topology, mesh, size)
     if report.fits or size == 1:
       return report
     size = -(-size // 2)
 
 
-def _compile(
+class DoesNotFitError(Exception):
+  """A program needs more memory than a chip has; both in bytes."""
+
+  def __init__(self, needed: int, limit: int):
+    self.needed, self.limit = needed, limit
+    super().__init__(f'{needed:,} bytes are needed, and there are {limit:,}')
+
+
+def compile_for_chips(
+  lowered: jax.stages.Lowered,
+) -> tuple[jax.stages.Compiled, str]:
+  """Compiles a program for devices that need not be here.
+
+  Returns:
+    The program, and its text as the compiler writes it. (`as_text` would have
+    JAX read the program first, which it cannot where the compiler has moved
+    work to the sparse cores of a v5p or v6e; jaxlib 0.10.2 and libtpu 0.0.52:
+    'async-update instruction should have 1 operands'.)
+
+  Raises:
+    DoesNotFitError: if a chip has less memory than it needs.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    try:
+      program = lowered.compile(
+        compiler_options={'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
+      )
+    except jax.errors.JaxRuntimeError as error:
+      if not (found := _OUT_OF_MEMORY.search(str(error))):
+        raise
+      numbers = [each for each in found.groups() if each is not None]
+      needed, limit = (
+        int(float(number) * _UNITS[unit])
+        for number, unit in (numbers[:2], numbers[2:])
+      )
+      raise DoesNotFitError(needed, limit) from error
+    (written,) = Path(folder).glob('*.after_optimizations.txt')
+    return program, written.read_text()
+
+
+def bytes_needed(program: jax.stages.Compiled) -> int:
+  """Arguments, results that do not replace them, temporaries and code."""
+  memory: Any = program.memory_analysis()
+  return int(
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+    + memory.generated_code_size_in_bytes
+  )
+
+
+def _report(
   train_step: TrainStep, topology: str, mesh: Mesh, chunk_size: int
 ) -> Report:
   chip, kind = _chip(mesh)
   flops = _flops(train_step, mesh)
   lowered = train_step.lower()
   begun = time.perf_counter()
-  program, used, sent = None, 0, list[Collective]()
+  sent = list[Collective]()
   try:
-    program = lowered.compile()
-  except jax.errors.JaxRuntimeError as error:
-    found = _OUT_OF_MEMORY.search(str(error))
-    if not found:
-      raise
-    used, limit = (int(float(found[n]) * _UNITS[found[n + 1]]) for n in (1, 3))
-    chip = chip._replace(memory=limit)
+    program, text = compile_for_chips(lowered)
+    used, sent = bytes_needed(program), collectives(text)
+  except DoesNotFitError as error:
+    used, chip = error.needed, chip._replace(memory=error.limit)
   seconds = time.perf_counter() - begun
-  if program is not None:
-    used = _bytes_needed(program)
-    sent = collectives(program.as_text() or '')
   return Report(
     topology=topology,
     chip=kind,
@@ -183,7 +247,7 @@ def _compile(
     flops_per_chip=flops,
     collectives=[each._asdict() for each in sent],
     compile_seconds=seconds,
-    fits=program is not None and used <= chip.memory,
+    fits=used <= chip.memory,
     estimated_step_seconds=_estimate(chip, flops, sent),
     assumption=_describe_assumption(chip),
   )
@@ -197,18 +261,6 @@ def _chip(mesh: Mesh) -> tuple[Chip, str]:
   # What is here can be asked.
   statistics = device.memory_stats() or {}
   return Chip(statistics.get('bytes_limit', 0), 0.0, 0.0), kind
-
-
-def _bytes_needed(program: Any) -> int:
-  """Arguments, results that do not replace them, temporaries and code."""
-  memory = program.memory_analysis()
-  return int(
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes
-    + memory.generated_code_size_in_bytes
-  )
 
 
 def _flops(train_step: TrainStep, mesh: Mesh) -> int:

@@ -29,7 +29,8 @@ from absl import flags
 
 from experiments import cluster, options
 from experiments.options import FLAGS, UsageError
-from metajax.algorithms.table import ALGORITHMS, Recipe
+from metajax.algorithms.recipes import Recipe
+from metajax.algorithms.table import ALGORITHMS
 
 
 def define_flags() -> None:
@@ -376,4 +377,4 @@ def _baseline(problem: Any) -> Any:
 
 if __name__ == '__main__':
   define_flags()
-  sys.exit(options.run(main))
+  sys.exit(cluster.run(main))

@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import os
 import signal
 import sys
 import threading
@@ -70,6 +71,8 @@ class Stops:
     if self._received:
       stop_at_once(number, frame)
     self._received.append(number)
+    if cluster.is_distributed():
+      os.kill(os.getpid(), signal.SIGTERM)  # JAX's runtime tells the others
 
   def requested(self, dispatch: int) -> int | None:
     """The signal to stop for after a dispatch, the same on all processes.
@@ -77,11 +80,9 @@ class Stops:
     JAX's runtime spreads the word between them, and counts dispatches to find
     one that no process has passed yet: it wants consecutive numbers.
     """
-    if (
-      cluster.is_distributed()
-      and multihost_utils.reached_preemption_sync_point(dispatch)
-    ):
-      return signal.SIGTERM
+    if cluster.is_distributed():
+      reached = multihost_utils.reached_preemption_sync_point(dispatch)
+      return signal.SIGTERM if reached else None
     return self._received[0] if self._received else None
 
 

@@ -193,7 +193,7 @@ def run(
         return 0
       watch.now('reporting')
       outcome = report.result(
-        problem, settings, trained, evaluation, baseline()
+        problem, settings, trained, meta_params, evaluation, baseline()
       )
       write_json(workdir.path / 'result.json', outcome)
       draw(Finished(problem, judge, meta_params, outcome, workdir.path))
@@ -241,9 +241,12 @@ def _make_train_step(
   if not FLAGS.shard:
     return make(replicated)
   try:
-    return make(cluster.make_rule(mesh))
+    train_step = make(cluster.make_rule(mesh))
   except ValueError as error:  # of a dimension that cannot be divided
     raise UsageError('shard', str(error)) from error
+  assert mesh is not None  # or there is no rule
+  cluster.check_rules(mesh, train_step.template().meta_params)
+  return train_step
 
 
 def _dry_run(problem: Problem, settings: dict[str, Any]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from metajax.algorithms.table import SCHEDULES, Recipe
+from metajax.algorithms.recipes import SCHEDULES, Recipe
 
 FLAGS = flags.FLAGS
 # What this module defines belongs to the binary that asks for it.
@@ -118,16 +118,7 @@ def define_flags(algorithms: Iterable[str], evaluations: list[str]) -> None:
     ' task is, and as fit half of its memory [default: the recipe]',
   )
   for name, text in _RATES.items():
-    flags.DEFINE(
-      _Number(
-        float,
-        lambda value: value > 0 and math.isfinite(value),
-        'a finite number > 0',
-      ),
-      name,
-      None,
-      f'{text} [default: the recipe]',
-    )
+    define_positive(name, None, f'{text} [default: the recipe]')
   flags.DEFINE_enum(
     'outer_schedule',
     None,
@@ -193,6 +184,20 @@ def define_count(
       int,
       lambda value: at_least <= value < 2**31,
       f'a whole number from {at_least} to {2**31 - 1}',
+    ),
+    name,
+    default,
+    text,
+  )
+
+
+def define_positive(name: str, default: float | None, text: str) -> None:
+  """Defines a flag that takes numbers above zero only."""
+  flags.DEFINE(
+    _Number(
+      float,
+      lambda value: value > 0 and math.isfinite(value),
+      'a finite number > 0',
     ),
     name,
     default,

@@ -30,6 +30,8 @@ from matplotlib.ticker import (
 
 # From the palette of Okabe and Ito, which the colour-blind can tell apart.
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#5F6368'
+_COLORS = (BLUE, ORANGE, '#009E73', '#CC79A7', '#E69F00', '#56B4E9', GREY)
+_DASHES = ('-', '--', ':', '-.')
 RIGHT, WRONG = '#008A5E', '#D1242F'
 
 _DOTS_PER_INCH = 150
@@ -188,6 +190,62 @@ def metric_by_step(
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
   axes.set_xlabel('inner steps')
   _dress(axes, metric, baseline, baseline_name)
+  return _save(figure, path, title)
+
+
+def comparison(
+  path: str | os.PathLike[str],
+  curves: Mapping[str, Sequence[tuple[float, float]]],
+  results: Mapping[str, tuple[float, float, float]],
+  metric: str,
+  title: str,
+) -> Figure:
+  """Draws what methods reached, against their seconds of training.
+
+  Args:
+    path: the PNG file.
+    curves: of every method, pairs of seconds and the metric in validation.
+    results: of every method, its seconds in all, the metric at test, and half
+      its 95% interval.
+    metric: `'accuracy'` (a fraction, drawn in percent) or `'mse'`.
+    title: one line with the protocol.
+
+  Returns:
+    The figure.
+
+  Raises:
+    ValueError: if there is no result.
+  """
+  if not results:
+    raise ValueError('there is no method to compare')
+  best = -1 if metric == 'accuracy' else 1
+  order = sorted(results, key=lambda name: best * results[name][1])
+  figure = Figure(figsize=(11, 5.2), layout='constrained')
+  over_time, at_end = figure.subplots(1, 2, width_ratios=(3, 2))
+  for place, name in enumerate(order):
+    color = _COLORS[place % len(_COLORS)]
+    style = _DASHES[place // len(_COLORS) % len(_DASHES)]
+    seconds, values = np.asarray(curves[name], float).reshape(-1, 2).T
+    if len(seconds):
+      over_time.plot(seconds, values, color=color, ls=style, lw=1.3)
+    end, value, half = results[name]
+    over_time.errorbar(
+      end, value, half, color=color, marker='o', ms=4, capsize=2
+    )
+    at_end.errorbar(
+      value, place, xerr=half, color=color, marker='o', ms=4, capsize=2
+    )
+  at_end.set_yticks(range(len(order)), order, fontsize=8)
+  at_end.invert_yaxis()
+  at_end.set_xlabel(f'{_LABELS.get(metric, metric)} at test, 95% interval')
+  over_time.set_xlabel('seconds; lines: validation, dots: test')
+  over_time.set_ylabel(_LABELS.get(metric, metric))
+  for axes, axis in ((over_time, over_time.yaxis), (at_end, at_end.xaxis)):
+    axes.grid(color='#E3E5E8', lw=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+    if metric == 'accuracy':
+      axis.set_major_formatter(PercentFormatter(1, symbol=''))
   return _save(figure, path, title)
 
 

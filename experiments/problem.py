@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from metajax.algorithms.table import Algorithm, Recipe
+from metajax.algorithms.recipes import Recipe
+from metajax.algorithms.table import Algorithm
 from metajax.base import (
   Learner,
   MetaLearner,

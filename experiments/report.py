@@ -4,10 +4,12 @@ import importlib.metadata
 import platform
 from typing import Any
 
+import jax
 import rich.console
 import rich.table
 
 from experiments.problem import Problem, Trained
+from metajax.base import PyTree
 from metajax.training import Evaluation
 
 
@@ -15,6 +17,7 @@ def result(
   problem: Problem,
   settings: dict[str, Any],
   trained: Trained,
+  meta_params: PyTree,
   evaluation: Evaluation,
   baseline: dict[str, float],
 ) -> dict[str, Any]:
@@ -39,6 +42,7 @@ def result(
     'tasks_per_second': trained.tasks_per_second,
     'seconds_to_first_step': trained.seconds_to_first_step,
     'training_seconds': trained.training_seconds,
+    'parameters': sum(leaf.size for leaf in jax.tree.leaves(meta_params)),
     'config': settings,
     'versions': versions(),
   }
@@ -46,8 +50,6 @@ def result(
 
 def versions() -> dict[str, str]:
   """Of Python, of the machine's backend, and of what computes."""
-  import jax
-
   packages = ('metajax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint')
   found = {
     'python': platform.python_version(),

@@ -97,4 +97,4 @@ def _baseline(problem: Any) -> Any:
 
 if __name__ == '__main__':
   define_flags()
-  sys.exit(options.run(main))
+  sys.exit(cluster.run(main))

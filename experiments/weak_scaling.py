@@ -17,7 +17,6 @@ The workdir receives `weak_scaling.json`, after every row.
 import importlib.metadata
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -31,7 +30,11 @@ from absl import flags
 from jax.sharding import Mesh
 
 from experiments import options, report
-from experiments.dry_run import _bytes_needed, devices_of
+from experiments.dry_run import (
+  bytes_needed,
+  compile_for_chips,
+  devices_of,
+)
 from experiments.options import FLAGS, UsageError
 from experiments.workdir import write_json
 from metajax import cross_entropy, make_mesh, make_train_step, maml
@@ -149,7 +152,7 @@ def measure(
   train_step = _train_step(workload, mesh, tasks)
   lowered = train_step.lower()
   begun = time.perf_counter()
-  program, text = _compile(lowered)
+  program, text = compile_for_chips(lowered)
   seconds = time.perf_counter() - begun
   sent = collectives(text)
   state, metrics, _ = lowered.out_info
@@ -168,7 +171,7 @@ def measure(
     parameter_bytes=_size(state.meta_params),
     metrics=sorted(metrics),
     metrics_bytes=_size(metrics),
-    memory_bytes_per_chip=_bytes_needed(program),
+    memory_bytes_per_chip=bytes_needed(program),
     compile_seconds=seconds,
   )
 
@@ -183,21 +186,6 @@ def _train_step(workload: Workload, mesh: Mesh, tasks: int) -> TrainStep:
     chunk_size=workload.chunk_size,
     mesh=mesh,
   )
-
-
-def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
-  """A program, and its text as the compiler writes it.
-
-  `as_text` would have JAX read the program first, which it cannot where the
-  compiler has moved work to the sparse cores of a v5p or v6e (jaxlib 0.10.2
-  and libtpu 0.0.52: 'async-update instruction should have 1 operands').
-  """
-  with tempfile.TemporaryDirectory() as folder:
-    program = lowered.compile(
-      compiler_options={'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
-    )
-    (written,) = Path(folder).glob('*.after_optimizations.txt')
-    return program, written.read_text()
 
 
 def _compiled_flops(program: Any) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments import cluster, options
 from experiments.options import FLAGS, UsageError
-from metajax.algorithms.table import ANNEALED
+from metajax.algorithms.recipes import ANNEALED
 from metajax.distributed import agree, is_primary
 
 _RECORD = 'config.json'

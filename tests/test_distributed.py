@@ -27,9 +27,6 @@ from metajax import distributed
 from metajax.checkpoint import Checkpointer
 from metajax.mesh import make_mesh
 
-# What they share is computed once, by one of pytest's workers.
-pytestmark = pytest.mark.xdist_group('distributed')
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Seconds until processes are given up; many times what they take.
 PATIENCE = 240

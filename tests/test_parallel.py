@@ -41,9 +41,6 @@ from metajax.models import mlp
 from metajax.parallel import choose_chunk_size, data_parallel, microbatch
 from metajax.tasks import sinusoid
 
-# What they share is computed once, by one of pytest's workers.
-pytestmark = pytest.mark.xdist_group('parallel')
-
 
 def long(value):
   """A case that `pytest -m long` runs."""

@@ -96,7 +96,7 @@ MODELS = {
   ('name', 'ways'),
   [
     ('mlp', WAYS),
-    ('conv4', SOME_WAYS),
+    pytest.param('conv4', SOME_WAYS, marks=pytest.mark.long),
     ('max_pool', [('mixed', 'nested')]),
     ('transformer', SOME_WAYS),
     pytest.param('conv4', WAYS, marks=pytest.mark.long),
@@ -285,6 +285,7 @@ def transformer_loss(checkpoint, num_chunks, second_order='mixed', steps=20):
   return jax.grad(outer), params
 
 
+@pytest.mark.long
 def test_arithmetic_of_a_long_inner_loop():
   """Gradients are kept or computed once more; states cost no product."""
 
@@ -297,6 +298,7 @@ def test_arithmetic_of_a_long_inner_loop():
   assert flops('nested') <= 1.32 * flops('none', 'reverse')
 
 
+@pytest.mark.long
 def test_memory_of_a_transformer():
   def temporaries(*how, **more):
     outer, params = transformer_loss(*how, **more)

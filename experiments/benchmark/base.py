@@ -11,7 +11,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 Precision = Literal['float32', 'bfloat16']
-Network = Literal['mlp', 'conv4_stride', 'conv4_max_pool', 'transformer']
+Network = Literal[
+  'mlp', 'conv4_stride', 'conv4_max_pool', 'transformer', 'resnet12'
+]
 
 SEED = 0
 EPSILON = 1e-3  # of batch normalisation

@@ -44,7 +44,8 @@ from metajax.base import (
   Task,
   sample_tasks,
 )
-from metajax.models import conv4, mlp, transformer
+from metajax.models import conv4, mlp, resnet12, transformer
+from metajax.models.windows import Lowering
 from metajax.tasks import episodes, sinusoid
 from metajax.training import TrainStep
 
@@ -53,10 +54,15 @@ _EPSILON_ROOT = 1e-8  # Adam's second-order gradient is finite with one
 _SEQUENCES_AT_ONCE = 2  # whose gradients are added up
 
 
-def in_metajax(problem: Problem) -> Program:
+def in_native_lowering(problem: Problem) -> Program:
+  """Metajax with the convolutions and pooling of the backend."""
+  return in_metajax(problem, 'native')
+
+
+def in_metajax(problem: Problem, lowering: Lowering = 'auto') -> Program:
   """Metajax as its users get it."""
   workload = problem.workload
-  learner = _learner(problem)
+  learner = _learner(problem, lowering)
   sample = _sampler(workload)
 
   def make(sample: SampleTask) -> TrainStep:
@@ -201,6 +207,8 @@ def _plain_network(
     return plain_mlp
   if network == 'transformer':  # flax is how it is written by hand, too
     return _network(problem.workload).apply
+  if network == 'resnet12':
+    return _network(problem.workload, 'native').apply
   return partial(plain_conv4, network == 'conv4_max_pool')
 
 
@@ -246,9 +254,9 @@ def _plain_objective(
   )
 
 
-def _learner(problem: Problem) -> MetaLearner:
+def _learner(problem: Problem, lowering: Lowering) -> MetaLearner:
   workload = problem.workload
-  model = _with_precision(problem, _model(problem))
+  model = _with_precision(problem, _network(workload, lowering))
   objective = objective_of(workload)
   if workload.network == 'transformer':
     return _long_loop(model, objective, workload)
@@ -297,7 +305,7 @@ def _model(problem: Problem) -> Model:
   return _network(problem.workload)
 
 
-def _network(workload: Workload) -> Model:
+def _network(workload: Workload, lowering: Lowering = 'auto') -> Model:
   width = workload.width
   if workload.network == 'mlp':
     return mlp([width, width], 1)
@@ -307,9 +315,15 @@ def _network(workload: Workload) -> Model:
       vocabulary=_TOKENS,
       width=width,
     )
+  if workload.network == 'resnet12':
+    widths = [width * tenths // 10 for tenths in (10, 25, 50, 100)]
+    return resnet12(workload.ways, widths=widths, lowering=lowering)
   pooled = workload.network == 'conv4_max_pool'
   return conv4(
-    workload.ways, width=width, downsample='max_pool' if pooled else 'stride'
+    workload.ways,
+    width=width,
+    downsample='max_pool' if pooled else 'stride',
+    lowering=lowering,
   )
 
 

@@ -1,12 +1,16 @@
 """The rows of the benchmark: what is computed, and by whom."""
 
+from typing import get_args
+
 from experiments.benchmark.base import Implementation, Network, Workload
 from metajax.algorithms.table import ALGORITHMS
 
 _JAX, _TORCH = 'experiments.benchmark.in_jax', 'experiments.benchmark.in_torch'
 _FEW_SHOT: tuple[Network, ...] = ('mlp', 'conv4_stride', 'conv4_max_pool')
 
-METAJAX = Implementation('metajax', f'{_JAX}:in_metajax')
+METAJAX = Implementation(
+  'metajax', f'{_JAX}:in_metajax', networks=get_args(Network)
+)
 PLAIN = Implementation('plain JAX', f'{_JAX}:in_plain_jax')
 
 
@@ -21,9 +25,16 @@ def _peer(name: str, function: str, *needs: str) -> Implementation:
 
 
 _LOOP = _peer('torch loop', 'in_loop')
+# Not somebody else's: the other way of metajax itself.
+_NATIVE = Implementation(
+  'native',
+  f'{_JAX}:in_native_lowering',
+  networks=('conv4_stride', 'conv4_max_pool', 'resnet12'),
+)
 PEERS = {
   row.name: row
   for row in (
+    _NATIVE,
     _peer('higher', 'in_higher', 'higher'),
     _peer('torchopt', 'in_torchopt', 'torchopt'),
     _peer('torch.func', 'in_torch_func'),
@@ -65,6 +76,9 @@ TRANSFORMER = Workload(
   'transformer', 'transformer', 1, 20, 1e-3, ways=8, width=256, side=128
 )
 OMNIGLOT = _omniglot()
+RESNET = Workload(
+  'resnet12', 'resnet12', 4, 1, 0.1, ways=5, shots=1, queries=1, side=32
+)
 
 _FULL = (
   _sinusoid(1),
@@ -74,6 +88,7 @@ _FULL = (
   _conv4('conv4_stride', 8),
   _conv4('conv4_stride', 32),
   OMNIGLOT,
+  RESNET,
   TRANSFORMER,
 )
 SUITES = {

@@ -81,6 +81,7 @@ class BatchNorm(nn.Module):
 
   epsilon: float = 1e-3  # that of the authors' code of MAML and of Reptile
   pool: int = 1
+  lowering: Lowering = 'auto'  # of the pooling
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -107,7 +108,11 @@ class BatchNorm(nn.Module):
     if self.pool > 1:
       sign = jnp.where(scale < 0, -jnp.ones_like(scale), jnp.ones_like(scale))
       inputs = max_pool(
-        inputs, self.pool, sign=sign, name=f'{name_of(self)}: max_pool'
+        inputs,
+        self.pool,
+        lowering=self.lowering,
+        sign=sign,
+        name=f'{name_of(self)}: max_pool',
       )
     shift = bias - mean * factor
     outputs = inputs * jnp.expand_dims(factor, axes)

@@ -16,32 +16,54 @@ from metajax.models.layers import (
   LayerNorm,
   name_of,
 )
-from metajax.models.windows import max_pool
+from metajax.models.windows import Lowering, max_pool
+
+
+def _warp(index: int, width: int) -> nn.Module:
+  """A linear map of channels, the identity at first."""
+
+  def identity(
+    key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
+  ) -> jax.Array:
+    del key
+    return jnp.eye(*shape, dtype=dtype)
+
+  return nn.Dense(
+    width, use_bias=False, kernel_init=identity, name=f'warp_{index}'
+  )
 
 
 class _MLP(nn.Module):
   widths: Sequence[int]
   num_outputs: int
+  warps: bool
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
     hidden = inputs.reshape(len(inputs), -1)
-    for width in self.widths:
-      hidden = nn.relu(nn.Dense(width)(hidden))
+    for index, width in enumerate(self.widths):
+      hidden = nn.Dense(width)(hidden)
+      if self.warps:
+        hidden = _warp(index, width)(hidden)
+      hidden = nn.relu(hidden)
     return nn.Dense(self.num_outputs, name='head')(hidden)
 
 
-def mlp(widths: Sequence[int], num_outputs: int) -> Model:
+def mlp(
+  widths: Sequence[int], num_outputs: int, *, warps: bool = False
+) -> Model:
   """A fully connected ReLU network; its last layer is called `head`.
 
   Args:
     widths: of the hidden layers; Finn's sinusoid network is `[40, 40]`.
     num_outputs: of the last layer.
+    warps: whether a linear layer called `warp_...`, the identity at first,
+      stands before every ReLU (see `metajax.warpgrad`).
 
   Returns:
     A model of inputs `[examples, ...]`, flattened.
   """
-  return from_linen(_MLP(tuple(widths), num_outputs))
+  return from_linen(_MLP(tuple(widths), num_outputs, warps))
 
 
 class _Conv4(nn.Module):
@@ -49,19 +71,30 @@ class _Conv4(nn.Module):
   width: int
   downsample: str
   pool: str
+  lowering: Lowering
+  warps: bool
+  halvings: int
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
     hidden = inputs
-    stride, pool = (2, 1) if self.downsample == 'stride' else (1, 2)
-    for _ in range(4):
+    for index in range(4):
+      stride, pool = (2, 1) if self.downsample == 'stride' else (1, 2)
+      if index >= self.halvings:
+        stride, pool = 1, 1
       # A bias before batch normalisation has no effect, and a maximum may as
       # well be taken before what preserves order.
-      hidden = Conv(self.width, stride=stride, use_bias=False)(hidden)
-      hidden = nn.relu(BatchNorm(pool=pool)(hidden))
+      hidden = Conv(
+        self.width, stride=stride, use_bias=False, lowering=self.lowering
+      )(hidden)
+      if self.warps:
+        hidden = _warp(index, self.width)(hidden)
+      hidden = BatchNorm(pool=pool, lowering=self.lowering)(hidden)
+      hidden = nn.relu(hidden)
     if self.pool == 'mean':
       hidden = jnp.mean(hidden, axis=(1, 2))
-    hidden = hidden.reshape(len(hidden), -1)
+    if self.pool != 'none':
+      hidden = hidden.reshape(len(hidden), -1)
     if self.num_outputs is None:
       return hidden
     return nn.Dense(
@@ -76,7 +109,10 @@ def conv4(
   *,
   width: int = 64,
   downsample: Literal['stride', 'max_pool'] = 'stride',
-  pool: Literal['mean', 'flatten'] = 'mean',
+  pool: Literal['mean', 'flatten', 'none'] = 'mean',
+  lowering: Lowering = 'auto',
+  warps: bool = False,
+  halvings: int = 4,
 ) -> Model:
   """The four-layer convolutional network of few-shot learning.
 
@@ -89,13 +125,18 @@ def conv4(
     downsample: by a stride of 2 (Omniglot in the papers on MAML and Reptile)
       or by 2x2 max-pooling (ProtoNet, and miniImageNet everywhere).
     pool: what stands before the head: the spatial mean (MAML on Omniglot) or
-      everything, flattened (Reptile, ProtoNet).
+      everything, flattened (Reptile, ProtoNet), or as it is (RelationNet).
+    lowering: of convolutions and pooling, see `metajax.models.convolve`.
+    warps: whether a linear map of the channels called `warp_...`, the identity
+      at first, stands after every convolution (see `metajax.warpgrad`).
+    halvings: how many of the layers halve the side, the first ones.
 
   Returns:
     A model of inputs `[examples, height, width, channels]`.
 
   Raises:
-    ValueError: if `downsample` or `pool` is none of the above.
+    ValueError: if `downsample` or `pool` is none of the above, or `halvings`
+      is not from 0 to 4.
 
   References:
     Vinyals et al. (2016), Matching networks for one shot learning.
@@ -105,36 +146,47 @@ def conv4(
     raise ValueError(
       f"downsample must be 'stride' or 'max_pool', got {downsample!r}"
     )
-  if pool not in ('mean', 'flatten'):
-    raise ValueError(f"pool must be 'mean' or 'flatten', got {pool!r}")
-  return from_linen(_Conv4(num_outputs, width, downsample, pool))
+  if pool not in ('mean', 'flatten', 'none'):
+    raise ValueError(f"pool must be 'mean', 'flatten' or 'none', got {pool!r}")
+  if not 0 <= halvings <= 4:
+    raise ValueError(f'halvings must be from 0 to 4, got {halvings}')
+  return from_linen(
+    _Conv4(num_outputs, width, downsample, pool, lowering, warps, halvings)
+  )
 
 
 class _ResidualBlock(nn.Module):
   features: int
+  lowering: Lowering
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
     def normalised(hidden: jax.Array, size: int) -> jax.Array:
-      return BatchNorm()(Conv(self.features, size, use_bias=False)(hidden))
+      convolution = Conv(
+        self.features, size, use_bias=False, lowering=self.lowering
+      )
+      return BatchNorm()(convolution(hidden))
 
     hidden = nn.leaky_relu(normalised(inputs, 3), 0.1)
     hidden = nn.leaky_relu(normalised(hidden, 3), 0.1)
     hidden = normalised(hidden, 3) + normalised(inputs, 1)
     return max_pool(
-      nn.leaky_relu(hidden, 0.1), name=f'{name_of(self)}: max_pool'
+      nn.leaky_relu(hidden, 0.1),
+      lowering=self.lowering,
+      name=f'{name_of(self)}: max_pool',
     )
 
 
 class _ResNet12(nn.Module):
   num_outputs: int | None
   widths: Sequence[int]
+  lowering: Lowering
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
     hidden = inputs
     for width in self.widths:
-      hidden = _ResidualBlock(width)(hidden)
+      hidden = _ResidualBlock(width, self.lowering)(hidden)
     hidden = jnp.mean(hidden, axis=(1, 2))
     if self.num_outputs is None:
       return hidden
@@ -142,7 +194,10 @@ class _ResNet12(nn.Module):
 
 
 def resnet12(
-  num_outputs: int | None, *, widths: Sequence[int] = (64, 160, 320, 640)
+  num_outputs: int | None,
+  *,
+  widths: Sequence[int] = (64, 160, 320, 640),
+  lowering: Lowering = 'auto',
 ) -> Model:
   """The residual network of few-shot learning: four blocks of three layers.
 
@@ -153,6 +208,7 @@ def resnet12(
   Args:
     num_outputs: of the head; `None` leaves it out (an embedding).
     widths: channels of the blocks.
+    lowering: of convolutions and pooling, see `metajax.models.convolve`.
 
   Returns:
     A model of inputs `[examples, height, width, channels]`, of sides from 16
@@ -163,7 +219,7 @@ def resnet12(
     Lee, Maji, Ravichandran, Soatto (2019), Meta-learning with differentiable
     convex optimization.
   """
-  return from_linen(_ResNet12(num_outputs, tuple(widths)))
+  return from_linen(_ResNet12(num_outputs, tuple(widths), lowering))
 
 
 class _TransformerBlock(nn.Module):
@@ -171,7 +227,9 @@ class _TransformerBlock(nn.Module):
   causal: bool
 
   @nn.compact
-  def __call__(self, inputs: jax.Array) -> jax.Array:
+  def __call__(
+    self, inputs: jax.Array, real: jax.Array | None = None
+  ) -> jax.Array:
     *_, length, width = inputs.shape
     triple = nn.Dense(3 * width, name='attention_in')(LayerNorm()(inputs))
     query, key, value = jnp.moveaxis(
@@ -179,6 +237,8 @@ class _TransformerBlock(nn.Module):
     )
     scores = jnp.einsum('...qhd,...khd->...hqk', query, key)
     scores = scores / (width // self.heads) ** 0.5
+    if real is not None:
+      scores = jnp.where(jnp.expand_dims(real, (-3, -2)), scores, -1e30)
     if self.causal:
       seen = jnp.tril(jnp.ones((length, length), bool))
       scores = jnp.where(
@@ -200,22 +260,31 @@ class _Transformer(nn.Module):
   causal: bool
   pool: str
   rematerialise: bool
+  positions: bool
 
   @nn.compact
-  def __call__(self, inputs: jax.Array) -> jax.Array:
+  def __call__(
+    self, inputs: jax.Array | tuple[jax.Array, jax.Array]
+  ) -> jax.Array:
+    real = None
+    if isinstance(inputs, tuple):
+      inputs, real = inputs
     if self.vocabulary is None:
       hidden = nn.Dense(self.width, name='inputs')(inputs)
     else:
       hidden = Embedding(self.vocabulary, self.width, name='inputs')(inputs)
-    positions = self.param(
-      'positions', nn.initializers.normal(0.02), hidden.shape[1:]
-    )
-    hidden = hidden + positions[None]
+    if self.positions:
+      positions = self.param(
+        'positions', nn.initializers.normal(0.02), hidden.shape[1:]
+      )
+      hidden = hidden + positions[None]
     block = _TransformerBlock
     if self.rematerialise:
       block = nn.remat(block)
     for index in range(self.depth):
-      hidden = block(self.heads, self.causal, name=f'block_{index}')(hidden)
+      hidden = block(self.heads, self.causal, name=f'block_{index}')(
+        hidden, real
+      )
     hidden = LayerNorm()(hidden)
     if self.pool == 'mean':
       hidden = jnp.mean(hidden, axis=1)
@@ -234,6 +303,7 @@ def transformer(
   causal: bool = False,
   pool: Literal['mean', 'none'] = 'mean',
   rematerialise: bool = False,
+  positions: bool = True,
 ) -> Model:
   """A small transformer that normalises before each layer.
 
@@ -247,10 +317,14 @@ def transformer(
     pool: outputs for the mean over positions, or for every position.
     rematerialise: compute a block again on the way back instead of keeping
       what is inside.
+    positions: whether every position has a vector of its own. Without them it
+      is a function of sets, of any length.
 
   Returns:
     A model of integer inputs `[examples, length]`, or of `[examples, length,
-    channels]` without a vocabulary; the length is that of initialisation.
+    channels]` without a vocabulary; with `positions` the length is that of
+    initialisation. Inputs may be a pair: these, and booleans `[examples,
+    length]`, without which a position is not attended to.
 
   Raises:
     ValueError: if `heads` do not divide `width`, or `pool` is unknown.
@@ -265,6 +339,14 @@ def transformer(
     raise ValueError(f"pool must be 'mean' or 'none', got {pool!r}")
   return from_linen(
     _Transformer(
-      num_outputs, vocabulary, width, depth, heads, causal, pool, rematerialise
+      num_outputs,
+      vocabulary,
+      width,
+      depth,
+      heads,
+      causal,
+      pool,
+      rematerialise,
+      positions,
     )
   )

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import metajax
-from metajax.algorithms.table import ALGORITHMS, Algorithm, Recipe
+from metajax.algorithms.recipes import Recipe
+from metajax.algorithms.table import ALGORITHMS, Algorithm
 from metajax.base import (
   Batch,
   Model,
@@ -184,6 +185,7 @@ def test_metrics_are_finite_scalars_with_the_names_of_the_objective(
   assert 0 <= metrics['accuracy'] <= 1
 
 
+@pytest.mark.long
 @every_method
 def test_the_same_without_jit(float64, name):
   case, meta_params, tasks, _, value = gradient_of(name)
@@ -191,7 +193,10 @@ def test_the_same_without_jit(float64, name):
 
 
 @every_method
-@pytest.mark.parametrize('chunk_size', [1, 2])
+# Of five tasks; the last chunk is half empty.
+@pytest.mark.parametrize(
+  'chunk_size', [pytest.param(1, marks=pytest.mark.long), 2]
+)
 def test_the_same_in_microbatches(float64, name, chunk_size):
   case, meta_params, tasks, _, value = gradient_of(name)
   grad = jax.jit(metajax.microbatch(case.learner.grad, chunk_size))

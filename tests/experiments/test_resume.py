@@ -19,9 +19,6 @@ from experiments.interrupts import PREEMPTED
 from metajax.checkpoint import Checkpointer
 from metajax.metrics import read_json_lines
 
-# What they share is computed once, by one of pytest's workers.
-pytestmark = pytest.mark.xdist_group('resume')
-
 STEPS = 60
 FLAGS = (*TINY, f'--checkpoint_every={EVERY}', f'--steps={STEPS}')
 

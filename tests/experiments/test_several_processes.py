@@ -14,11 +14,8 @@ from processes import TINY, result
 from experiments.interrupts import PREEMPTED
 from metajax.checkpoint import Checkpointer
 
-# What they share is computed once, by one of pytest's workers.
-pytestmark = pytest.mark.xdist_group('several_processes')
-
 EVERY = 50
-STEPS = 600
+STEPS = 300
 HEARTBEAT = 4  # seconds
 FLAGS = (
   *TINY, f'--checkpoint_every={EVERY}', f'--steps={STEPS}',
@@ -88,6 +85,35 @@ def test_a_preemption_notice_to_one_process_saves_and_ends_all(
   first, _ = succeed_together(launcher, *flags)
   assert f'resumed from step {said[1]}\n' in first.stdout
   assert_same_bits(workdir, together)
+
+
+def test_ctrl_c_to_one_process_ends_all(launcher, cache, tmp_path):
+  workdir = tmp_path / 'run'
+  runs = launcher.start_together(
+    'sinusoid', *ENDLESS, cache, f'--workdir={workdir}'
+  )
+  runs[0].until(lambda: last_step(workdir) >= 10)
+  runs[1].kill(signal.SIGINT)
+  first, second = (run.wait() for run in runs)
+  assert [first.code, second.code] == [PREEMPTED, PREEMPTED], (first, second)
+  assert re.search(r'SIGTERM: saved step \d+;', first.stdout)
+
+
+@pytest.mark.long
+def test_a_process_that_fails_says_why_and_ends_all(launcher, cache, tmp_path):
+  workdir = tmp_path / 'run'
+  runs = launcher.start_together(
+    'sinusoid', *ENDLESS, cache, f'--workdir={workdir}'
+  )
+  runs[0].until(lambda: last_step(workdir) >= EVERY + 10)
+  shutil.rmtree(workdir / 'checkpoints')
+  (workdir / 'checkpoints').write_text('no directory')
+  begun = time.monotonic()
+  first, second = (run.wait() for run in runs)
+  assert time.monotonic() - begun < 60
+  assert first.code == 2, (first, second)
+  assert first.stderr.startswith('--workdir: ')
+  assert second.code not in (0, PREEMPTED)
 
 
 @pytest.mark.parametrize('victim', [pytest.param(0, marks=pytest.mark.long), 1])

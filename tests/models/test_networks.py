@@ -67,7 +67,8 @@ def test_an_embedding_has_no_head():
   ('options', 'message'),
   [
     ({'downsample': 'average'}, "'stride' or 'max_pool', got 'average'"),
-    ({'pool': 'max'}, "'mean' or 'flatten', got 'max'"),
+    ({'pool': 'max'}, "'mean', 'flatten' or 'none', got 'max'"),
+    ({'halvings': 5}, 'halvings must be from 0 to 4, got 5'),
   ],
 )
 def test_conv4_refuses_what_it_does_not_know(options, message):
@@ -183,6 +184,21 @@ def test_conv4_with_pooling_adapts_as_one_written_by_hand(float64):
   )
 
 
+def test_conv4_may_keep_maps_that_fewer_layers_make_smaller():
+  images = jax.ShapeDtypeStruct((3, 28, 28, 1), jnp.float32)
+  for downsample in ('stride', 'max_pool'):
+    sides = [
+      output_shape(
+        conv4(
+          None, width=8, downsample=downsample, pool='none', halvings=halvings
+        ),
+        images,
+      )[1]
+      for halvings in (0, 2, 4)
+    ]
+    assert sides == [28, 7, 2 if downsample == 'stride' else 1]
+
+
 def test_mlp_equals_matrix_products():
   model = mlp([3], 2)
   inputs = jax.random.normal(jax.random.key(0), (5, 2, 2))
@@ -233,6 +249,25 @@ def test_a_causal_transformer_does_not_see_what_comes_later(causal):
   moved = np.abs(change).max((0, 2)) > 1e-6
   assert moved[3:].all()
   assert moved[:3].any() != causal
+
+
+def test_without_positions_a_transformer_is_a_function_of_sets(float64):
+  model = transformer(2, width=8, depth=2, pool='none', positions=False)
+  inputs = jax.random.normal(jax.random.key(0), (1, 5, 3))
+  params = model.init(jax.random.key(1), inputs[:, :2])
+  apply = jax.jit(model.apply)
+  order = jnp.array([3, 1, 4, 0, 2])
+  np.testing.assert_allclose(
+    apply(params, inputs[:, order]), apply(params, inputs)[:, order], rtol=1e-9
+  )
+  # What is not real has no effect on the others.
+  real = jnp.array([[True, True, False, True, False]])
+  kept = jnp.array([0, 1, 3])
+  np.testing.assert_allclose(
+    apply(params, (inputs, real))[:, kept],
+    apply(params, inputs[:, kept]),
+    rtol=1e-9,
+  )
 
 
 def test_rematerialised_blocks_compute_the_same():

@@ -1,0 +1,384 @@
+"""Compares methods: trained for the same time, tested on the same tasks.
+
+  python -m experiments.compare --dataset=omniglot --data_dir=DIR --methods=all
+      --ways=5 --shots=1 --minutes_each=5
+
+runs `experiments.images` (or `experiments.sinusoid`, for --dataset=sinusoid)
+once for every method, with its published recipe. A short pilot measures how
+many steps a method takes in the time that it has, and the run takes those, so
+that schedules of rates end with it. The workdir receives a directory for every
+method, `compare.json`, `compare.png` and `compare.md`; the same command goes on
+with the methods that are left, after whatever stopped it.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import rich.console
+import rich.table
+from absl import flags
+
+from experiments import options
+from experiments.options import FLAGS, UsageError
+from experiments.workdir import write_json
+from metajax.algorithms.recipes import Recipe
+from metajax.algorithms.table import ALGORITHMS
+from metajax.metrics import VALIDATION, read_json_lines
+
+# What is passed on to every run, if it is set.
+_FORWARDED = (
+  'data_dir', 'data_file', 'split_dir', 'ways', 'shots', 'width', 'seed',
+  'eval_tasks', 'validation_tasks', 'cache_dir',
+)  # fmt: skip
+# Dispatches of a pilot after the first one, which compiles.
+_PILOT_DISPATCHES = 2
+_VALIDATIONS = 10  # in a run
+
+
+def define_flags() -> None:
+  """Defines the flags of this binary."""
+  flags.DEFINE_enum(
+    'dataset', 'strokes', ['strokes', 'omniglot', 'npz', 'sinusoid'],
+    'as in experiments.images; sinusoid: regression',
+  )  # fmt: skip
+  flags.DEFINE_list('methods', ['all'], 'rows of the table, or all')
+  options.define_positive(
+    'minutes_each', 5.0, 'of training, without compilation and validation'
+  )
+  options.define_count('ways', 5, 'classes per test task', at_least=2)
+  options.define_count('shots', 1, 'support examples per class')
+  options.define_count('queries', 15, 'query examples per class at test')
+  options.define_count('width', 64, 'channels of every convolution')
+  options.define_count('seed', 0, 'of everything random', at_least=0)
+  options.define_count('eval_tasks', 1000, 'test tasks', at_least=2)
+  options.define_count('validation_tasks', 100, 'validation tasks', at_least=2)
+  for name, text in (
+    ('data_dir', 'tensorflow-datasets directory'),
+    ('data_file', 'npz file'),
+    ('split_dir', 'class lists'),
+    ('cache_dir', "compiled programs [default: the user's cache directory]"),
+  ):
+    flags.DEFINE_string(name, None, text)
+  flags.DEFINE_string('workdir', 'runs/compare', 'where the results go')
+
+
+class Row(NamedTuple):
+  """One method of the comparison; accuracies and intervals are shares."""
+
+  method: str
+  ways: int | None
+  shots: int
+  evaluation: str | None
+  metric: str
+  value: float
+  ci95: float
+  before: float
+  train_seconds: float
+  steps: int
+  seconds_per_step: float | None
+  parameters: int
+
+  def record(self) -> dict[str, Any]:
+    """The row as `compare.json` has it: named by what was measured."""
+    fields = self._asdict()
+    metric = fields.pop('metric')
+    return fields | {
+      metric: fields.pop('value'),
+      f'{metric}_before': fields.pop('before'),
+    }
+
+
+class FailedError(Exception):
+  """A run that ended badly; says how."""
+
+
+def main() -> int:
+  """Runs what is left, then shows all; exit code 1 if a method failed."""
+  methods, workdir = _methods(), Path(FLAGS.workdir)
+  _claim(workdir)
+  rows, failed = list[Row](), dict[str, str]()
+  for number, method in enumerate(methods, 1):
+    print(f'{method} ({number} of {len(methods)})', flush=True)
+    try:
+      rows.append(_row(method, _outcome(method, workdir)))
+    except FailedError as error:
+      failed[method] = str(error)
+      print(f'{method}: {error}', file=sys.stderr, flush=True)
+    _write(workdir, rows, failed)
+  _show(rows)
+  print(f'{workdir}: compare.json, compare.md, compare.png')
+  return 1 if failed else 0
+
+
+def _methods() -> list[str]:
+  able = [name for name in ALGORITHMS if _recipe(name) is not None]
+  if FLAGS.methods == ['all']:
+    return able
+  for name in FLAGS.methods:
+    if name not in able:
+      raise UsageError(
+        'methods',
+        f'{name!r} is no method for {FLAGS.dataset}; they are'
+        f' {", ".join(able)}, or all',
+      )
+  return list(dict.fromkeys(FLAGS.methods))
+
+
+def _recipe(method: str) -> Recipe | None:
+  row = ALGORITHMS[method]
+  if FLAGS.dataset == 'sinusoid':
+    return row.sinusoid
+  return row.images(FLAGS.ways, FLAGS.shots) if row.images else None
+
+
+def _claim(workdir: Path) -> None:
+  """Makes the workdir, or checks that it holds this very comparison."""
+  own = FLAGS.get_key_flags_for_module(sys.argv[0])
+  settings = {
+    flag.name: flag.value
+    for flag in own
+    if flag.name not in ('methods', 'workdir', 'help', 'helpfull', 'cache_dir')
+  }
+  record = workdir / 'config.json'
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not record.exists():
+      write_json(record, settings)
+    before = json.loads(record.read_text())
+  except (OSError, ValueError) as error:
+    raise UsageError('workdir', f'{workdir}: {error}; name another') from error
+  differing = [
+    f'--{name} was {before.get(name)!r} and is {value!r}'
+    for name, value in sorted(settings.items())
+    if before.get(name) != value
+  ]
+  if differing:
+    raise UsageError(
+      'workdir',
+      f'{workdir} holds another comparison: {"; ".join(differing)}; name'
+      ' another directory, or set these as they were',
+    )
+
+
+def _outcome(method: str, workdir: Path) -> dict[str, Any]:
+  """What a method reached: read, if it is done already, or else run."""
+  done = workdir / method / 'result.json'
+  if not done.exists():
+    arguments = _arguments(method)
+    recipe = _recipe(method)
+    assert recipe is not None
+    if recipe.steps:
+      steps = _steps(method, recipe, workdir, arguments)
+      arguments += [
+        f'--steps={steps}',
+        f'--checkpoint_every={max(1, -(-steps // _VALIDATIONS))}',
+      ]
+    _run(workdir / method, arguments, resume=True)
+  outcome: dict[str, Any] = json.loads(done.read_text())
+  return outcome
+
+
+def _arguments(method: str) -> list[str]:
+  """The flags of a run that do not depend on how long it is."""
+  recipe = _recipe(method)
+  assert recipe is not None
+  regression = FLAGS.dataset == 'sinusoid'
+  module = 'experiments.sinusoid' if regression else 'experiments.images'
+  arguments = [sys.executable, '-m', module, f'--algorithm={method}']
+  for name in _FORWARDED:
+    if regression and name in ('ways', 'width'):
+      continue
+    if (value := FLAGS[name].value) is not None:
+      arguments.append(f'--{name}={value}')
+  if regression:
+    return arguments
+  arguments += [f'--dataset={FLAGS.dataset}', f'--queries={FLAGS.queries}']
+  if recipe.steps and recipe.train_queries is None:
+    # At test there may be other numbers of queries than the method trains on.
+    arguments.append(f'--train_queries={recipe.queries}')
+  return arguments
+
+
+def _steps(
+  method: str, recipe: Recipe, workdir: Path, arguments: Sequence[str]
+) -> int:
+  """How many steps fit the time, by a pilot; remembered, to go on with."""
+  plan = workdir / 'plan.json'
+  steps: dict[str, int] = json.loads(plan.read_text()) if plan.exists() else {}
+  if method not in steps:
+    pilot = workdir / 'pilots' / method
+    every = min(recipe.log_every, 10) if recipe.log_every < 100 else 1000
+    length = 1 + _PILOT_DISPATCHES * every
+    _run(
+      pilot,
+      [
+        *arguments,
+        f'--steps={length}',
+        f'--log_every={every}',
+        f'--checkpoint_every={length}',
+        '--eval_tasks=2',
+        '--validation_tasks=2',
+      ],
+      resume=True,
+    )
+    measured = json.loads((pilot / 'result.json').read_text())
+    per_second = measured['tasks_per_second'] / recipe.tasks_per_step
+    steps[method] = max(1, round(60 * FLAGS.minutes_each * per_second))
+    write_json(plan, steps)
+  return steps[method]
+
+
+def _run(workdir: Path, arguments: Sequence[str], resume: bool) -> None:
+  """Runs an experiment, which goes on if its workdir holds a beginning."""
+  command = [*arguments, f'--workdir={workdir}']
+  if resume and (workdir / 'config.json').exists():
+    command.append('--resume')
+  workdir.parent.mkdir(parents=True, exist_ok=True)
+  with open(f'{workdir}.log', 'a') as log:
+    process = subprocess.Popen(
+      command, stdout=log, stderr=subprocess.PIPE, text=True
+    )
+    try:
+      _, complaint = process.communicate()
+    except BaseException:
+      # It saves what it has, so that the next start goes on from there.
+      with contextlib.suppress(KeyboardInterrupt):
+        process.terminate()
+        process.wait()
+      raise
+  if process.returncode:
+    last = complaint.strip().splitlines() or ['no message']
+    raise FailedError(
+      f'exit code {process.returncode}: {last[-1]} (see {workdir}.log)'
+    )
+
+
+def _row(method: str, outcome: Mapping[str, Any]) -> Row:
+  protocol, test = outcome['protocol'], outcome['test']
+  metric = 'mse' if 'mse' in test else 'accuracy'
+  rate = outcome['tasks_per_second']
+  tasks = outcome['config']['tasks_per_step']
+  return Row(
+    method=method,
+    ways=protocol.get('ways'),
+    shots=protocol['shots'],
+    evaluation=protocol.get('evaluation'),
+    metric=metric,
+    value=test[metric],
+    ci95=test['ci95'],
+    before=test[f'{metric}_before'],
+    train_seconds=outcome['training_seconds'],
+    steps=outcome['steps'],
+    seconds_per_step=tasks / rate if rate else None,
+    parameters=outcome['parameters'],
+  )
+
+
+def _write(
+  workdir: Path, rows: Sequence[Row], failed: Mapping[str, str]
+) -> None:
+  records = [row.record() for row in rows]
+  write_json(workdir / 'compare.json', {'rows': records, 'failed': failed})
+  (workdir / 'compare.md').write_text(markdown(rows))
+  if not rows:
+    return
+  from experiments.plots import comparison
+
+  comparison(
+    workdir / 'compare.png',
+    {row.method: _curve(workdir / row.method, row) for row in rows},
+    {row.method: (row.train_seconds, row.value, row.ci95) for row in rows},
+    rows[0].metric,
+    _title(rows[0]),
+  )
+
+
+def _curve(workdir: Path, row: Row) -> list[tuple[float, float]]:
+  """Seconds of a run and the metric in validation then."""
+  path, name = workdir / 'metrics.jsonl', VALIDATION + row.metric
+  if not path.exists():
+    return []
+  return [
+    (record['time'], record[name])
+    for record in read_json_lines(path)
+    if name in record
+  ]
+
+
+def _title(row: Row) -> str:
+  ways = f'{row.ways}-way ' if row.ways else ''
+  return (
+    f'{FLAGS.dataset}, {ways}{row.shots}-shot, {FLAGS.minutes_each:g} minutes'
+    f' each, {FLAGS.eval_tasks} test tasks'
+  )
+
+
+def _sorted(rows: Sequence[Row]) -> list[Row]:
+  """The best first."""
+  return sorted(
+    rows, key=lambda row: row.value if row.metric == 'mse' else -row.value
+  )
+
+
+def _cells(row: Row, reference: float | None) -> list[str]:
+  percent = row.metric == 'accuracy'
+  scale, digits = (100, 1) if percent else (1, 3)
+  step, added = '', ''
+  if row.seconds_per_step:
+    step = f'{1e3 * row.seconds_per_step:.3g}'
+    if reference:
+      added = f'{row.seconds_per_step / reference:.2f}'
+  return [
+    row.method,
+    row.evaluation or '',
+    f'{scale * row.value:.{digits}f} \N{PLUS-MINUS SIGN}'
+    f' {scale * row.ci95:.{digits}f}',
+    f'{scale * row.before:.{digits}f}',
+    f'{row.train_seconds:.0f}',
+    f'{row.steps:,}',
+    step,
+    added,
+    f'{row.parameters:,}',
+  ]
+
+
+def _table(rows: Sequence[Row]) -> list[list[str]]:
+  """The header, and a line for every row."""
+  label = 'accuracy %' if rows and rows[0].metric == 'accuracy' else 'mse'
+  reference = {row.method: row.seconds_per_step for row in rows}.get('maml')
+  return [
+    [
+      'method', 'evaluation', label, 'before', 'training, s', 'steps',
+      'ms a step', 'of MAML', 'parameters',
+    ],
+    *(_cells(row, reference) for row in _sorted(rows)),
+  ]  # fmt: skip
+
+
+def markdown(rows: Sequence[Row]) -> str:
+  """The comparison as a table in Markdown."""
+  header, *lines = _table(rows)
+  rule = ['---', '---', *['---:'] * (len(header) - 2)]
+  return ''.join(
+    f'| {" | ".join(cells)} |\n' for cells in (header, rule, *lines)
+  )
+
+
+def _show(rows: Sequence[Row]) -> None:
+  header, *lines = _table(rows)
+  table = rich.table.Table(title=_title(rows[0]) if rows else None)
+  for number, name in enumerate(header):
+    table.add_column(name, justify='left' if number < 2 else 'right')
+  for cells in lines:
+    table.add_row(*cells)
+  rich.console.Console().print(table)
+
+
+if __name__ == '__main__':
+  define_flags()
+  sys.exit(options.run(main))
