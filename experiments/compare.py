@@ -198,7 +198,8 @@ def _arguments(method: str) -> list[str]:
   if regression:
     return arguments
   arguments += [f'--dataset={FLAGS.dataset}', f'--queries={FLAGS.queries}']
-  if recipe.steps and recipe.train_queries is None:
+  on_tasks = ALGORITHMS[method].trains_on == 'tasks'
+  if on_tasks and recipe.steps and recipe.train_queries is None:
     # At test there may be other numbers of queries than the method trains on.
     arguments.append(f'--train_queries={recipe.queries}')
   return arguments

@@ -12,22 +12,19 @@ they take:
   python -m experiments.images --dataset=omniglot --data_dir=DIR --rotate
   python -m experiments.images --algorithm=protonet --dataset=omniglot ...
   python -m experiments.images --dataset=npz --data_file=mine.npz
+  python -m experiments.images --dataset=folder --data_dir=DIR --image_size=84
 
 The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
 `checkpoints/`, and pictures: `learning_curve.png`,
 `accuracy_by_inner_step.png`, `test_task.png`.
 """
 
-import math
-import re
 import sys
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 
-from experiments import cluster, options
+from experiments import cluster, image_data, options
 from experiments.options import FLAGS, UsageError
 from metajax.algorithms.recipes import Recipe
 from metajax.algorithms.table import ALGORITHMS
@@ -40,19 +37,28 @@ def define_flags() -> None:
     ['transductive', 'support', 'population'],
   )
   cluster.define_flags()
-  flags.DEFINE_enum(
-    'dataset', 'strokes', ['strokes', 'omniglot', 'npz'],
-    'procedural handwriting; Omniglot through tensorflow-datasets; or arrays'
-    ' `images` and `labels` of an npz file',
-  )  # fmt: skip
-  flags.DEFINE_string('data_dir', None, 'tensorflow-datasets directory')
+  data_set = image_data.DataSetName()
+  flags.DEFINE(data_set, 'dataset', 'strokes', data_set.syntactic_help)
+  flags.DEFINE_string(
+    'data_dir', None, 'tensorflow-datasets directory, or folder of images'
+  )
   flags.DEFINE_bool(
     'download', False, 'download and prepare what --data_dir lacks'
   )
   flags.DEFINE_string('data_file', None, 'npz file')
   flags.DEFINE_string(
-    'split_dir', None, 'train.txt, val.txt and test.txt: a class a line'
-  )
+    'split_dir', None, 'train.txt, val.txt and test.txt: a class a line; for'
+    ' folder train.csv, val.csv and test.csv: filename,label'
+    ' [default of folder: --data_dir]',
+  )  # fmt: skip
+  options.define_count(
+    'image_size', None, 'resize images of folder and tfds to squares of so many'
+    ' pixels [default: all have to be of one size]',
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    'skip_unreadable', False, 'leave out images of folder and tfds that are'
+    ' missing or damaged',
+  )  # fmt: skip
   flags.DEFINE_bool(
     'rotate', None,
     'rotations by 90 degrees make new training classes'
@@ -71,6 +77,21 @@ def define_flags() -> None:
     options.define_count(
       name, None, f'{text} [default: the recipe]', at_least=2
     )
+  options.define_count(
+    'min_ways', None, 'tasks have from so many classes to --ways, and are'
+    ' filled up to these [default: all have the same]', at_least=2,
+  )  # fmt: skip
+  options.define_count(
+    'min_shots', None, 'the same of support examples per class'
+  )
+  flags.DEFINE_bool(
+    'within_groups', False, 'all classes of a task are of one alphabet'
+    ' (omniglot; by seed, whole alphabets are divided) or superclass (fc100)',
+  )  # fmt: skip
+  options.define_count(
+    'batch_size', None, 'images per step of methods that train on all classes'
+    ' at once [default: the recipe]',
+  )  # fmt: skip
   flags.DEFINE_enum(
     'images_on', 'auto', ['auto', 'device', 'host'],
     'where the images of a data set lie. device: tasks are drawn there; host:'
@@ -79,196 +100,6 @@ def define_flags() -> None:
     ' than half of its memory',
   )  # fmt: skip
   options.define_count('width', 64, 'channels of every convolution')
-
-
-class Data(NamedTuple):
-  """Samplers of one data set, and what a reader must know about it."""
-
-  train: Any
-  validation: Any
-  test: Any
-  protocol: dict[str, Any]
-
-
-def _sizes(recipe: Recipe, training: bool) -> tuple[int, int, int]:
-  """Ways, shots and queries of a task."""
-  if not training:
-    return recipe.ways, recipe.shots, recipe.queries
-  return (
-    recipe.train_ways or recipe.ways,
-    recipe.train_shots or recipe.shots,
-    recipe.train_queries or recipe.queries,
-  )
-
-
-def load_strokes(recipe: Recipe) -> Data:
-  """Procedural handwriting."""
-  from metajax.tasks import strokes
-
-  _refuse(
-    'strokes', 'data_dir', 'data_file', 'split_dir', 'split_seed', 'rotate',
-    'rotate_test', 'download',
-  )  # fmt: skip
-  if FLAGS.images_on == 'host':
-    raise UsageError('images_on', 'strokes are drawn on the device alone')
-  return Data(
-    strokes(*_sizes(recipe, training=True), split='train'),
-    strokes(*_sizes(recipe, training=False), split='validation'),
-    strokes(*_sizes(recipe, training=False), split='test'),
-    {'split': 'stroke programs, disjoint by seed', 'rotation': 'none'},
-  )
-
-
-def load_omniglot(recipe: Recipe) -> Data:
-  """Omniglot, prepared first if need be."""
-  from metajax.tasks import DataError, omniglot, split_by_seed
-
-  _refuse('omniglot', 'data_file')
-  if FLAGS.rotate is None:
-    FLAGS.rotate = not FLAGS.split_dir
-  if FLAGS.data_dir is None:
-    raise UsageError(
-      'data_dir',
-      'omniglot needs the tensorflow-datasets directory that holds it, or one'
-      ' to prepare it in',
-    )
-  try:
-    data = omniglot.load(
-      FLAGS.data_dir, options.cache_dir(), download=FLAGS.download
-    )
-  except DataError as error:
-    raise UsageError('data_dir', str(error)) from error
-  by_seed = partial(
-    split_by_seed,
-    train_classes=omniglot.TRAIN_CLASSES,
-    validation_classes=omniglot.VALIDATION_CLASSES,
-  )
-  return _labelled(recipe, data, by_seed)
-
-
-def load_npz_file(recipe: Recipe) -> Data:
-  """The user's own arrays."""
-  from metajax.tasks import DataError, load_npz, split_by_seed
-  from metajax.tasks.labelled import default_split_sizes
-
-  _refuse('npz', 'data_dir', 'download')
-  if FLAGS.data_file is None:
-    raise UsageError(
-      'data_file', 'npz needs a file with arrays `images` and `labels`'
-    )
-  try:
-    data = load_npz(FLAGS.data_file)
-  except DataError as error:
-    raise UsageError('data_file', str(error)) from error
-  try:
-    train, validation = default_split_sizes(len(data.names))
-  except DataError as error:
-    raise UsageError('data_file', f'{FLAGS.data_file}: {error}') from error
-  by_seed = partial(
-    split_by_seed, train_classes=train, validation_classes=validation
-  )
-  return _labelled(recipe, data, by_seed)
-
-
-DATASETS = {
-  'strokes': load_strokes,
-  'omniglot': load_omniglot,
-  'npz': load_npz_file,
-}
-
-
-def _refuse(dataset: str, *names: str) -> None:
-  """Refuses flags that would have no effect."""
-  for name in names:
-    if value := FLAGS[name].value:
-      raise UsageError(
-        name, f'is {value}, but has no meaning for --dataset={dataset}'
-      )
-
-
-def _labelled(recipe: Recipe, data: Any, by_seed: Any) -> Data:
-  """Splits, rotates and checks labelled images; makes samplers of them."""
-  from metajax.tasks import (
-    DataError,
-    HostEpisodes,
-    episodes,
-    rotate_classes,
-    split_by_files,
-  )
-  from metajax.tasks.labelled import check_episode
-
-  try:
-    if FLAGS.split_dir:
-      splits = split_by_files(data, FLAGS.split_dir)
-    else:
-      splits = by_seed(data, seed=FLAGS.split_seed)
-  except DataError as error:
-    raise UsageError(
-      'split_dir' if FLAGS.split_dir else 'dataset', str(error)
-    ) from error
-  for flag, names in (
-    ('rotate', ['train']),
-    ('rotate_test', ['validation', 'test']),
-  ):
-    if FLAGS[flag].value:
-      try:
-        turned = {name: rotate_classes(getattr(splits, name)) for name in names}
-      except DataError as error:
-        raise UsageError(flag, str(error)) from error
-      splits = splits._replace(**turned)
-  samplers: dict[str, Any] = {}
-  on_host = _on_host(sum(part.images.nbytes for part in splits))
-  make: Callable[..., Any] = HostEpisodes if on_host else episodes
-  for name, part in zip(splits._fields, splits, strict=True):
-    training = name == 'train'
-    sizes = _sizes(recipe, training)
-    try:
-      check_episode(part, *sizes)
-    except DataError as error:
-      flags_given, message = str(error).split(': ', 1)
-      raise UsageError(
-        _as_flags(flags_given, recipe, training),
-        f'{message} (in the {name} split)',
-      ) from error
-    samplers[name] = make(part.images, part.labels, *sizes)
-  origin = 'class lists' if FLAGS.split_dir else f'seed {FLAGS.split_seed}'
-  counts = '/'.join(str(len(part.names)) for part in splits)
-  return Data(
-    **samplers,
-    protocol={
-      'split': f'{counts} train/validation/test classes by {origin}',
-      'rotation': _describe_rotation(),
-    },
-  )
-
-
-def _on_host(size: int) -> bool:
-  """Whether so many bytes of images stay on the host, by --images_on."""
-  import jax
-
-  if FLAGS.images_on != 'auto':
-    return bool(FLAGS.images_on == 'host')
-  statistics = jax.local_devices()[0].memory_stats() or {}
-  return size > statistics.get('bytes_limit', math.inf) / 2
-
-
-def _as_flags(given: str, recipe: Recipe, training: bool) -> str:
-  """Names the flags of `shots=1 and queries=2`, without the first dashes."""
-
-  def flag(match: re.Match[str]) -> str:
-    name = match[0]
-    own = training and getattr(recipe, f'train_{name}') is not None
-    return f'--train_{name}' if own else f'--{name}'
-
-  return re.sub(r'\w+(?==)', flag, given).removeprefix('--')
-
-
-def _describe_rotation() -> str:
-  train = 'as new training classes' if FLAGS.rotate else 'none in training'
-  tested = 'as new test classes' if FLAGS.rotate_test else 'none at test'
-  if FLAGS.split_dir:
-    return f'as the class lists say, {train}, {tested}'
-  return f'{train}, {tested}'
 
 
 def make_recipe() -> Recipe:
@@ -289,25 +120,38 @@ def make_recipe() -> Recipe:
       'train_ways', f'is {recipe.train_ways}, but {FLAGS.algorithm} has an'
       f' output for each class, so only --ways={recipe.ways} is allowed'
     )  # fmt: skip
+  _refuse_other_training(row.trains_on)
   return recipe
+
+
+def _refuse_other_training(trains_on: str) -> None:
+  """Refuses flags of the kind of training that the method does not have."""
+  on_classes = ('batch_size',)
+  on_tasks = ('train_ways', 'train_shots', 'train_queries')
+  for name in on_tasks if trains_on == 'classes' else on_classes:
+    if FLAGS[name].value is not None:
+      raise UsageError(
+        name, f'is {FLAGS[name].value}, but has no meaning for'
+        f' {FLAGS.algorithm}, which trains on {trains_on}'
+      )  # fmt: skip
 
 
 def main() -> int:
   """Runs the experiment that the flags describe."""
   recipe = make_recipe()
   cluster.connect()
-  data = DATASETS[FLAGS.dataset](recipe)
+  data = image_data.load(recipe)
+  recipe = recipe._replace(train_classes=data.train_classes)
   from experiments import loop, pictures
   from experiments.problem import Problem
   from metajax.objectives import cross_entropy
   from metajax.precision import with_precision
 
-  train_ways, _, _ = _sizes(recipe, training=True)
+  train_ways, _, _ = image_data.sizes(recipe, training=True)
   model = with_precision(
     recipe.network(train_ways, width=FLAGS.width), FLAGS.precision
   )
-  if FLAGS.data_file:
-    _check_size(model, data.train)
+  _check_size(model, data.train)
   problem = Problem(
     algorithm=ALGORITHMS[FLAGS.algorithm],
     recipe=recipe,
@@ -326,11 +170,17 @@ def main() -> int:
       'test_tasks': FLAGS.eval_tasks,
       'test_seed': loop.TEST_SEED,
       'precision': FLAGS.precision,
+      **{
+        name: FLAGS[name].value
+        for name in ('min_ways', 'min_shots')
+        if FLAGS[name].value is not None
+      },
       **data.protocol,
     },
   )
+  dataset = FLAGS.dataset.replace(':', '-').replace('/', '-')
   name = (
-    f'{FLAGS.dataset}-{FLAGS.algorithm}-{recipe.ways}way-{recipe.shots}shot'
+    f'{dataset}-{FLAGS.algorithm}-{recipe.ways}way-{recipe.shots}shot'
     f'-seed{FLAGS.seed}'
   )
   return loop.run(problem, name, _baseline(problem), pictures.draw_images)
@@ -347,7 +197,8 @@ def _check_size(model: Any, sample: Any) -> None:
   try:
     jax.eval_shape(outputs, jax.random.key(0))
   except ValueError as error:
-    raise UsageError('data_file', f'{FLAGS.data_file}: {error}') from error
+    flag = 'data_file' if FLAGS.data_file else 'dataset'
+    raise UsageError(flag, f'{FLAGS[flag].value}: {error}') from error
 
 
 def _baseline(problem: Any) -> Any:

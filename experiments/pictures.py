@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments import plots
 from experiments.loop import TEST_SEED, Finished
-from metajax.base import PyTree, Task
+from metajax.base import PADDING, PyTree, Task
 from metajax.metrics import read_json_lines
 from metajax.normalisation import predict_queries
 from metajax.training import example_task
@@ -16,14 +16,16 @@ def draw_images(run: Finished) -> None:
   """Draws the curves, and one test task with its predictions."""
   _draw_curves(run)
   task, outputs = _one_task(run)
+  # Not what only fills the task up.
+  real, asked = (batch.targets != PADDING for batch in task)
   plots.image_task(
     run.workdir / 'test_task.png',
-    _drawable(task.support.inputs),
-    task.support.targets,
-    _drawable(task.query.inputs),
-    task.query.targets,
-    jnp.argmax(outputs[0], axis=-1),
-    jnp.argmax(outputs[-1], axis=-1),
+    _drawable(task.support.inputs)[real],
+    task.support.targets[real],
+    _drawable(task.query.inputs)[asked],
+    task.query.targets[asked],
+    jnp.argmax(outputs[0], axis=-1)[asked],
+    jnp.argmax(outputs[-1], axis=-1)[asked],
     f'{_title(run)}: one test task',
   )
 

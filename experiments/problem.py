@@ -92,7 +92,7 @@ def make_judge(problem: Problem) -> Judge:
 
   @jax.jit
   def measured(meta_params: PyTree, sample: SampleTask) -> PyTree:
-    tasks = sample_tasks(sample, jax.random.key(0), _population_tasks(recipe))
+    tasks = sample_tasks(sample, jax.random.key(0), _population_tasks(sample))
     images = jax.tree.map(
       lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tasks.support.inputs
     )
@@ -107,11 +107,11 @@ def make_judge(problem: Problem) -> Judge:
   return Judge(population(make, problem.model), 'transductive', prepare)
 
 
-def _population_tasks(recipe: Recipe) -> int:
+def _population_tasks(sample: SampleTask) -> int:
   """Enough training tasks for about a thousand images."""
-  ways = recipe.train_ways or recipe.ways
-  shots = recipe.train_shots or recipe.shots
-  return -(-1000 // (ways * shots))
+  task = jax.eval_shape(sample, jax.random.key(0))
+  images = jax.tree.leaves(task.support.inputs)[0]
+  return -(-1000 // len(images))
 
 
 def test(

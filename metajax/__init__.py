@@ -13,13 +13,41 @@ the table of all methods with their published settings in
 
 from metajax.accumulate import accumulate
 from metajax.algorithms import (
+  alfa,
   anil,
+  baseline,
+  baseline_plus_plus,
+  boil,
+  cavia,
+  delta_encoder,
+  es_maml,
   fomaml,
   from_scratch,
+  gaussian_likelihood,
+  hallucinate,
+  imaml,
+  in_context,
+  leo,
+  lr_d2,
   maml,
+  maml_plus_plus,
+  matchingnet,
+  meta_curvature,
+  meta_sgd,
+  metaoptnet,
+  multi_task,
   nearest_class_mean,
+  nearest_mean,
+  neural_process,
+  protomaml,
   protonet,
+  r2d2,
+  relation_error,
+  relationnet,
   reptile,
+  siamese,
+  transfer,
+  warpgrad,
 )
 from metajax.base import (
   Adaptation,
@@ -31,9 +59,18 @@ from metajax.base import (
   map_tasks,
   sample_tasks,
 )
-from metajax.estimators import backprop, displacement
+from metajax.distillation import distil
+from metajax.ensemble import ensemble
+from metajax.estimators import (
+  backprop,
+  displacement,
+  evolution,
+  gradient_of,
+)
+from metajax.implicit import implicit_minimum
 from metajax.inner_loop import Descent, descend
 from metajax.mesh import make_mesh
+from metajax.mining import candidates, hardest
 from metajax.objectives import (
   confidence_interval,
   cross_entropy,
@@ -41,6 +78,7 @@ from metajax.objectives import (
 )
 from metajax.parallel import choose_chunk_size, data_parallel, microbatch
 from metajax.precision import with_precision
+from metajax.selection import select
 from metajax.training import (
   Evaluation,
   TrainState,
@@ -63,26 +101,62 @@ __all__ = [
   'TrainState',
   'TrainStep',
   'accumulate',
+  'alfa',
   'anil',
   'backprop',
+  'baseline',
+  'baseline_plus_plus',
+  'boil',
+  'candidates',
+  'cavia',
   'choose_chunk_size',
   'confidence_interval',
   'cross_entropy',
   'data_parallel',
+  'delta_encoder',
   'descend',
   'displacement',
+  'distil',
+  'ensemble',
+  'es_maml',
   'evaluate',
+  'evolution',
   'fomaml',
   'from_scratch',
+  'gaussian_likelihood',
+  'gradient_of',
+  'hallucinate',
+  'hardest',
+  'imaml',
+  'implicit_minimum',
+  'in_context',
+  'leo',
+  'lr_d2',
   'make_mesh',
   'make_train_step',
   'maml',
+  'maml_plus_plus',
   'map_tasks',
+  'matchingnet',
   'mean_squared_error',
+  'meta_curvature',
+  'meta_sgd',
+  'metaoptnet',
   'microbatch',
+  'multi_task',
   'nearest_class_mean',
+  'nearest_mean',
+  'neural_process',
+  'protomaml',
   'protonet',
+  'r2d2',
+  'relation_error',
+  'relationnet',
   'reptile',
   'sample_tasks',
+  'select',
+  'siamese',
+  'transfer',
+  'warpgrad',
   'with_precision',
 ]

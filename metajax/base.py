@@ -14,6 +14,10 @@ import jax.numpy as jnp
 PyTree = Any
 Metrics = dict[str, jax.Array]
 
+# The target of an example that only fills a batch up to its shape. Objectives
+# and class means leave it out.
+PADDING = -1
+
 
 class Batch(NamedTuple):
   """Labelled examples; every leaf has a leading axis of examples."""

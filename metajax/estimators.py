@@ -4,22 +4,37 @@ Each takes a `Learner` and returns a function
 `(key, meta_params, tasks) -> (meta_gradient, metrics)`, averaged over tasks.
 """
 
+from typing import Protocol
+
 import jax
 import jax.numpy as jnp
 
 from metajax.base import (
   Learner,
   MetaGradient,
+  MetaLearner,
   Metrics,
   Objective,
   PyTree,
   Task,
   map_tasks,
+  task_keys,
 )
 
 
+class TaskLoss(Protocol):
+  """What is to be low on a task, and metrics worth logging."""
+
+  def __call__(
+    self, key: jax.Array, meta_params: PyTree, task: Task, /
+  ) -> tuple[jax.Array, Metrics]: ...
+
+
 def query_loss(
-  learner: Learner, objective: Objective, adapted: PyTree, task: Task
+  learner: Learner | MetaLearner,
+  objective: Objective,
+  adapted: PyTree,
+  task: Task,
 ) -> tuple[jax.Array, Metrics]:
   """The objective on the queries of a task, with `loss` among its metrics."""
   outputs = learner.predict(adapted, task.query.inputs)
@@ -31,39 +46,86 @@ def _mean_over_tasks(tree: PyTree) -> PyTree:
   return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), tree)
 
 
-def backprop(learner: Learner, objective: Objective) -> MetaGradient:
-  r"""Differentiates the query loss through the adaptation.
+def gradient_of(task_loss: TaskLoss) -> MetaGradient:
+  r"""Differentiates the mean over tasks of any loss of a task.
 
   .. math::
-    \nabla_\phi \frac{1}{|B|} \sum_{i \in B}
-      L(\mathrm{adapt}(\phi, S_i), Q_i)
+    \nabla_\phi \frac{1}{|B|} \sum_{i \in B} L(\phi, T_i)
 
-  How far the derivative reaches is the learner's business: second order if
-  its inner gradients are differentiated, first order if it holds them
-  constant.
+  For what `backprop` is not enough for: losses with terms beyond that of the
+  queries after adaptation.
 
   Args:
-    learner: adapts differentiably.
-    objective: judges the adapted learner on the queries.
+    task_loss: `(key, meta_params, task) -> (loss, metrics)`.
 
   Returns:
-    The estimator. Its metrics are `loss` and those of the objective, after
-    adaptation, averaged over tasks.
+    The estimator.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from metajax.tasks import sinusoid
+    >>> tasks = jax.vmap(sinusoid(5, 5))(jax.random.split(jax.random.key(0)))
+    >>> grad = gradient_of(lambda key, scale, task: (scale**2, {}))
+    >>> float(grad(jax.random.key(1), 3.0, tasks)[0])
+    6.0
   """
 
   def grad(
     key: jax.Array, meta_params: PyTree, tasks: Task
   ) -> tuple[PyTree, Metrics]:
     def mean_loss(meta_params: PyTree) -> tuple[jax.Array, Metrics]:
-      def task_loss(key: jax.Array, task: Task) -> tuple[jax.Array, Metrics]:
-        adapted, _ = learner.adapt(key, meta_params, task.support)
-        return query_loss(learner, objective, adapted, task)
-
-      return _mean_over_tasks(map_tasks(task_loss, key, tasks))
+      return _mean_over_tasks(
+        map_tasks(
+          lambda key, task: task_loss(key, meta_params, task), key, tasks
+        )
+      )
 
     return jax.grad(mean_loss, has_aux=True)(meta_params)
 
   return grad
+
+
+def backprop(
+  learner: Learner,
+  objective: Objective,
+  step_weights: jax.Array | None = None,
+) -> MetaGradient:
+  r"""Differentiates the query loss through the adaptation.
+
+  .. math::
+    \nabla_\phi \frac{1}{|B|} \sum_{i \in B}
+      L(\mathrm{adapt}(\phi, S_i), Q_i)
+
+  With weights of steps it is the loss on the whole way that is differentiated,
+  :math:`\sum_t w_t L(\theta_i^t, Q_i)`. How far the derivative reaches is the
+  learner's business: second order if its inner gradients are differentiated,
+  first order if it holds them constant.
+
+  Args:
+    learner: adapts differentiably.
+    objective: judges the adapted learner on the queries.
+    step_weights: [steps], of the query losses after 1, 2, ... steps; by default
+      only the adapted learner counts.
+
+  Returns:
+    The estimator. Its metrics are `loss` and those of the objective, after
+    adaptation, averaged over tasks.
+  """
+
+  def task_loss(
+    key: jax.Array, meta_params: PyTree, task: Task
+  ) -> tuple[jax.Array, Metrics]:
+    adapted, adaptation = learner.adapt(key, meta_params, task.support)
+    if step_weights is None:
+      return query_loss(learner, objective, adapted, task)
+    later = jax.tree.map(lambda leaf: leaf[1:], adaptation.trajectory)
+    losses, metrics = jax.vmap(
+      lambda adapted: query_loss(learner, objective, adapted, task)
+    )(later)
+    last = jax.tree.map(lambda leaf: leaf[-1], metrics)
+    return jnp.vdot(step_weights, losses), last
+
+  return gradient_of(task_loss)
 
 
 def displacement(learner: Learner, objective: Objective) -> MetaGradient:
@@ -99,3 +161,109 @@ def displacement(learner: Learner, objective: Objective) -> MetaGradient:
     return _mean_over_tasks(map_tasks(of_task, key, tasks))
 
   return grad
+
+
+def evolution(
+  learner: Learner,
+  objective: Objective,
+  *,
+  num_pairs: int = 16,
+  scale: float = 0.1,
+  chunk_size: int = 1,
+) -> MetaGradient:
+  r"""Tries the query loss at random places around the meta-parameters.
+
+  .. math::
+    \frac{1}{|B|} \sum_{i \in B} \frac{1}{n} \sum_{j=1}^{n}
+      \frac{F_i(\phi + \sigma \epsilon_{ij}) - F_i(\phi - \sigma
+      \epsilon_{ij})}{2 \sigma} \, \epsilon_{ij}, \qquad
+    \epsilon_{ij} \sim N(0, I), \quad
+    F_i(\phi) = L(\mathrm{adapt}(\phi, S_i), Q_i)
+
+  Its mean is the gradient of the loss smoothed by the Gaussian. Nothing is
+  differentiated but what an adaptation differentiates itself. Every task has
+  directions of its own, and both ends of a pair adapt with the same key.
+
+  Args:
+    learner: its meta-parameters are floating-point numbers.
+    objective: judges the adapted learner on the queries.
+    num_pairs: pairs of places per task, n.
+    scale: the standard deviation of a step, sigma.
+    chunk_size: pairs that are vectorised together; memory is that of so many.
+
+  Returns:
+    The estimator, with the metrics of `backprop`, at the meta-parameters.
+
+  Raises:
+    ValueError: if `scale` is not positive, or if `num_pairs` is not a positive
+      multiple of `chunk_size`.
+
+  References:
+    Song et al. (2020), ES-MAML: simple Hessian-free meta learning.
+  """
+  if not scale > 0:
+    raise ValueError(f'scale must be above 0, got {scale}')
+  if chunk_size < 1 or num_pairs < 1 or num_pairs % chunk_size:
+    raise ValueError(
+      f'num_pairs must be a positive multiple of chunk_size, got {num_pairs}'
+      f' and {chunk_size}'
+    )
+
+  def of_task(
+    key: jax.Array, meta_params: PyTree, task: Task
+  ) -> tuple[PyTree, Metrics]:
+    adapt_key, pairs_key = jax.random.split(key)
+
+    def loss(meta_params: PyTree) -> tuple[jax.Array, Metrics]:
+      adapted, _ = learner.adapt(adapt_key, meta_params, task.support)
+      return query_loss(learner, objective, adapted, task)
+
+    def pair(key: jax.Array) -> tuple[jax.Array, PyTree]:
+      direction = _normal_like(key, meta_params)
+      ahead, behind = (
+        loss(_step_along(direction, size, meta_params))[0]
+        for size in (scale, -scale)
+      )
+      return (ahead - behind) / (2 * scale), direction
+
+    def add(total: PyTree, keys: jax.Array) -> tuple[PyTree, None]:
+      slopes, directions = jax.vmap(pair)(keys)
+      return jax.tree.map(
+        lambda total, leaf: (
+          total + jnp.tensordot(slopes.astype(leaf.dtype), leaf, 1) / num_pairs
+        ),
+        total,
+        directions,
+      ), None
+
+    keys = task_keys(pairs_key, num_pairs).reshape(-1, chunk_size)
+    zeros = jax.tree.map(jnp.zeros_like, meta_params)
+    gradient, _ = jax.lax.scan(add, zeros, keys)
+    return gradient, loss(meta_params)[1]
+
+  def grad(
+    key: jax.Array, meta_params: PyTree, tasks: Task
+  ) -> tuple[PyTree, Metrics]:
+    return _mean_over_tasks(
+      map_tasks(lambda key, task: of_task(key, meta_params, task), key, tasks)
+    )
+
+  return grad
+
+
+def _normal_like(key: jax.Array, tree: PyTree) -> PyTree:
+  leaves, structure = jax.tree.flatten(tree)
+  keys = jax.random.split(key, len(leaves))
+  return jax.tree.unflatten(
+    structure,
+    [
+      jax.random.normal(key, leaf.shape, leaf.dtype)
+      for key, leaf in zip(keys, leaves, strict=True)
+    ],
+  )
+
+
+def _step_along(direction: PyTree, size: float, params: PyTree) -> PyTree:
+  return jax.tree.map(
+    lambda leaf, along: leaf + size * along, params, direction
+  )

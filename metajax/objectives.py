@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.base import Metrics
+from metajax.base import PADDING, Metrics
 
 
 def cross_entropy(
@@ -19,7 +19,8 @@ def cross_entropy(
 
   Args:
     outputs: logits `[examples, classes]`.
-    targets: integer classes `[examples]`.
+    targets: integer classes `[examples]`. The mean leaves out examples whose
+      target is `metajax.base.PADDING`; of nothing else it is 0.
 
   Returns:
     The loss, and `accuracy` in [0, 1].
@@ -39,9 +40,17 @@ def cross_entropy(
       'cross_entropy wants logits [examples, classes] and integer classes'
       f' [examples]; got {outputs.shape} and {targets.shape}'
     )
-  loss = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+  real = targets != PADDING
+  count = jnp.maximum(jnp.sum(real, dtype=outputs.dtype), 1)
+
+  def mean(values: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(real, values, 0), dtype=outputs.dtype) / count
+
+  losses = optax.softmax_cross_entropy_with_integer_labels(
+    outputs, jnp.where(real, targets, 0)
+  )
   correct = jnp.argmax(outputs, axis=-1) == targets
-  return jnp.mean(loss), {'accuracy': jnp.mean(correct, dtype=outputs.dtype)}
+  return mean(losses), {'accuracy': mean(correct)}
 
 
 def mean_squared_error(

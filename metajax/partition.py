@@ -27,6 +27,38 @@ def head(path: str) -> bool:
   return 'head' in path.split('/')
 
 
+def body(path: str) -> bool:
+  """Selects everything but the last layer (BOIL)."""
+  return not head(path)
+
+
+def normalisation(path: str) -> bool:
+  """Selects the scales and biases of layers called `...Norm`, as flax does."""
+  return any('Norm' in part for part in path.split('/'))
+
+
+def map_with_path(
+  function: Callable[..., PyTree], tree: PyTree, *others: PyTree
+) -> PyTree:
+  """Applies `function(path, leaf, *others)` to leaves and their paths.
+
+  Args:
+    function: its first argument is a slash-separated path.
+    tree: any pytree.
+    *others: trees that have, where `tree` has a leaf, anything.
+
+  Returns:
+    A tree of the structure of `tree`.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, *leaves: function(_name(path), *leaves), tree, *others
+  )
+
+
+def _name(path: tuple) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
 def split(params: PyTree, select: Select) -> tuple[PyTree, PyTree]:
   """Splits parameters in two: those that `select` picks, and the others.
 
@@ -42,9 +74,7 @@ def split(params: PyTree, select: Select) -> tuple[PyTree, PyTree]:
       their paths.
   """
   leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-  paths = [
-    jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves
-  ]
+  paths = [_name(path) for path, _ in leaves]
   chosen = [select(path) for path in paths]
   if leaves and not any(chosen):
     raise ValueError(
@@ -78,4 +108,13 @@ def repeat(params: PyTree, times: int) -> PyTree:
   """Gives every leaf a leading axis along which it is repeated."""
   return jax.tree.map(
     lambda leaf: jnp.broadcast_to(leaf, (times, *jnp.shape(leaf))), params
+  )
+
+
+def prepend(first: PyTree, rest: PyTree) -> PyTree:
+  """Puts one entry in front of the others along the leading axis of leaves."""
+  return jax.tree.map(
+    lambda one, others: jnp.concatenate([jnp.asarray(one)[None], others]),
+    first,
+    rest,
   )

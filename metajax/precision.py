@@ -59,6 +59,33 @@ def with_precision(model: Model, dtype: DTypeLike) -> Model:
   )
 
 
+def drawn_like_inputs(model: Model) -> Model:
+  """The same model, whose parameters are drawn in the type of its inputs.
+
+  Networks draw in float32; what stands on features in double precision should
+  not be what loses it.
+
+  Args:
+    model: any model of floating-point inputs.
+
+  Returns:
+    A `Model` like it.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from metajax.models import mlp
+    >>> model = drawn_like_inputs(mlp([8], 1))
+    >>> params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.bfloat16))
+    >>> params['head']['kernel'].dtype.name
+    'bfloat16'
+  """
+
+  def init(key: jax.Array, inputs: PyTree) -> PyTree:
+    return _cast(model.init(key, inputs), _type_of(inputs))
+
+  return model._replace(init=init)
+
+
 def _cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
   return jax.tree.map(
     lambda leaf: (

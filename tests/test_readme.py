@@ -41,3 +41,10 @@ def test_every_method_is_named():
   from metajax.algorithms.table import ALGORITHMS
 
   assert not [name for name in ALGORITHMS if f'`{name}`' not in README]
+
+
+def test_every_method_is_described():
+  from metajax.algorithms.table import ALGORITHMS
+
+  methods = (REPOSITORY / 'docs' / 'methods.md').read_text()
+  assert not [name for name in ALGORITHMS if f'`{name}`' not in methods]

@@ -254,7 +254,7 @@ def _plain_objective(
   )
 
 
-def _learner(problem: Problem, lowering: Lowering) -> MetaLearner:
+def _learner(problem: Problem, lowering: Lowering = 'auto') -> MetaLearner:
   workload = problem.workload
   model = _with_precision(problem, _network(workload, lowering))
   objective = objective_of(workload)

@@ -10,6 +10,7 @@ References:
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
@@ -28,13 +29,14 @@ from metajax.estimators import backprop
 from metajax.inner_loop import Checkpoint, descend
 from metajax.second_order import SecondOrder
 
-InnerOptimizer = Callable[[float], optax.GradientTransformation]
+# From a rate, or from whatever is learned in its place.
+InnerOptimizer = Callable[[Any], optax.GradientTransformation]
 
 
 def gradient_learner(
   model: Model,
   objective: Objective,
-  inner_lr: float,
+  inner_lr: Any,
   num_steps: int,
   *,
   second_order: SecondOrder = 'mixed',
@@ -45,7 +47,8 @@ def gradient_learner(
   """A learner that descends the support loss from its meta-parameters.
 
   Args and errors are those of `maml`, except for `first_order`, which is
-  `second_order='none'` here.
+  `second_order='none'` here. `inner_lr` may be anything traced that
+  `inner_optimizer` takes, such as learned rates (see `learned_descent`).
   """
   check_inner_loop(inner_lr, num_steps)
 
@@ -134,7 +137,7 @@ def maml(
   return MetaLearner(*learner, grad=backprop(learner, objective))
 
 
-def check_inner_loop(inner_lr: float, num_steps: int) -> None:
+def check_inner_loop(inner_lr: Any, num_steps: int) -> None:
   """Refuses rates and step counts that cannot be meant."""
   # A traced (learned) rate cannot be looked at.
   if isinstance(inner_lr, (int, float)) and not inner_lr > 0:

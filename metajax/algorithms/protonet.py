@@ -14,6 +14,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax.algorithms.classes import (
+  check_num_classes,
+  class_means,
+  memberships,
+  one_step,
+  rule_out_absent,
+)
 from metajax.base import (
   Adaptation,
   Batch,
@@ -31,6 +38,7 @@ class Prototypes(NamedTuple):
 
   params: PyTree
   means: jax.Array  # [ways, features]
+  present: jax.Array  # [ways], whether the class has support examples
 
 
 def protonet(
@@ -39,7 +47,8 @@ def protonet(
   """A prototypical network with squared Euclidean distance.
 
   Adaptation is one closed step: before it there are no prototypes, and all
-  classes are equally likely.
+  classes are equally likely. After it, a class without support examples is
+  never predicted.
 
   Args:
     model: an embedding, `[examples, ...]` to `[examples, features]`.
@@ -58,30 +67,26 @@ def protonet(
     >>> embedding = conv4(None, downsample='max_pool', pool='flatten')
     >>> learner = metajax.protonet(embedding, metajax.cross_entropy, 5)
   """
-  if num_classes < 1:
-    raise ValueError(f'num_classes must be 1 or more, got {num_classes}')
+  check_num_classes(num_classes)
 
   def adapt(
     key: jax.Array, meta_params: PyTree, support: Batch
   ) -> tuple[Prototypes, Adaptation]:
     del key  # deterministic
     features = model.apply(meta_params, support.inputs)
-    members = jax.nn.one_hot(
-      support.targets, num_classes, axis=0, dtype=features.dtype
+    members = memberships(support.targets, num_classes, features.dtype)
+    means = class_means(features, members)
+    adapted = Prototypes(meta_params, means, jnp.any(members > 0, axis=0))
+    before = Prototypes(
+      meta_params, jnp.zeros_like(means), jnp.ones((num_classes,), bool)
     )
-    means = (members @ features) / jnp.sum(members, axis=1, keepdims=True)
-    adapted = Prototypes(meta_params, means)
-    before = Prototypes(meta_params, jnp.zeros_like(means))
-    trajectory = jax.tree.map(
-      lambda *leaves: jnp.stack(leaves), before, adapted
-    )
-    losses = jnp.zeros((0,), features.dtype)
-    return adapted, Adaptation(losses, trajectory)
+    return adapted, one_step(before, adapted)
 
   def predict(adapted: Prototypes, inputs: PyTree) -> jax.Array:
     features = model.apply(adapted.params, inputs)
     difference = features[:, None, :] - adapted.means[None, :, :]
-    return -jnp.sum(jnp.square(difference), axis=-1)
+    logits = -jnp.sum(jnp.square(difference), axis=-1)
+    return rule_out_absent(logits, adapted.present)
 
   learner = Learner(model.init, adapt, predict)
   return MetaLearner(*learner, grad=backprop(learner, objective))

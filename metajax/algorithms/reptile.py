@@ -43,6 +43,8 @@ class ReptileParams(NamedTuple):
   optimizer_state: PyTree  # of the inner optimiser
 
 
+_REPTILE_LABELS = ReptileParams('weights', 'state')
+
 authors_adam = partial(optax.adam, b1=0.0)
 
 
@@ -151,22 +153,25 @@ def minibatches(
 
 def outer_optimizer(
   optimizer: optax.GradientTransformation,
+  labels: PyTree = _REPTILE_LABELS,
 ) -> optax.GradientTransformation:
   """Applies `optimizer` to the weights, and lets the inner state persist.
 
   Args:
     optimizer: for the weights; the authors' is SGD with a rate that falls
       linearly from 1 to 0.
+    labels: which of the meta-parameters are `'weights'`, and which `'state'`,
+      from which their gradient is subtracted as it is.
 
   Returns:
-    An optimiser of `ReptileParams`.
+    An optimiser of meta-parameters such as `ReptileParams`.
   """
   return optax.partition(
     {
       'weights': optimizer,
       'state': optax.chain(optax.sgd(1.0), _whole_updates()),
     },
-    ReptileParams('weights', 'state'),
+    labels,
   )
 
 

@@ -26,7 +26,7 @@ def _warp(index: int, width: int) -> nn.Module:
     key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
   ) -> jax.Array:
     del key
-    return jnp.eye(*shape, dtype=dtype)
+    return jnp.eye(shape[0], dtype=dtype)
 
   return nn.Dense(
     width, use_bias=False, kernel_init=identity, name=f'warp_{index}'
@@ -222,16 +222,30 @@ def resnet12(
   return from_linen(_ResNet12(num_outputs, tuple(widths), lowering))
 
 
+def _alike(
+  key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
+) -> jax.Array:
+  """Queries are equal to keys: what is alike attends to each other."""
+  drawn = nn.initializers.lecun_normal()(key, shape, dtype)
+  query, _, value = jnp.split(drawn, 3, axis=-1)
+  return jnp.concatenate([query, query, value], axis=-1)
+
+
 class _TransformerBlock(nn.Module):
   heads: int
   causal: bool
+  alike: bool = False
 
   @nn.compact
   def __call__(
     self, inputs: jax.Array, real: jax.Array | None = None
   ) -> jax.Array:
     *_, length, width = inputs.shape
-    triple = nn.Dense(3 * width, name='attention_in')(LayerNorm()(inputs))
+    triple = nn.Dense(
+      3 * width,
+      kernel_init=_alike if self.alike else nn.linear.default_kernel_init,
+      name='attention_in',
+    )(LayerNorm()(inputs))
     query, key, value = jnp.moveaxis(
       triple.reshape(*triple.shape[:-1], 3, self.heads, -1), -3, 0
     )
@@ -261,6 +275,7 @@ class _Transformer(nn.Module):
   pool: str
   rematerialise: bool
   positions: bool
+  alike: bool
 
   @nn.compact
   def __call__(
@@ -282,9 +297,9 @@ class _Transformer(nn.Module):
     if self.rematerialise:
       block = nn.remat(block)
     for index in range(self.depth):
-      hidden = block(self.heads, self.causal, name=f'block_{index}')(
-        hidden, real
-      )
+      hidden = block(
+        self.heads, self.causal, self.alike, name=f'block_{index}'
+      )(hidden, real)
     hidden = LayerNorm()(hidden)
     if self.pool == 'mean':
       hidden = jnp.mean(hidden, axis=1)
@@ -304,6 +319,7 @@ def transformer(
   pool: Literal['mean', 'none'] = 'mean',
   rematerialise: bool = False,
   positions: bool = True,
+  alike: bool = False,
 ) -> Model:
   """A small transformer that normalises before each layer.
 
@@ -319,6 +335,8 @@ def transformer(
       what is inside.
     positions: whether every position has a vector of its own. Without them it
       is a function of sets, of any length.
+    alike: whether queries of the attention start equal to keys, so that
+      positions attend to what is like them from the start.
 
   Returns:
     A model of integer inputs `[examples, length]`, or of `[examples, length,
@@ -348,5 +366,6 @@ def transformer(
       pool,
       rematerialise,
       positions,
+      alike,
     )
   )

@@ -1,29 +1,61 @@
 """Task distributions: functions `sample(key) -> Task` that run inside jit."""
 
-from metajax.tasks.episodes import HostEpisodes, episodes, split_episode
+from metajax.tasks.cifar import load_cifar100, load_fc100
+from metajax.tasks.completion import completion
+from metajax.tasks.episodes import (
+  HostEpisodes,
+  HostTasks,
+  classification,
+  classification_places,
+  device_tasks,
+  episode_places,
+  episodes,
+  pad_task,
+  split_episode,
+)
+from metajax.tasks.folder import load_folder
 from metajax.tasks.labelled import (
   DataError,
   LabelledImages,
   Splits,
+  groups_of,
   load_npz,
   rotate_classes,
   split_by_files,
+  split_by_groups,
   split_by_seed,
+  split_groups_by_seed,
 )
+from metajax.tasks.prepared import load_prepared
 from metajax.tasks.sinusoid import sinusoid
-from metajax.tasks.strokes import strokes
+from metajax.tasks.strokes import strokes, strokes_classification
 
 __all__ = [
   'DataError',
   'HostEpisodes',
+  'HostTasks',
   'LabelledImages',
   'Splits',
+  'classification',
+  'classification_places',
+  'completion',
+  'device_tasks',
+  'episode_places',
   'episodes',
+  'groups_of',
+  'load_cifar100',
+  'load_fc100',
+  'load_folder',
   'load_npz',
+  'load_prepared',
+  'pad_task',
   'rotate_classes',
   'sinusoid',
   'split_by_files',
+  'split_by_groups',
   'split_by_seed',
   'split_episode',
+  'split_groups_by_seed',
   'strokes',
+  'strokes_classification',
 ]

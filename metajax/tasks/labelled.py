@@ -7,7 +7,7 @@ is tested is learning classes that were never seen.
 import hashlib
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,16 +163,19 @@ def split_by_seed(
     )
   _refuse_turned(data, 'split')
 
-  def rank(index: int) -> bytes:
-    return hashlib.sha256(f'{seed}\n{data.names[index]}'.encode()).digest()
-
-  order = sorted(range(num_classes), key=rank)
+  order = sorted(
+    range(num_classes), key=lambda index: _rank(seed, data.names[index])
+  )
   trained = train_classes - validation_classes
   return Splits(
     _take(data, order[:trained]),
     _take(data, order[trained:train_classes]),
     _take(data, order[train_classes:]),
   )
+
+
+def _rank(seed: int, name: str) -> bytes:
+  return hashlib.sha256(f'{seed}\n{name}'.encode()).digest()
 
 
 def split_by_files(data: LabelledImages, split_dir: str | Path) -> Splits:
@@ -215,6 +218,119 @@ def split_by_files(data: LabelledImages, split_dir: str | Path) -> Splits:
         )
     splits.append(_turned_classes(data, index, tuple(names.values())))
   return Splits(*splits)
+
+
+def split_by_groups(
+  data: LabelledImages,
+  train: Collection[str],
+  validation: Collection[str],
+  test: Collection[str],
+) -> Splits:
+  """Divides the classes by the groups they are in.
+
+  Args:
+    data: images of classes with names like `group/class`.
+    train: names of the groups whose classes are for training.
+    validation: for validation.
+    test: for test.
+
+  Returns:
+    The classes of each part, in the order of the data.
+
+  Raises:
+    DataError: if a group has no class, or is in two parts.
+
+  Example:
+    >>> import numpy as np
+    >>> data = LabelledImages(
+    ...   np.zeros((3, 8, 8), np.uint8), np.arange(3), ('a/x', 'b/y', 'c/z')
+    ... )
+    >>> split_by_groups(data, ['c'], ['a'], ['b']).train.names
+    ('c/z',)
+  """
+  members: dict[str, list[int]] = {}
+  for index, name in enumerate(data.names):
+    members.setdefault(name.rpartition('/')[0], []).append(index)
+  named = [group for part in (train, validation, test) for group in part]
+  for group in named:
+    if group not in members:
+      raise DataError(
+        f'there is no class of the group {group!r}; the groups are'
+        f' {", ".join(members)}'
+      )
+    if named.count(group) > 1:
+      raise DataError(f'the group {group!r} may be in one part only')
+  return Splits(
+    *(
+      _take(data, sorted(i for group in part for i in members[group]))
+      for part in (train, validation, test)
+    )
+  )
+
+
+def split_groups_by_seed(
+  data: LabelledImages, train_groups: int, validation_groups: int, seed: int
+) -> Splits:
+  """Divides the groups that classes are in at random: all of one, or none.
+
+  Args:
+    data: images of classes with names like `group/class`, not rotated.
+    train_groups: how many groups are not for test.
+    validation_groups: how many of `train_groups` are for validation.
+    seed: any integer; groups are ordered as `split_by_seed` orders classes.
+
+  Returns:
+    The classes of the groups of each part.
+
+  Raises:
+    DataError: as `split_by_seed`.
+  """
+  _refuse_turned(data, 'split')
+  groups = sorted(
+    {name.rpartition('/')[0] for name in data.names},
+    key=lambda name: _rank(seed, name),
+  )
+  if not 0 < validation_groups < train_groups < len(groups):
+    raise DataError(
+      f'{len(groups)} groups cannot be split into {train_groups} (of which'
+      f' {validation_groups} for validation) and the rest for test; each part'
+      ' needs one or more'
+    )
+  trained = train_groups - validation_groups
+  return split_by_groups(
+    data,
+    groups[:trained],
+    groups[trained:train_groups],
+    groups[train_groups:],
+  )
+
+
+def groups_of(data: LabelledImages) -> np.ndarray:
+  """The group that each class is in, such as its alphabet.
+
+  Args:
+    data: images of classes with names like `group/class`. A rotated alphabet
+      is another one: `Greek/character01/rot090` is with those that are turned
+      as far.
+
+  Returns:
+    Integers `[classes]`, for `episodes`.
+
+  Example:
+    >>> import numpy as np
+    >>> data = LabelledImages(
+    ...   np.zeros((3, 8, 8), np.uint8), np.arange(3), ('a/x', 'b/y', 'a/z')
+    ... )
+    >>> groups_of(data).tolist()
+    [0, 1, 0]
+  """
+  groups = []
+  for name in data.names:
+    turn = _TURNED.search(name)
+    upright = name[: turn.start()] if turn else name
+    groups.append(upright.rpartition('/')[0] + (turn[0] if turn else ''))
+  _, indices = np.unique(groups, return_inverse=True)
+  return indices.astype(np.int32)
 
 
 def rotate_classes(data: LabelledImages) -> LabelledImages:

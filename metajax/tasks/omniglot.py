@@ -10,24 +10,35 @@ Neither needs TensorFlow.
 import contextlib
 import hashlib
 import io
-import json
 import os
 import re
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metajax.tasks.labelled import DataError, LabelledImages, reason
+from metajax.tasks.prepared import (
+  AGAIN,
+  damaged_metadata,
+  damaged_records,
+  open_builder,
+  read_name,
+  read_records,
+)
 
 # The usual split: 1200 classes to train on, 100 of them for validation, and
 # the other 423 for test.
 TRAIN_CLASSES = 1200
 VALIDATION_CLASSES = 100
+# About the same by whole alphabets: 37 of the 50 to train on, 5 of them for
+# validation.
+TRAIN_ALPHABETS = 37
+VALIDATION_ALPHABETS = 5
 
 SOURCE = 'https://github.com/brendenlake/omniglot/raw/master/python'
 SIZE = 28  # pixels, after resizing
@@ -38,7 +49,6 @@ _NUM_CLASSES = 1623
 _CACHE_FORMAT = 1  # to be raised when what is cached changes
 _CHUNK = 1024  # images decoded at a time
 _TIMEOUT = 20  # seconds to wait for an answer
-_AGAIN = 'remove the directory it is in and prepare it again'
 
 
 class _Archive(NamedTuple):
@@ -227,7 +237,7 @@ def _contents(data_dir: Path) -> str:
   if not data_dir.is_dir():
     return 'it is not a directory' if data_dir.exists() else 'it does not exist'
   if (data_dir / 'dataset_info.json').is_file():
-    return f'it is itself the data set {_data_set_name(data_dir)!r}'
+    return f'it is itself the data set {read_name(data_dir)!r}'
   entries = sorted(
     path.name
     for path in data_dir.iterdir()
@@ -246,18 +256,6 @@ def _contents(data_dir: Path) -> str:
     )
   more = ', ...' if len(entries) > 5 else ''
   return f'it holds {", ".join(entries[:5])}{more}'
-
-
-def _data_set_name(directory: Path) -> str:
-  path = directory / 'dataset_info.json'
-  try:
-    return str(json.loads(path.read_bytes())['name'])
-  except FileNotFoundError:
-    raise DataError(
-      f'{path}: there is no such file, so this is no prepared data set'
-    ) from None
-  except (OSError, ValueError, TypeError, KeyError) as error:
-    raise DataError(f'{path}: damaged ({reason(error)})') from error
 
 
 def _digest(directory: Path, splits: Sequence[str]) -> str:
@@ -306,7 +304,7 @@ def _decode_png(path: Path, encoded: Sequence[bytes]) -> np.ndarray:
         pixels.append(image.convert('L').tobytes())
     except (OSError, ValueError, SyntaxError) as error:
       raise DataError(
-        f'{path}: holds a damaged image ({reason(error)}); {_AGAIN}'
+        f'{path}: holds a damaged image ({reason(error)}); {AGAIN}'
       ) from error
     if size != (_RAW_SIZE, _RAW_SIZE):
       raise DataError(
@@ -321,63 +319,26 @@ def _read_shards(
   directory: Path, splits: Sequence[str]
 ) -> Iterator[tuple[Path, list[_Drawing]]]:
   """Reads the record files, one at a time so that errors can name it."""
-  name = _data_set_name(directory)
+  name = read_name(directory)
   if name != 'omniglot':
     raise DataError(f'{directory}: this is the data set {name!r}, not Omniglot')
-  import tensorflow_datasets as tfds
-
+  builder = open_builder(directory)
   try:
-    builder = tfds.builder_from_directory(directory)
-    info = builder.info
-    alphabets = info.features['alphabet'].names
-    labels = info.features['label'].names
-    file_format = info.file_format.value
+    alphabets = builder.info.features['alphabet'].names
+    labels = builder.info.features['label'].names
   except Exception as error:  # Whatever it makes of damaged metadata.
-    raise DataError(
-      f'{directory}: damaged metadata ({reason(error)}); {_AGAIN}'
-    ) from error
-  if file_format != 'array_record':
-    raise DataError(
-      f'{directory}: prepared as {file_format}, which only TensorFlow reads;'
-      ' prepare it as array_record, in another data directory'
-    )
-  missing = [split for split in splits if split not in info.splits]
-  if missing:
-    raise DataError(
-      f'{directory}: lacks the splits {", ".join(missing)}; it has'
-      f' {", ".join(info.splits) or "none"}'
-    )
-  decoders = {'image': tfds.decode.SkipDecoding()}
-  for split in splits:
-    start = 0
-    shards = zip(
-      info.splits[split].filepaths,
-      info.splits[split].shard_lengths,
-      strict=True,
-    )
-    for path, length in shards:
-      try:
-        records = builder.as_data_source(
-          split=f'{split}[{start}:{start + length}]', decoders=decoders
-        )
-        drawings = [
-          _to_drawing(record, alphabets, labels)
-          for record in records.__getitems__(range(length))
-        ]
-      except Exception as error:  # Whatever it makes of damaged bytes.
-        raise DataError(
-          f'{path}: truncated or damaged ({reason(error)}); {_AGAIN}'
-        ) from error
-      yield Path(path), drawings
-      start += length
+    raise damaged_metadata(directory, error) from error
+  for path, records in read_records(directory, builder, splits, 'image'):
+    try:
+      drawings = [_to_drawing(record, alphabets, labels) for record in records]
+    except Exception as error:  # Whatever is wrong with a record.
+      raise damaged_records(path, error) from error
+    yield path, drawings
 
 
 def _to_drawing(
-  record: dict[str, Any], alphabets: Sequence[str], labels: Sequence[str]
+  record: Mapping[str, Any], alphabets: Sequence[str], labels: Sequence[str]
 ) -> _Drawing:
-  # A truncated file can yield empty records, and no error.
-  if any(value is None for value in record.values()):
-    raise ValueError('a record is empty')
   alphabet = alphabets[record['alphabet']]
   character, label = int(record['alphabet_char_id']), int(record['label'])
   if labels[label] != f'{alphabet}_{character}':

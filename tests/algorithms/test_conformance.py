@@ -23,10 +23,11 @@ from metajax.base import (
   sample_tasks,
 )
 from metajax.models import mlp
-from metajax.tasks import episodes
+from metajax.tasks import classification, episodes, pad_task
 
 WAYS, SHOTS, QUERIES = 3, 2, 4
 CLASSES, EXAMPLES, SIDE = 6, 8, 4
+BATCH = 12  # images, where a method trains on classes
 KEY = jax.random.key(0)
 
 ON_IMAGES = sorted(name for name, row in ALGORITHMS.items() if row.images)
@@ -34,6 +35,11 @@ ON_SINUSOID = sorted(name for name, row in ALGORITHMS.items() if row.sinusoid)
 TRAINED = [name for name in ON_IMAGES if ALGORITHMS[name].weights]
 BY_GRADIENT = [
   name for name in ON_IMAGES if ALGORITHMS[name].adapts_by_gradient
+]
+
+# Where a key matters, another number of examples is another adaptation.
+NOT_AT_RANDOM = [
+  name for name in ON_IMAGES if not ALGORITHMS[name].adapts_at_random
 ]
 
 every_method = pytest.mark.parametrize('name', ON_IMAGES)
@@ -50,9 +56,16 @@ def labelled_images() -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def drawn(seed: int, num_tasks: int) -> Task:
-  """Tasks, drawn once: the sorting in it takes long to compile."""
-  sample = episodes(*labelled_images(), WAYS, SHOTS, QUERIES)
+def drawn(seed: int, num_tasks: int, trains_on: str = 'tasks') -> Task:
+  """Tasks, drawn once: the sorting in it takes long to compile.
+
+  A method that trains on classes is trained on batches of all of them, and
+  adapts to tasks like any other.
+  """
+  sample = {
+    'tasks': partial(episodes, ways=WAYS, shots=SHOTS, queries=QUERIES),
+    'classes': partial(classification, batch_size=BATCH),
+  }[trains_on](*labelled_images())
   draw = jax.jit(lambda key: sample_tasks(sample, key, num_tasks))
   return draw(jax.random.key(seed))
 
@@ -88,6 +101,7 @@ def small(recipe: Recipe) -> Recipe:
     train_ways=None,
     train_shots=None,
     train_queries=None,
+    train_classes=CLASSES,
     inner_steps=min(recipe.inner_steps, 2),
     inner_batch=recipe.inner_batch and 4,
     outer_lr=max(recipe.outer_lr, 0.01),
@@ -132,14 +146,14 @@ class Gradient(NamedTuple):
 
   case: Case
   meta_params: PyTree
-  tasks: Task
+  tasks: Task  # of training
   grad: metajax.base.MetaGradient  # compiled
   value: tuple[PyTree, dict[str, jax.Array]]
 
 
 @cache
-def double_tasks() -> Task:
-  tasks = drawn(0, 5)
+def double_tasks(trains_on: str = 'tasks') -> Task:
+  tasks = drawn(0, 5, trains_on)
   as_double = partial(jnp.asarray, dtype=jnp.float64)
   return Task(
     *(Batch(as_double(batch.inputs), batch.targets) for batch in tasks)
@@ -148,7 +162,8 @@ def double_tasks() -> Task:
 
 @cache
 def gradient_of(name: str) -> Gradient:
-  case, tasks = make_case(name), double_tasks()
+  case = make_case(name)
+  tasks = double_tasks(case.row.trains_on)
   meta_params = jax.jit(case.learner.init)(KEY, tasks.support.inputs[0])
   grad = jax.jit(case.learner.grad)
   return Gradient(case, meta_params, tasks, grad, grad(KEY, meta_params, tasks))
@@ -192,11 +207,9 @@ def test_the_same_without_jit(float64, name):
   assert_close(case.learner.grad(KEY, meta_params, tasks), value, 1e-11, 1e-13)
 
 
+@pytest.mark.long
 @every_method
-# Of five tasks; the last chunk is half empty.
-@pytest.mark.parametrize(
-  'chunk_size', [pytest.param(1, marks=pytest.mark.long), 2]
-)
+@pytest.mark.parametrize('chunk_size', [1, 2])
 def test_the_same_in_microbatches(float64, name, chunk_size):
   case, meta_params, tasks, _, value = gradient_of(name)
   grad = jax.jit(metajax.microbatch(case.learner.grad, chunk_size))
@@ -218,7 +231,8 @@ def test_another_key_changes_what_is_random_and_nothing_else(float64, name):
 
 @every_method
 def test_the_trajectory_runs_from_before_to_what_is_adapted(float64, name):
-  case, meta_params, tasks, _, _ = gradient_of(name)
+  case, meta_params, _, _, _ = gradient_of(name)
+  tasks = double_tasks()
   learner, support = case.learner, jax.tree.map(lambda x: x[0], tasks.support)
 
   @jax.jit
@@ -250,6 +264,27 @@ def test_the_trajectory_runs_from_before_to_what_is_adapted(float64, name):
     assert same_bits(case.row.weights(first), case.row.weights(meta_params))
 
 
+@pytest.mark.parametrize('name', NOT_AT_RANDOM)
+def test_what_fills_a_task_up_is_not_learned_from(float64, name):
+  case, meta_params, _, _, _ = gradient_of(name)
+  task = jax.tree.map(lambda leaf: leaf[0], double_tasks())
+  # All of it, but one class.
+  few = Task(
+    *(
+      jax.tree.map(lambda leaf: leaf[np.asarray(batch.targets) < 2], batch)  # noqa: B023
+      for batch in task
+    )
+  )
+  padded = pad_task(few, WAYS, support=WAYS * SHOTS, queries=WAYS * QUERIES)
+
+  @jax.jit
+  def outputs(support: Batch) -> jax.Array:
+    adapted, _ = case.learner.adapt(KEY, meta_params, support)
+    return case.learner.predict(adapted, few.query.inputs)
+
+  assert_close(outputs(padded.support), outputs(few.support), 1e-7, 1e-9)
+
+
 # One training.
 
 
@@ -274,7 +309,7 @@ def training_of(name: str) -> Training:
   train = metajax.make_train_step(
     case.learner,
     case.row.optimizer(case.recipe),
-    sampler(drawn(1, 1000)),
+    sampler(drawn(1, 1000, case.row.trains_on)),
     tasks_per_step=case.recipe.tasks_per_step,
   )
   judge = partial(
@@ -402,7 +437,11 @@ def test_the_published_setting_on_images_fits_together(name):
                  np.repeat(np.arange(ways, dtype=np.int32), each))  # fmt: skip
 
   objective = metajax.cross_entropy
-  check_shapes(row, recipe, objective, ways, batch(1), batch(recipe.queries))
+  support, queries = batch(1), batch(recipe.queries)
+  if row.trains_on == 'classes':
+    recipe = recipe._replace(train_classes=200)
+    support = queries = batch(recipe.batch_size // ways)
+  check_shapes(row, recipe, objective, ways, support, queries)
 
 
 @pytest.mark.parametrize('name', ON_SINUSOID)

@@ -62,7 +62,7 @@ def images_and_labels(classes=10, each=4, size=16):
 def test_flags(refused):
   for flag, expected in (
     ('--algorithm=mamal', r'--algorithm=mamal: .*<.*\|maml\|.*>'),
-    ('--dataset=mnist', r'--dataset=mnist: .*<strokes\|omniglot\|npz>'),
+    ('--dataset=mnist', r'--dataset=mnist: must be one of strokes, omniglot, '),
     ('--evaluation=x', r'--evaluation=x: .*<transductive\|support\|population'),
     ('--test_checkpoint=x', r'--test_checkpoint=x: .*<last\|best>'),
     ('--step=3', r'--step: there is no such flag, did you mean --steps\?'),

@@ -270,6 +270,16 @@ def test_without_positions_a_transformer_is_a_function_of_sets(float64):
   )
 
 
+def test_queries_may_start_equal_to_keys():
+  model = transformer(2, width=8, depth=1, alike=True)
+  params = model.init(jax.random.key(0), jnp.zeros((1, 5, 3)))
+  query, key, value = jnp.split(
+    params['block_0']['attention_in']['kernel'], 3, axis=1
+  )
+  np.testing.assert_array_equal(query, key)
+  assert np.abs(query - value).max() > 1e-3
+
+
 def test_rematerialised_blocks_compute_the_same():
   inputs = jax.random.normal(jax.random.key(0), (2, 5, 3))
   plain, again = (

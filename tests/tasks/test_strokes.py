@@ -190,7 +190,7 @@ def test_double_precision_changes_nothing(tasks):
 
 @pytest.mark.parametrize('counts', [(0, 1, 1), (5, 0, 1), (5, 1, -2)])
 def test_counts_must_be_positive(counts):
-  with pytest.raises(ValueError, match='must be 1 or more; got'):
+  with pytest.raises(ValueError, match='must be 1 or more, got'):
     strokes(*counts)
 
 

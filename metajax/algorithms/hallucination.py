@@ -1,0 +1,190 @@
+r"""Hallucination: a generator that is learned makes more support examples.
+
+.. math::
+  S_i' = S_i \cup \{(G(f(x), \epsilon), y)\}_{(x, y) \in S_i,\;
+    \epsilon \sim N(0, I)}
+
+in the space of the features f, in front of any learner on features. Embedding,
+generator and learner are trained together, by the loss on the queries.
+
+The paper's G is a multilayer perceptron that starts as the identity of x, by
+identity blocks in its weights, which asks for features that are not negative.
+Here it is x plus a multilayer perceptron that starts small, which comes to the
+same for any features.
+
+References:
+  Wang, Girshick, Hebert, Hariharan (2018), Low-shot learning from imaginary
+  data, https://arxiv.org/abs/1801.05401
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metajax import partition
+from metajax.base import (
+  Adaptation,
+  Batch,
+  Learner,
+  MetaLearner,
+  Model,
+  Objective,
+  PyTree,
+)
+from metajax.estimators import backprop
+from metajax.models import from_linen
+from metajax.precision import drawn_like_inputs
+
+# For learners that need no network of their own on features.
+identity = Model(
+  init=lambda key, inputs: (), apply=lambda params, inputs: inputs
+)
+
+
+class Generator(NamedTuple):
+  """Makes new examples of the classes of given ones."""
+
+  init: Callable[[jax.Array, jax.Array], PyTree]  # from a key and features
+  # From a key, parameters and features [examples, features] to as many more.
+  generate: Callable[[jax.Array, PyTree, jax.Array], jax.Array]
+
+
+class Hallucinated(NamedTuple):
+  """Meta-parameters of a learner with a generator, and what it adapts to."""
+
+  params: PyTree  # of the embedding
+  generator: PyTree
+  learner: PyTree  # meta-parameters, or adapted
+
+
+def hallucinate(
+  embedding: Model,
+  objective: Objective,
+  learner: Learner | MetaLearner,
+  generator: Generator,
+  num_extra: int = 4,
+) -> MetaLearner:
+  """Puts an embedding and a generator of examples in front of a learner.
+
+  Args:
+    embedding: `[examples, ...]` to `[examples, features]`.
+    objective: judges the adapted learner on the queries.
+    learner: any method on features, such as
+      `protonet(identity, cross_entropy, 5)`.
+    generator: makes the examples; `noisy_copies()` is that of the paper.
+    num_extra: new examples for each of the support set.
+
+  Returns:
+    A `MetaLearner` whose meta-parameters are `Hallucinated`.
+
+  Raises:
+    ValueError: if `num_extra` is negative.
+
+  Example:
+    >>> import metajax
+    >>> from metajax.models import conv4
+    >>> base = metajax.protonet(identity, metajax.cross_entropy, 5)
+    >>> learner = hallucinate(
+    ...   conv4(None), metajax.cross_entropy, base, noisy_copies())
+  """
+  if num_extra < 0:
+    raise ValueError(f'num_extra must be 0 or more, got {num_extra}')
+
+  def init(key: jax.Array, inputs: PyTree) -> Hallucinated:
+    keys = jax.random.split(key, 3)
+    params = embedding.init(keys[0], inputs)
+    shapes = jax.eval_shape(embedding.apply, params, inputs)
+    features = jnp.zeros(shapes.shape, shapes.dtype)
+    return Hallucinated(
+      params,
+      generator.init(keys[1], features),
+      learner.init(keys[2], features),
+    )
+
+  def adapt(
+    key: jax.Array, meta_params: Hallucinated, support: Batch
+  ) -> tuple[Hallucinated, Adaptation]:
+    own_key, adapt_key = jax.random.split(key)
+    features = embedding.apply(meta_params.params, support.inputs)
+    real = Batch(features, support.targets)
+    seeds = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_extra, axis=0), real)
+    extra = seeds._replace(
+      inputs=generator.generate(own_key, meta_params.generator, seeds.inputs)
+    )
+    both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), real, extra)
+    adapted, adaptation = learner.adapt(adapt_key, meta_params.learner, both)
+    steps = len(jax.tree.leaves(adaptation.trajectory)[0])
+    rest = meta_params._replace(learner=None)
+    trajectory = partition.repeat(rest, steps)
+    return (
+      rest._replace(learner=adapted),
+      adaptation._replace(
+        trajectory=trajectory._replace(learner=adaptation.trajectory)
+      ),
+    )
+
+  def predict(adapted: Hallucinated, inputs: PyTree) -> PyTree:
+    features = embedding.apply(adapted.params, inputs)
+    return learner.predict(adapted.learner, features)
+
+  whole = Learner(init, adapt, predict)
+  return MetaLearner(*whole, grad=backprop(whole, objective))
+
+
+class _Change(nn.Module):
+  """Features with a learned change that depends on them and on more."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+    features, more = inputs
+    hidden = jnp.concatenate([features, more], axis=1)
+    for _ in range(2):
+      hidden = nn.relu(nn.Dense(self.width)(hidden))
+    change = nn.Dense(
+      features.shape[-1],
+      kernel_init=nn.initializers.variance_scaling(
+        0.01, 'fan_avg', 'truncated_normal'
+      ),
+    )(hidden)
+    return features + change
+
+
+def change_of(width: int) -> Model:
+  """A network from `(features, more)` to features: at first hardly a change.
+
+  Args:
+    width: of its two hidden layers.
+
+  Returns:
+    A model of two arrays `[examples, ...]`.
+  """
+  return drawn_like_inputs(from_linen(_Change(width)))
+
+
+def noisy_copies(width: int = 64) -> Generator:
+  """The generator of Wang et al.: three layers, from an example and noise.
+
+  Args:
+    width: of the hidden layers; theirs is the number of features.
+
+  Returns:
+    A `Generator` whose noise has as many dimensions as there are features.
+  """
+  network = change_of(width)
+
+  def init(key: jax.Array, features: jax.Array) -> PyTree:
+    return network.init(key, (features, features))
+
+  def generate(
+    key: jax.Array, params: PyTree, features: jax.Array
+  ) -> jax.Array:
+    noise = jax.random.normal(key, features.shape, features.dtype)
+    changed: jax.Array = network.apply(params, (features, noise))
+    return changed
+
+  return Generator(init, generate)

@@ -1,0 +1,378 @@
+r"""Transfer: learn all training classes at once, then make a new head.
+
+The four baselines here are trained alike, by the cross-entropy over all
+classes of training with a head that knows them all,
+
+.. math::
+  \min_{\phi, W} \; \mathrm{E}_{x, y} \, L(h_W(f_\phi(x)), y)
+
+and differ in their heads and in what they do with a new task: `baseline` fits
+a new linear head to features that stay as they are, `baseline_plus_plus` a head
+of cosines, `transfer` goes on training everything, and `nearest_mean` takes the
+nearest class mean of the features.
+
+References:
+  Chen, Liu, Kira, Wang, Huang (2019), A closer look at few-shot
+  classification, https://arxiv.org/abs/1904.04232
+  Nearest class mean of trained features: Mensink, Verbeek, Perronnin, Csurka
+  (2013), Distance-based image classification.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax.algorithms.classes import check_num_classes, one_step
+from metajax.algorithms.maml import InnerOptimizer, gradient_learner, maml
+from metajax.algorithms.protonet import Prototypes, protonet
+from metajax.base import (
+  Adapt,
+  Adaptation,
+  Batch,
+  MetaLearner,
+  Model,
+  Objective,
+  Predict,
+  PyTree,
+)
+
+# Of the length of a vector: what is shorter has no direction.
+_SHORT = 1e-5
+
+
+class TransferParams(NamedTuple):
+  """An embedding with a head: over all classes of training, or of a task."""
+
+  params: PyTree  # of the embedding
+  head: PyTree
+
+
+def baseline(
+  model: Model,
+  objective: Objective,
+  num_classes: int,
+  train_classes: int,
+  inner_lr: float = 0.05,
+  num_steps: int = 100,
+) -> MetaLearner:
+  """Trains on all classes; at test, a new linear head on frozen features.
+
+  Adaptation counts as one step, since the loss of the head is convex: what is
+  descended `num_steps` times is near its minimum. The head starts from zero,
+  where all classes are equally likely.
+
+  Args:
+    model: an embedding, `[examples, ...]` to `[examples, features]`.
+    objective: takes logits, such as `cross_entropy`.
+    num_classes: classes per task.
+    train_classes: all classes of training. The targets of training tasks are
+      below it, see `metajax.tasks.classification`.
+    inner_lr: rate of the steps of a new head, for a loss that is a mean.
+    num_steps: how many.
+
+  Returns:
+    A `MetaLearner` of `TransferParams`.
+
+  Raises:
+    ValueError: if a number of classes or `inner_lr` is not positive, or
+      `num_steps` is negative.
+
+  Example:
+    >>> import metajax
+    >>> from metajax.models import conv4
+    >>> learner = baseline(conv4(None), metajax.cross_entropy, 5, 1200)
+  """
+  _check_classes(num_classes, train_classes)
+  new = linear_head(num_classes)
+  return trained_on_classes(
+    with_head(model, linear_head(train_classes)),
+    objective,
+    fit_head(model, new, objective, inner_lr, num_steps),
+    with_head(model, new).apply,
+  )
+
+
+def baseline_plus_plus(
+  model: Model,
+  objective: Objective,
+  num_classes: int,
+  train_classes: int,
+  inner_lr: float = 0.05,
+  num_steps: int = 100,
+  *,
+  train_scale: float = 10.0,
+  scale: float = 2.0,
+  learn_scale: bool = False,
+) -> MetaLearner:
+  """`baseline` whose heads compare by cosine, in training and at test.
+
+  Args:
+    model: as for `baseline`.
+    objective: as for `baseline`.
+    num_classes: as for `baseline`.
+    train_classes: as for `baseline`.
+    inner_lr: as for `baseline`.
+    num_steps: as for `baseline`.
+    train_scale: factor of the cosines in training; with more classes, more is
+      needed to be sure of one.
+    scale: factor of the cosines of a new head.
+    learn_scale: learn both factors, from these values.
+
+  Returns:
+    A `MetaLearner` of `TransferParams`.
+
+  Raises:
+    ValueError: as for `baseline`, and if a scale is not positive.
+
+  Example:
+    >>> import metajax
+    >>> from metajax.models import conv4
+    >>> learner = baseline_plus_plus(
+    ...   conv4(None), metajax.cross_entropy, 5, 1200)
+  """
+  _check_classes(num_classes, train_classes)
+  new = cosine_head(num_classes, scale, learn_scale)
+  return trained_on_classes(
+    with_head(model, cosine_head(train_classes, train_scale, learn_scale)),
+    objective,
+    fit_head(model, new, objective, inner_lr, num_steps),
+    with_head(model, new).apply,
+  )
+
+
+def transfer(
+  model: Model,
+  objective: Objective,
+  num_classes: int,
+  train_classes: int,
+  inner_lr: float = 1e-3,
+  num_steps: int = 50,
+  *,
+  inner_optimizer: InnerOptimizer = optax.adam,
+) -> MetaLearner:
+  """Trains on all classes; at test, goes on with everything and a new head.
+
+  Args:
+    model: as for `baseline`.
+    objective: as for `baseline`.
+    num_classes: as for `baseline`.
+    train_classes: as for `baseline`.
+    inner_lr: rate of the steps at test.
+    num_steps: steps at test.
+    inner_optimizer: makes the optimiser of these steps from its rate.
+
+  Returns:
+    A `MetaLearner` of `TransferParams`.
+
+  Raises:
+    ValueError: as for `baseline`.
+
+  Example:
+    >>> import metajax
+    >>> from metajax.models import conv4
+    >>> learner = transfer(conv4(None), metajax.cross_entropy, 5, 1200)
+  """
+  _check_classes(num_classes, train_classes)
+  head = linear_head(num_classes)
+  new = with_head(model, head)
+  tuner = gradient_learner(
+    new, objective, inner_lr, num_steps, inner_optimizer=inner_optimizer
+  )
+
+  def adapt(
+    key: jax.Array, meta_params: TransferParams, support: Batch
+  ) -> tuple[TransferParams, Adaptation]:
+    head_key, adapt_key = jax.random.split(key)
+    params = meta_params.params
+    features = jax.eval_shape(model.apply, params, support.inputs)
+    start = TransferParams(params, head.init(head_key, features))
+    return tuner.adapt(adapt_key, start, support)
+
+  return trained_on_classes(
+    with_head(model, linear_head(train_classes)), objective, adapt, new.apply
+  )
+
+
+def nearest_mean(
+  model: Model, objective: Objective, num_classes: int, train_classes: int
+) -> MetaLearner:
+  """Trains on all classes; at test, the nearest class mean of the features.
+
+  Args:
+    model: as for `baseline`.
+    objective: as for `baseline`.
+    num_classes: as for `baseline`.
+    train_classes: as for `baseline`.
+
+  Returns:
+    A `MetaLearner` of `TransferParams`.
+
+  Raises:
+    ValueError: if a number of classes is not positive.
+
+  Example:
+    >>> import metajax
+    >>> from metajax.models import conv4
+    >>> learner = nearest_mean(conv4(None), metajax.cross_entropy, 5, 1200)
+  """
+  _check_classes(num_classes, train_classes)
+  by_means = protonet(model, objective, num_classes)
+
+  def adapt(
+    key: jax.Array, meta_params: TransferParams, support: Batch
+  ) -> tuple[Prototypes, Adaptation]:
+    return by_means.adapt(key, meta_params.params, support)
+
+  return trained_on_classes(
+    with_head(model, linear_head(train_classes)),
+    objective,
+    adapt,
+    by_means.predict,
+  )
+
+
+def trained_on_classes(
+  classifier: Model, objective: Objective, adapt: Adapt, predict: Predict
+) -> MetaLearner:
+  """A method whose training is that of a classifier of all classes.
+
+  Args:
+    classifier: what is trained, on the queries; there is nothing to adapt to.
+    objective: of training.
+    adapt: from the parameters of the classifier, at test.
+    predict: with what `adapt` makes of them.
+
+  Returns:
+    A `MetaLearner` whose meta-parameters are those of the classifier.
+  """
+  trained = maml(classifier, objective, num_steps=0)
+  return MetaLearner(trained.init, adapt, predict, trained.grad)
+
+
+def with_head(model: Model, head: Model) -> Model:
+  """A model of two: a head on the features of an embedding."""
+
+  def init(key: jax.Array, inputs: PyTree) -> TransferParams:
+    params_key, head_key = jax.random.split(key)
+    params = model.init(params_key, inputs)
+    features = jax.eval_shape(model.apply, params, inputs)
+    return TransferParams(params, head.init(head_key, features))
+
+  def apply(params: TransferParams, inputs: PyTree) -> PyTree:
+    return head.apply(params.head, model.apply(params.params, inputs))
+
+  return Model(init, apply)
+
+
+def fit_head(
+  model: Model,
+  head: Model,
+  objective: Objective,
+  inner_lr: float,
+  num_steps: int,
+) -> Adapt:
+  """Adaptation by a new head, which is fitted to features that stay.
+
+  Args:
+    model: the embedding.
+    head: of a task, on features.
+    objective: of the support set.
+    inner_lr: rate of the gradient descent.
+    num_steps: its steps; the whole is one step of the adaptation.
+
+  Returns:
+    A function from `TransferParams`, of whatever head, to those of a task.
+
+  Raises:
+    ValueError: if `inner_lr` is not positive or `num_steps` is negative.
+  """
+  # Nobody differentiates the fit.
+  fitter = gradient_learner(
+    head, objective, inner_lr, num_steps, second_order='none'
+  )
+
+  def adapt(
+    key: jax.Array, meta_params: TransferParams, support: Batch
+  ) -> tuple[TransferParams, Adaptation]:
+    head_key, fit_key = jax.random.split(key)
+    features = model.apply(meta_params.params, support.inputs)
+    start = head.init(head_key, features)
+    fitted, _ = fitter.adapt(fit_key, start, support._replace(inputs=features))
+    before, adapted = (
+      TransferParams(meta_params.params, each) for each in (start, fitted)
+    )
+    return adapted, one_step(before, adapted)
+
+  return adapt
+
+
+def linear_head(num_classes: int) -> Model:
+  """Logits that are linear in the features; at first all are zero."""
+
+  def init(key: jax.Array, features: jax.Array) -> PyTree:
+    del key  # its loss has one minimum, wherever it starts
+    return {
+      'kernel': jnp.zeros((features.shape[-1], num_classes), features.dtype),
+      'bias': jnp.zeros((num_classes,), features.dtype),
+    }
+
+  def apply(params: PyTree, features: jax.Array) -> jax.Array:
+    return features @ params['kernel'] + params['bias'][None]
+
+  return Model(init, apply)
+
+
+def cosine_head(
+  num_classes: int, scale: float, learn_scale: bool = False
+) -> Model:
+  r"""Logits by the angle between features and a vector for each class.
+
+  .. math:: o_k = s \, g_k \cos(f, w_k)
+
+  The length of a class's vector is a parameter by itself, g, as the authors
+  have it by weight normalisation; only the direction of w matters.
+
+  Args:
+    num_classes: how many there are.
+    scale: s.
+    learn_scale: make s a parameter, kept positive by its logarithm.
+
+  Returns:
+    A model of features.
+
+  Raises:
+    ValueError: if `scale` is not positive.
+  """
+  if not scale > 0:
+    raise ValueError(f'the scale of cosines must be above 0, got {scale}')
+
+  def init(key: jax.Array, features: jax.Array) -> PyTree:
+    shape, dtype = (features.shape[-1], num_classes), features.dtype
+    params = {
+      'kernel': jax.random.normal(key, shape, dtype) / shape[0] ** 0.5,
+      'length': jnp.ones((num_classes,), dtype),
+    }
+    if learn_scale:
+      params['log_scale'] = jnp.log(jnp.asarray(scale, dtype))
+    return params
+
+  def apply(params: PyTree, features: jax.Array) -> jax.Array:
+    factor = jnp.exp(params['log_scale']) if learn_scale else scale
+    cosines = _unit(features, axis=1) @ _unit(params['kernel'], axis=0)
+    return factor * cosines * params['length'][None]
+
+  return Model(init, apply)
+
+
+def _unit(vectors: jax.Array, axis: int) -> jax.Array:
+  """Vectors of length 1 in the same direction."""
+  squares = jnp.sum(jnp.square(vectors), axis, keepdims=True)
+  return vectors * jax.lax.rsqrt(squares + _SHORT**2)
+
+
+def _check_classes(num_classes: int, train_classes: int) -> None:
+  check_num_classes(num_classes)
+  if train_classes < 2:
+    raise ValueError(f'train_classes must be 2 or more, got {train_classes}')

@@ -1,0 +1,228 @@
+"""The delta-encoder: what it keeps, what it learns, what it carries over."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from differences import slopes
+
+import metajax
+from metajax.algorithms.delta_encoder import (
+  OPTIMIZED,
+  Moments,
+  draw_codes,
+  draw_pairs,
+  moments_of,
+  reconstruction_errors,
+)
+from metajax.algorithms.hallucination import identity
+from metajax.algorithms.reptile import outer_optimizer
+from metajax.base import PADDING, Batch, Task, sample_tasks
+from metajax.models import mlp
+from metajax.precision import drawn_like_inputs
+
+WAYS = 3
+WIDTH = 32  # a layer that is zero for an example has a kink there
+EMBEDDING = drawn_like_inputs(mlp([6], 4))
+PROTONET = metajax.protonet(identity, metajax.cross_entropy, WAYS)
+KEY = jax.random.key(0)
+
+
+def random_tasks(num: int) -> Task:
+  def batch(seed: int, examples: int) -> Batch:
+    generator = np.random.default_rng(seed)
+    return Batch(
+      jnp.asarray(generator.normal(size=(num, examples, 5))),
+      jnp.tile(jnp.arange(examples)[None] % WAYS, (num, 1)),
+    )
+
+  return Task(batch(0, WAYS), batch(1, 5))
+
+
+def make(embedding=EMBEDDING, **settings):
+  return metajax.delta_encoder(
+    embedding,
+    metajax.cross_entropy,
+    PROTONET,
+    4,
+    **{'code_size': 2, 'width': WIDTH, **settings},
+  )
+
+
+def draw(learner, tasks: Task):
+  return jax.jit(learner.init)(KEY, tasks.support.inputs[0])
+
+
+def test_the_gradient_of_the_query_loss_equals_central_differences(float64):
+  tasks = random_tasks(3)
+  meta_params = draw(make(), tasks)
+  # The moments are averages: what the loss thinks of them does not matter.
+  learner = make(reconstruction_weight=0.0)
+  moments = meta_params.generator.moments
+  fixed = learner._replace(
+    grad=lambda key, weights, tasks: without_moments(
+      learner.grad(key, with_moments(weights, moments), tasks)
+    )
+  )
+  weights, _ = without_moments((meta_params, {}))
+  found = slopes(fixed, weights, tasks)
+  np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+def with_moments(weights, moments):
+  return weights._replace(generator=weights.generator._replace(moments=moments))
+
+
+def without_moments(result):
+  gradient, metrics = result
+  return with_moments(gradient, ()), metrics
+
+
+def test_the_auto_encoder_learns_from_fixed_features(float64):
+  tasks = random_tasks(1)
+  meta_params = draw(make(), tasks)
+  with_it, without = (
+    jax.jit(make(reconstruction_weight=weight).grad)(KEY, meta_params, tasks)[0]
+    for weight in (1.0, 0.0)
+  )
+  change = jax.tree.map(jnp.subtract, with_it, without)
+  size = {
+    name: max(abs(leaf).max() for leaf in jax.tree.leaves(tree))
+    for name, tree in (
+      ('embedding', change.params),
+      ('encoder', change.generator.encoder),
+      ('decoder', change.generator.decoder),
+      ('moments', change.generator.moments),
+    )
+  }
+  assert size['embedding'] < 1e-12
+  assert size['moments'] < 1e-12
+  assert size['encoder'] > 1e-6
+  assert size['decoder'] > 1e-6
+
+
+def test_moments_move_to_those_of_the_tasks(float64):
+  tasks = random_tasks(2)
+  learner = make(averaging_rate=0.25)
+  meta_params = draw(learner, tasks)
+  optimizer = outer_optimizer(optax.adam(1e-3), OPTIMIZED)
+  gradient, _ = jax.jit(learner.grad)(KEY, meta_params, tasks)
+  updates, _ = optimizer.update(
+    gradient, optimizer.init(meta_params), meta_params
+  )
+  after = optax.apply_updates(meta_params, updates)
+  # With one example of a class each there is no choice of pairs.
+  embed = jax.vmap(EMBEDDING.apply, in_axes=(None, 0))
+  references, features = (
+    np.asarray(embed(meta_params.params, part.inputs)) for part in tasks
+  )
+  pairs = np.concatenate([features, references[:, [0, 1, 2, 0, 1]]], axis=2)
+  encoder = mlp([WIDTH], 2)
+  codes = np.asarray(
+    encoder.apply(meta_params.generator.encoder, pairs.reshape(10, -1))
+  )
+  before = meta_params.generator.moments
+  np.testing.assert_allclose(
+    after.generator.moments.first,
+    0.75 * before.first + 0.25 * codes.mean(axis=0),
+    rtol=1e-10,
+  )
+  np.testing.assert_allclose(
+    after.generator.moments.second,
+    0.75 * before.second + 0.25 * codes.T @ codes / len(codes),
+    rtol=1e-10,
+  )
+
+
+def test_codes_are_drawn_with_the_moments_that_were_kept():
+  # In a plane, so that the covariance has no inverse.
+  plane = np.array([[1.0, 2.0, 0.5], [0.0, 1.0, 1.0]], np.float32)
+  kept = np.random.default_rng(0).normal(1, 1, (100, 2)) @ plane
+  even = jnp.full((100,), 0.01)
+  moments = moments_of(jnp.asarray(kept, jnp.float32), even)
+  codes = np.asarray(draw_codes(KEY, moments, 20_000))
+  np.testing.assert_allclose(codes.mean(0), kept.mean(0), atol=0.1)
+  np.testing.assert_allclose(
+    np.cov(codes.T), np.cov(kept.T, bias=True), rtol=0.05, atol=0.1
+  )
+  out_of_plane = np.cross(*plane)
+  assert np.abs((codes - kept.mean(0)) @ out_of_plane).max() < 0.02
+
+
+def test_errors_count_by_their_squares():
+  features, decoded = np.array([[1.0, 4.0, 0.0]]), np.array([[2.0, 2.0, 0.0]])
+  # Errors 1, 2 and 0, of weights 1/5, 4/5 and 0.
+  found = reconstruction_errors(jnp.asarray(features), jnp.asarray(decoded))
+  np.testing.assert_allclose(found, [1 / 5 + 8 / 5], rtol=1e-6)
+  same = jnp.ones((1, 2))
+  np.testing.assert_array_equal(reconstruction_errors(same, same), [0])
+
+
+def test_pairs_are_of_one_class_and_padding_counts_nothing():
+  support = Batch(jnp.arange(6.0)[:, None], jnp.array([0, 1, 2, 0, 1, PADDING]))
+  query = Batch(jnp.zeros((40, 1)), jnp.tile(jnp.array([2, 1, 0, PADDING]), 10))
+  pairs = jax.jit(draw_pairs)(KEY, support, query)
+  partners = np.asarray(pairs.references[:, 0]).reshape(10, 4)
+  assert set(partners[:, 0]) == {2}
+  assert set(partners[:, 1]) == {1, 4}
+  assert set(partners[:, 2]) == {0, 3}
+  np.testing.assert_allclose(
+    pairs.weights, np.tile([1 / 30, 1 / 30, 1 / 30, 0], 10)
+  )
+
+
+DIRECTION = jnp.array([0.6, 0.0, 0.8, 0.0])
+
+
+def stretched(key: jax.Array) -> Task:
+  """Classes are places in space, and all of them are long the same way."""
+  centre_key, *keys = jax.random.split(key, 3)
+  centres = jax.random.normal(centre_key, (WAYS, 4))
+
+  def batch(key: jax.Array, each: int) -> Batch:
+    targets = jnp.repeat(jnp.arange(WAYS), each)
+    length = jax.random.normal(key, (WAYS * each, 1))
+    return Batch(centres[targets] + length * DIRECTION[None], targets)
+
+  return Task(batch(keys[0], 1), batch(keys[1], 5))
+
+
+def test_the_way_in_which_classes_vary_is_carried_over_to_new_ones():
+  learner = make(embedding=identity)
+  train = metajax.make_train_step(
+    learner,
+    outer_optimizer(optax.adam(3e-3), OPTIMIZED),
+    stretched,
+    tasks_per_step=8,
+  )
+  state, _ = train.run(train.init(KEY), 600)
+  moments = state.meta_params.generator.moments
+  assert isinstance(moments, Moments)
+  support = sample_tasks(stretched, jax.random.key(1), 1).support
+  support = jax.tree.map(lambda leaf: leaf[0], support)
+
+  def spread(seed):
+    adapted, _ = learner.adapt(jax.random.key(seed), state.meta_params, support)
+    return adapted.learner.means[:, :]
+
+  means = jax.jit(jax.vmap(spread))(jnp.arange(200))
+  changes = np.asarray(means - means.mean(0, keepdims=True)).reshape(-1, 4)
+  along = np.square(changes @ np.asarray(DIRECTION)).sum()
+  assert along > 0.9 * np.square(changes).sum()
+  # The mean of one real example and four of another length: 4/5 by root 4.
+  assert 0.1 < np.sqrt(along / len(changes)) < 1
+
+
+@pytest.mark.parametrize(
+  ('wrong', 'message'),
+  [
+    ({'num_extra': -1}, 'num_extra must be 0 or more, got -1'),
+    ({'code_size': 0}, 'code_size must be 1 or more, got 0'),
+    ({'averaging_rate': 0.0}, 'averaging_rate must be above 0 and up to 1'),
+    ({'averaging_rate': 1.5}, 'averaging_rate must be above 0 and up to 1'),
+  ],
+)
+def test_what_cannot_be_meant_is_refused(wrong, message):
+  with pytest.raises(ValueError, match=message):
+    metajax.delta_encoder(EMBEDDING, metajax.cross_entropy, PROTONET, **wrong)

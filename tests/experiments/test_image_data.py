@@ -1,0 +1,122 @@
+"""Data sets, sizes of tasks and kinds of training, through the flags."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from processes import TINY_IMAGES
+
+EACH, CLASSES = 6, 4
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+  """Files of several sizes, one of them damaged, divided by lists."""
+  root = tmp_path_factory.mktemp('folder')
+  rng = np.random.default_rng(0)
+  for name in ('train', 'val', 'test'):
+    rows = [('filename', 'label')]
+    for label in range(CLASSES):
+      for number in range(EACH):
+        file, side = f'{name}{label}{number}.png', 16 + number % 2
+        pixels = rng.integers(0, 90, (side, side, 3)).astype(np.uint8)
+        pixels[4 * label :, :, label % 3] += 150
+        Image.fromarray(pixels).save(root / file)
+        rows.append((file, f'{name} {label}'))
+    with open(root / f'{name}.csv', 'w', newline='') as file:
+      csv.writer(file).writerows(rows)
+  (root / 'train00.png').write_bytes(b'no image')
+  return root
+
+
+@pytest.fixture
+def refused(launcher, tmp_path):
+  """Runs what has to be refused; returns the line that says why."""
+
+  def run(*arguments):
+    ended = launcher.run('images', *arguments, cwd=tmp_path)
+    assert (ended.code, ended.stderr.count('\n')) == (2, 1), ended
+    assert list(tmp_path.iterdir()) == []
+    return ended.stderr.rstrip()
+
+  return run
+
+
+def test_a_folder_of_images_is_repaired_by_flags(
+  launcher, refused, cache, folder, tmp_path
+):
+  flags = ('--dataset=folder', f'--data_dir={folder}', '--algorithm=baseline')
+  message = '--data_dir: .*1 of 72 images cannot be read: train00.png'
+  assert re.match(message, refused(*flags))
+  flags = (*flags, '--skip_unreadable')
+  # Python's warning comes first, then the line.
+  ended = launcher.run('images', *flags, cwd=tmp_path)
+  assert ended.code == 2
+  assert re.search(r'\n--data_dir: .* images are not 17 x 17', ended.stderr)
+  ended = launcher.run(
+    'images', *TINY_IMAGES, *flags, cache, '--image_size=16', '--steps=2',
+    '--batch_size=8', '--queries=3', '--eval_inner_steps=3',
+    f'--workdir={tmp_path / "run"}',
+  )  # fmt: skip
+  assert ended.code == 0, ended
+  assert '4/4/4 train/validation/test classes by lists of files' in ended.stdout
+  assert 'population' in ended.stdout
+
+
+def test_tasks_of_several_sizes(launcher, cache, tmp_path):
+  outcome = launcher.succeed(
+    'images', *TINY_IMAGES, cache, '--ways=3', '--min_ways=2', '--steps=1',
+    f'--workdir={tmp_path / "run"}',
+  )  # fmt: skip
+  assert outcome['protocol']['min_ways'] == 2
+  assert outcome['protocol']['ways'] == 3
+
+
+def test_flags_that_do_not_go_together(refused, tmp_path_factory):
+  elsewhere = tmp_path_factory.mktemp('empty')
+  data_dir = f'--data_dir={elsewhere}'
+  for flags, expected in (
+    (['--dataset=tfds:'], '--dataset=tfds:: must be one of strokes'),
+    (['--dataset=folder'], '--data_dir: folder needs the directory of the im'),
+    (['--dataset=fc100'], '--data_dir: fc100 needs the tensorflow-datasets d'),
+    (
+      ['--dataset=cifar_fs', data_dir],
+      '--split_dir: cifar_fs needs train.txt, val.txt and test.txt',
+    ),
+    (
+      ['--dataset=tfds:mnist', data_dir],
+      "--data_dir: .*'mnist' is not prepared here; there is none",
+    ),
+    (
+      ['--dataset=fc100', data_dir, '--split_dir=x'],
+      '--split_dir: is x, but has no meaning for --dataset=fc100',
+    ),
+    (['--image_size=8'], '--image_size: is 8, but has no meaning for --data'),
+    (['--within_groups'], '--within_groups: is True, but has no meaning for'),
+    (['--min_ways=6'], '--min_ways: is 6, above --ways=5, which all tasks'),
+    (['--min_shots=2'], '--min_shots: is 2, above --shots=1, which all'),
+    (
+      ['--batch_size=8'],
+      '--batch_size: is 8, but has no meaning for maml, which trains on tasks',
+    ),
+    (
+      ['--algorithm=baseline', '--train_shots=3'],
+      '--train_shots: is 3, but .* baseline, which trains on classes',
+    ),
+  ):
+    assert re.match(expected, refused(*flags)), flags
+
+
+def test_within_an_alphabet(launcher, cache, shared_data, tmp_path):
+  data_dir = shared_data / 'omniglot' / 'tfds'
+  if not data_dir.is_dir():
+    pytest.skip(f'{data_dir} is not here')
+  outcome = launcher.succeed(
+    'images', *TINY_IMAGES, cache, '--dataset=omniglot', '--steps=1',
+    f'--data_dir={data_dir}', '--within_groups',
+    f'--workdir={tmp_path / "run"}',
+  )  # fmt: skip
+  assert outcome['protocol']['split'].endswith('by seed 0, within a group')

@@ -1,0 +1,62 @@
+"""Image completion: pixels of one image, each once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metajax.tasks import completion
+
+IMAGES = np.arange(3 * 2 * 4, dtype=np.uint8).reshape(3, 2, 4) * 10
+
+
+def test_a_task_is_all_pixels_of_one_image_each_at_its_place():
+  sample = jax.jit(completion(IMAGES, shots=5, queries=3))
+  seen = set()
+  for seed in range(12):
+    task = sample(jax.random.key(seed))
+    assert task.support.inputs.shape == (5, 2)
+    assert task.query.targets.shape == (3, 1)
+    places = np.concatenate([task.support.inputs, task.query.inputs])
+    values = np.concatenate([task.support.targets, task.query.targets])
+    rows = np.rint((places[:, 0] + 1) / 2 * 2 - 0.5).astype(int)
+    columns = np.rint((places[:, 1] + 1) / 2 * 4 - 0.5).astype(int)
+    assert sorted(zip(rows, columns, strict=True)) == [
+      (row, column) for row in range(2) for column in range(4)
+    ]
+    image = int(np.rint(values.min() * 255)) // 80
+    np.testing.assert_allclose(
+      values[:, 0], IMAGES[image, rows, columns] / 255, rtol=1e-6
+    )
+    seen.add(image)
+  assert seen == {0, 1, 2}
+
+
+def test_places_lie_between_minus_one_and_one():
+  task = completion(IMAGES, shots=5, queries=3)(jax.random.key(0))
+  places = np.concatenate([task.support.inputs, task.query.inputs])
+  np.testing.assert_allclose(np.unique(places[:, 0]), [-0.5, 0.5])
+  np.testing.assert_allclose(
+    np.unique(places[:, 1]), [-0.75, -0.25, 0.25, 0.75]
+  )
+
+
+def test_colours_and_numbers_in_floating_point_are_taken_as_they_are():
+  images = jnp.linspace(0, 1, 2 * 3 * 3 * 3).reshape(2, 3, 3, 3)
+  task = completion(images, shots=2, queries=2)(jax.random.key(0))
+  assert task.support.targets.shape == (2, 3)
+  assert set(np.asarray(task.query.targets).flat) <= set(
+    np.asarray(images).flat
+  )
+
+
+@pytest.mark.parametrize(
+  ('shots', 'queries', 'message'),
+  [
+    (0, 1, '1 or more, got 0 and 1'),
+    (5, 4, r'5 shots \+ 4 queries, but an image has only 2 x 4 pixels'),
+  ],
+)
+def test_counts_that_cannot_be_meant_are_refused(shots, queries, message):
+  with pytest.raises(ValueError, match=message):
+    completion(IMAGES, shots, queries)
