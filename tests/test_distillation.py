@@ -54,6 +54,7 @@ def test_divergence_is_that_of_numpy(float64):
   np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
+@pytest.mark.long
 def test_without_weight_it_is_the_student_alone():
   learner = distil(
     STUDENT, TEACHER, params_of(TEACHER), metajax.cross_entropy, weight=0.0
@@ -66,6 +67,7 @@ def test_without_weight_it_is_the_student_alone():
   assert metrics['divergence'] > 0
 
 
+@pytest.mark.long
 def test_the_gradient_is_that_of_the_mixture(float64):
   teacher = params_of(TEACHER, scale=3.0)
   learner = distil(

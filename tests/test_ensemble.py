@@ -57,6 +57,7 @@ def test_every_member_has_the_meta_gradient_that_it_has_alone(float64):
   np.testing.assert_allclose(metrics['loss'], mean, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_members_that_adapt_at_random_have_keys_of_their_own():
   scratch = metajax.from_scratch(
     mlp([4], WAYS), metajax.cross_entropy, num_steps=1
@@ -66,6 +67,7 @@ def test_members_that_adapt_at_random_have_keys_of_their_own():
   assert len(np.unique(kernels[:, 0])) == SIZE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('combination', ['mean', 'vote', 'stacked'])
 def test_it_is_a_meta_learner_like_any_other(combination):
   learner = ensemble(MEMBER, SIZE, combination, num_classes=WAYS)
@@ -126,6 +128,7 @@ def test_a_member_that_knows_nothing_weighs_little():
   assert weights[1] > 0.95
 
 
+@pytest.mark.long
 def test_an_ensemble_of_networks_beats_its_members():
   generator = np.random.default_rng(1)
   patterns = generator.integers(0, 200, (6, 1, 3, 3))

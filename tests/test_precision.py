@@ -64,6 +64,7 @@ def test_tokens_stay_integers():
   assert np.abs(a - b).max() > 1e-3
 
 
+@pytest.mark.long
 def test_statistics_can_be_held():
   model = with_precision(conv4(None, width=4), jnp.bfloat16)
   images = jax.random.uniform(jax.random.key(0), (6, 16, 16, 1))

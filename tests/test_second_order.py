@@ -98,7 +98,7 @@ MODELS = {
     ('mlp', WAYS),
     pytest.param('conv4', SOME_WAYS, marks=pytest.mark.long),
     ('max_pool', [('mixed', 'nested')]),
-    ('transformer', SOME_WAYS),
+    pytest.param('transformer', SOME_WAYS, marks=pytest.mark.long),
     pytest.param('conv4', WAYS, marks=pytest.mark.long),
     pytest.param('transformer', WAYS, marks=pytest.mark.long),
   ],

@@ -96,6 +96,7 @@ def test_the_learner_that_can_is_chosen_for_each_task(by_angle):
   np.testing.assert_array_equal(logits[:, 0], logits[:, 1])
 
 
+@pytest.mark.long
 def test_learners_of_other_methods_and_widths_train_as_by_themselves():
   objective = metajax.mean_squared_error
   members = [

@@ -147,6 +147,7 @@ def test_steps_that_are_not_finite_are_left_out_of_the_means():
     )
 
 
+@pytest.mark.long
 def test_a_host_sampler_is_tested_as_one_on_the_device_is():
   params = MODEL.init(KEY, np.zeros((1, 4, 4, 1)))
   learner = metajax.maml(MODEL, metajax.cross_entropy, 0.1, 1)

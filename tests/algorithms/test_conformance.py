@@ -45,6 +45,17 @@ NOT_AT_RANDOM = [
 every_method = pytest.mark.parametrize('name', ON_IMAGES)
 
 
+def a_fifth(names: list[str]) -> pytest.MarkDecorator:
+  """All methods, of which one in five is tried where time is short."""
+  return pytest.mark.parametrize(
+    'name',
+    [
+      name if place % 5 == 0 else pytest.param(name, marks=pytest.mark.long)
+      for place, name in enumerate(names)
+    ],
+  )
+
+
 @cache
 def labelled_images() -> tuple[np.ndarray, np.ndarray]:
   """Every class is a random pattern; an example is it with some noise."""
@@ -331,19 +342,19 @@ def training_of(name: str) -> Training:
   return Training(before, after, state, [*counted, len(traces)])
 
 
-@every_method
+@a_fifth(ON_IMAGES)
 def test_new_data_and_new_parameters_need_no_second_trace(name):
   first, last = training_of(name).traces
   assert first == last > 0
 
 
-@every_method
+@a_fifth(ON_IMAGES)
 def test_forty_steps_are_taken_and_none_is_skipped(name):
   state = training_of(name).state
   assert (int(state.step), int(state.skipped)) == (40, 0)
 
 
-@pytest.mark.parametrize('name', TRAINED)
+@a_fifth(TRAINED)
 def test_training_lowers_the_loss(name):
   before, after = training_of(name).before, training_of(name).after
   assert after.mean['loss'][-1] < before.mean['loss'][-1]
@@ -356,7 +367,7 @@ def knows_labels(values: jax.Array) -> bool:
   return bool(abs(values.mean() - 1 / WAYS) > half + 1e-6)
 
 
-@pytest.mark.parametrize('name', BY_GRADIENT)
+@a_fifth(BY_GRADIENT)
 def test_no_label_is_known_before_adaptation(name):
   for evaluation in training_of(name)[:2]:
     assert not knows_labels(evaluation.values['accuracy'][:, 0])
@@ -440,7 +451,7 @@ def test_the_published_setting_on_images_fits_together(name):
   support, queries = batch(1), batch(recipe.queries)
   if row.trains_on == 'classes':
     recipe = recipe._replace(train_classes=200)
-    support = queries = batch(recipe.batch_size // ways)
+    support = queries = batch(1)
   check_shapes(row, recipe, objective, ways, support, queries)
 
 

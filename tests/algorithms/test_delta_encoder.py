@@ -188,6 +188,7 @@ def stretched(key: jax.Array) -> Task:
   return Task(batch(keys[0], 1), batch(keys[1], 5))
 
 
+@pytest.mark.long
 def test_the_way_in_which_classes_vary_is_carried_over_to_new_ones():
   learner = make(embedding=identity)
   train = metajax.make_train_step(

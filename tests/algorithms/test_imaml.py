@@ -110,6 +110,7 @@ def bytes_of(learner, params, tasks) -> int:
   return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_number_of_inner_steps():
   tasks = sample_tasks(sinusoid(4, 5), KEY, 2)
   params = jax.jit(SMOOTH.init)(KEY, tasks.support.inputs[0])

@@ -91,6 +91,7 @@ def test_other_ways_and_shots_than_in_training_are_possible(float64):
   assert learner.predict(adapted, batch(1).inputs).shape == (6, 4)
 
 
+@pytest.mark.long
 def test_padding_and_classes_that_are_not_there_change_nothing(float64):
   small = batch(0, np.array([1, 0, 1, 0], np.int32))
   padded = Batch(
@@ -118,6 +119,7 @@ def test_the_meta_gradient_is_that_of_differences(float64):
   np.testing.assert_allclose(by_gradient, by_differences, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.long
 def test_targets_that_are_numbers_are_predicted_as_numbers(float64):
   tasks = sample_tasks(sinusoid(4, 3), KEY, 2)
   tasks = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tasks)

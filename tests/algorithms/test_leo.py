@@ -142,6 +142,7 @@ def test_terms_of_the_loss_are_those_of_the_paper():
   assert float(correlation(jnp.array([[1.0, 0.0], [2.0, 0.0]]))) == 0.5
 
 
+@pytest.mark.long
 def test_every_term_reaches_the_meta_gradient(float64):
   tasks = random_tasks(2)
   params = draw(tasks)

@@ -193,6 +193,7 @@ def test_each_step_has_the_rate_that_is_learned_for_it(float64):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ('tasks', 'chunk_size', 'steps'), [(41, 41, 3), (10, 3, 12)]
 )

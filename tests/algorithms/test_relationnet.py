@@ -103,6 +103,7 @@ def test_padding_and_classes_that_are_not_there_change_nothing(float64):
   assert (outputs[1][:, 2] < -1e29).all()
 
 
+@pytest.mark.long
 def test_maps_of_features_are_compared_by_convolutions():
   """A query with fixed statistics does not see the other ones."""
   model = conv4(None, width=4, pool='none', halvings=2)

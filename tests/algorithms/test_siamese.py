@@ -109,6 +109,7 @@ def test_before_the_support_set_all_classes_are_equally_likely(float64):
   np.testing.assert_array_equal(outputs, np.tile(outputs[:, :1], (1, WAYS)))
 
 
+@pytest.mark.long
 def test_padding_changes_neither_predictions_nor_the_gradient(float64):
   learner, params = make()
   small = Task(batch(0), batch(1, (1, 0, 2)))

@@ -140,7 +140,9 @@ def test_a_worker_says_what_went_wrong(tmp_path):
 @pytest.mark.parametrize(
   'name',
   [
-    pytest.param(n, marks=pytest.mark.long) if n == 'transformer' else n
+    n
+    if n in ('sinusoid', 'conv4_stride')
+    else pytest.param(n, marks=pytest.mark.long)
     for n in TINY
     if n != 'omniglot'
   ],

@@ -44,6 +44,7 @@ def test_a_comparison_goes_on_with_the_methods_that_are_left(
   assert '--shots was 1 and is 7' in ended.stderr
 
 
+@pytest.mark.long
 def test_a_method_that_fails_is_named_and_the_others_go_on(
   launcher, cache, tmp_path
 ):

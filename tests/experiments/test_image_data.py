@@ -45,6 +45,7 @@ def refused(launcher, tmp_path):
   return run
 
 
+@pytest.mark.long
 def test_a_folder_of_images_is_repaired_by_flags(
   launcher, refused, cache, folder, tmp_path
 ):
@@ -66,6 +67,7 @@ def test_a_folder_of_images_is_repaired_by_flags(
   assert 'population' in ended.stdout
 
 
+@pytest.mark.long
 def test_tasks_of_several_sizes(launcher, cache, tmp_path):
   outcome = launcher.succeed(
     'images', *TINY_IMAGES, cache, '--ways=3', '--min_ways=2', '--steps=1',
@@ -110,6 +112,7 @@ def test_flags_that_do_not_go_together(refused, tmp_path_factory):
     assert re.match(expected, refused(*flags)), flags
 
 
+@pytest.mark.long
 def test_within_an_alphabet(launcher, cache, shared_data, tmp_path):
   data_dir = shared_data / 'omniglot' / 'tfds'
   if not data_dir.is_dir():

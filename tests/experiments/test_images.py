@@ -180,7 +180,7 @@ def long(*values):
 @pytest.mark.parametrize(
   ('algorithm', 'flags', 'evaluation'),
   [
-    ('fomaml', ['--evaluation=support'], 'support'),
+    long('fomaml', ['--evaluation=support'], 'support'),
     long('anil', ['--evaluation=population'], 'population'),
     long('reptile', ['--train_shots=3', '--eval_inner_steps=2'],
          'transductive'),

@@ -39,6 +39,7 @@ def test_what_machines_do_to_runs(launcher, own_cache, tmp_path):
   assert {'disk full', *outcome.faults} >= OTHERS.keys()
 
 
+@pytest.mark.long
 def test_asked_to_stop(launcher, own_cache, undisturbed, tmp_path):
   """SIGTERM and Ctrl-C save first; after a SIGTERM the next start goes on."""
   workdir = tmp_path / 'run'

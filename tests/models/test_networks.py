@@ -151,6 +151,7 @@ def conv4_by_hand(params, images):
   return hidden.reshape(len(hidden), -1) @ head['kernel'] + head['bias'][None]
 
 
+@pytest.mark.long
 def test_conv4_with_pooling_adapts_as_one_written_by_hand(float64):
   """Compiled, where a maximum may be computed anew, with other rounding."""
   random = np.random.default_rng(0)

@@ -93,6 +93,7 @@ def test_a_task_is_filled_up_with_its_own_examples(varied):
       assert set(numbers) == set(numbers[real])
 
 
+@pytest.mark.long
 def test_without_a_range_tasks_are_as_ever():
   whole = episodes(IMAGES, LABELS, WAYS, SHOTS, QUERIES)
   same = episodes(
@@ -101,6 +102,7 @@ def test_without_a_range_tasks_are_as_ever():
   jax.tree.map(np.testing.assert_array_equal, draw(whole, 5), draw(same, 5))
 
 
+@pytest.mark.long
 def test_strokes_vary_too():
   task = draw(strokes(3, 2, 1, min_ways=2), 8)
   ways = [len(set(targets) - {PADDING}) for targets in
@@ -253,6 +255,7 @@ def test_batches_have_the_labels_of_all_classes():
   jax.tree.map(np.testing.assert_array_equal, task.support, task.query)
 
 
+@pytest.mark.long
 def test_strokes_have_classes_that_stay_the_same():
   task = draw(strokes_classification(3, 8), 4)
   targets = np.asarray(task.query.targets)
