@@ -32,6 +32,8 @@ _OWN = frozenset({'process_id'})
 _GRACE_SECONDS = 15
 # For the others to end as well, when this process has failed.
 _PARTING_SECONDS = 10
+# Every device holds the data set.
+_MOST_CPU_DEVICES = 8
 _MESH = re.compile(r'(\w+):(\d+)(?:,(\w+):(\d+))*')
 
 
@@ -40,8 +42,10 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'mesh', None,
     'devices along each axis, such as task:8 or task:4,model:2; tasks are'
-    ' divided over task, networks (see --shard) over model'
-    ' [default: all devices on task]',
+    ' divided over task, networks (see --shard) over model [default: all'
+    ' devices on task; a CPU is then as many devices as it has cores, up to'
+    f' {_MOST_CPU_DEVICES}, and as divide the tasks, or as many as the'
+    ' environment variable JAX_NUM_CPU_DEVICES says]',
   )  # fmt: skip
   flags.DEFINE_multi_string(
     'shard', [],
@@ -133,6 +137,35 @@ def connect() -> None:
     raise UsageError('distributed', str(error)) from error
   if not distributed.is_primary():  # one process speaks for all
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
+
+
+def divide_cpu(tasks_per_step: int) -> None:
+  """Has JAX take every core for a device, as far as they divide the tasks.
+
+  The products of one task are too small to keep two cores busy, two tasks are
+  not (docs/performance.md). It comes before any use of a device; where the user
+  has said how many there are, or what they are for, it does nothing.
+  """
+  import jax
+
+  chosen = (
+    jax.config.jax_num_cpu_devices > 0  # type: ignore[attr-defined]
+    or 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
+  )
+  if chosen or is_distributed() or ('mesh' in FLAGS and FLAGS.mesh):
+    return
+  most = min(_cores(), _MOST_CPU_DEVICES)
+  jax.config.update(
+    'jax_num_cpu_devices',
+    max(each for each in range(1, most + 1) if tasks_per_step % each == 0),
+  )
+
+
+def _cores() -> int:
+  """Those that this process may run on."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def check_agreement(settings: Mapping[str, Any]) -> None:

@@ -4,19 +4,24 @@
       --ways=5 --shots=1 --minutes_each=5
 
 runs `experiments.images` (or `experiments.sinusoid`, for --dataset=sinusoid)
-once for every method, with its published recipe. A short pilot measures how
-many steps a method takes in the time that it has, and the run takes those, so
-that schedules of rates end with it. The workdir receives a directory for every
-method, `compare.json`, `compare.png` and `compare.md`; the same command goes on
-with the methods that are left, after whatever stopped it.
+once for every method, with its published recipe, but for the outer rate: it
+falls to zero by a cosine, as the published number of steps is out of reach. A
+short pilot measures how many steps a method takes in the time that it has, and
+the run takes those, so that the rate ends with it. The workdir receives a
+directory for every method, `compare.json`, `compare.png` and `compare.md`; the
+same command goes on with the methods that are left, after whatever stopped it.
 """
 
 import contextlib
 import json
+import math
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import rich.console
@@ -26,7 +31,7 @@ from absl import flags
 from experiments import options
 from experiments.options import FLAGS, UsageError
 from experiments.workdir import write_json
-from metajax.algorithms.recipes import Recipe
+from metajax.algorithms.recipes import ANNEALED, Recipe
 from metajax.algorithms.table import ALGORITHMS
 from metajax.metrics import VALIDATION, read_json_lines
 
@@ -38,6 +43,7 @@ _FORWARDED = (
 # Dispatches of a pilot after the first one, which compiles.
 _PILOT_DISPATCHES = 2
 _VALIDATIONS = 10  # in a run
+_RESULT = 'result.json'  # of a run, in its directory
 
 
 def define_flags() -> None:
@@ -52,7 +58,11 @@ def define_flags() -> None:
   )
   options.define_count('ways', 5, 'classes per test task', at_least=2)
   options.define_count('shots', 1, 'support examples per class')
-  options.define_count('queries', 15, 'query examples per class at test')
+  options.define_count(
+    'queries', None, 'query examples per class at test; to what shares batch'
+    ' statistics over them, their number matters, and methods by gradient are'
+    ' published with [default: as many as --shots]',
+  )  # fmt: skip
   options.define_count('width', 64, 'channels of every convolution')
   options.define_count('seed', 0, 'of everything random', at_least=0)
   options.define_count('eval_tasks', 1000, 'test tasks', at_least=2)
@@ -101,11 +111,12 @@ def main() -> int:
   """Runs what is left, then shows all; exit code 1 if a method failed."""
   methods, workdir = _methods(), Path(FLAGS.workdir)
   _claim(workdir)
+  signal.signal(signal.SIGTERM, _stop)
   rows, failed = list[Row](), dict[str, str]()
   for number, method in enumerate(methods, 1):
     print(f'{method} ({number} of {len(methods)})', flush=True)
     try:
-      rows.append(_row(method, _outcome(method, workdir)))
+      rows.append(_row(method, _outcome(method, workdir), workdir))
     except FailedError as error:
       failed[method] = str(error)
       print(f'{method}: {error}', file=sys.stderr, flush=True)
@@ -115,10 +126,18 @@ def main() -> int:
   return 1 if failed else 0
 
 
+def _stop(number: int, frame: FrameType | None) -> None:
+  """Leaves as an exception does, which ends the run that goes on."""
+  del frame
+  sys.exit(128 + number)
+
+
 def _methods() -> list[str]:
   able = [name for name in ALGORITHMS if _recipe(name) is not None]
   if FLAGS.methods == ['all']:
     return able
+  if not FLAGS.methods:
+    raise UsageError('methods', 'names no method; give some, or all')
   for name in FLAGS.methods:
     if name not in able:
       raise UsageError(
@@ -167,7 +186,7 @@ def _claim(workdir: Path) -> None:
 
 def _outcome(method: str, workdir: Path) -> dict[str, Any]:
   """What a method reached: read, if it is done already, or else run."""
-  done = workdir / method / 'result.json'
+  done = workdir / method / _RESULT
   if not done.exists():
     arguments = _arguments(method)
     recipe = _recipe(method)
@@ -190,6 +209,9 @@ def _arguments(method: str) -> list[str]:
   regression = FLAGS.dataset == 'sinusoid'
   module = 'experiments.sinusoid' if regression else 'experiments.images'
   arguments = [sys.executable, '-m', module, f'--algorithm={method}']
+  if recipe.steps and recipe.outer_schedule not in ANNEALED:
+    # The published numbers of steps, at which rates are low, are out of reach.
+    arguments.append('--outer_schedule=cosine')
   for name in _FORWARDED:
     if regression and name in ('ways', 'width'):
       continue
@@ -197,7 +219,8 @@ def _arguments(method: str) -> list[str]:
       arguments.append(f'--{name}={value}')
   if regression:
     return arguments
-  arguments += [f'--dataset={FLAGS.dataset}', f'--queries={FLAGS.queries}']
+  queries = FLAGS.queries or FLAGS.shots
+  arguments += [f'--dataset={FLAGS.dataset}', f'--queries={queries}']
   on_tasks = ALGORITHMS[method].trains_on == 'tasks'
   if on_tasks and recipe.steps and recipe.train_queries is None:
     # At test there may be other numbers of queries than the method trains on.
@@ -212,9 +235,11 @@ def _steps(
   plan = workdir / 'plan.json'
   steps: dict[str, int] = json.loads(plan.read_text()) if plan.exists() else {}
   if method not in steps:
-    pilot = workdir / 'pilots' / method
+    pilot = _pilot(workdir, method)
     every = min(recipe.log_every, 10) if recipe.log_every < 100 else 1000
     length = 1 + _PILOT_DISPATCHES * every
+    # The rest of one that was stopped would be too short to measure.
+    shutil.rmtree(pilot, ignore_errors=True)
     _run(
       pilot,
       [
@@ -225,13 +250,17 @@ def _steps(
         '--eval_tasks=2',
         '--validation_tasks=2',
       ],
-      resume=True,
+      resume=False,
     )
-    measured = json.loads((pilot / 'result.json').read_text())
-    per_second = measured['tasks_per_second'] / recipe.tasks_per_step
-    steps[method] = max(1, round(60 * FLAGS.minutes_each * per_second))
+    seconds = _seconds_per_step(json.loads((pilot / _RESULT).read_text()))
+    assert seconds is not None  # a whole pilot has measured it
+    steps[method] = max(1, round(60 * FLAGS.minutes_each / seconds))
     write_json(plan, steps)
   return steps[method]
+
+
+def _pilot(workdir: Path, method: str) -> Path:
+  return workdir / 'pilots' / method
 
 
 def _run(workdir: Path, arguments: Sequence[str], resume: bool) -> None:
@@ -259,11 +288,21 @@ def _run(workdir: Path, arguments: Sequence[str], resume: bool) -> None:
     )
 
 
-def _row(method: str, outcome: Mapping[str, Any]) -> Row:
+def _seconds_per_step(outcome: Mapping[str, Any]) -> float | None:
+  """As a run measured it; None if it had one step left, or none at all."""
+  rate = outcome['tasks_per_second']
+  return float(outcome['config']['tasks_per_step'] / rate) if rate else None
+
+
+def _row(method: str, outcome: Mapping[str, Any], workdir: Path) -> Row:
   protocol, test = outcome['protocol'], outcome['test']
   metric = 'mse' if 'mse' in test else 'accuracy'
-  rate = outcome['tasks_per_second']
-  tasks = outcome['config']['tasks_per_step']
+  if test[metric] is None:
+    raise FailedError(f'its {metric} at test is not finite')
+  seconds, steps = _seconds_per_step(outcome), outcome['steps']
+  measured = _pilot(workdir, method) / _RESULT
+  if seconds is None and steps and measured.exists():
+    seconds = _seconds_per_step(json.loads(measured.read_text()))
   return Row(
     method=method,
     ways=protocol.get('ways'),
@@ -271,11 +310,12 @@ def _row(method: str, outcome: Mapping[str, Any]) -> Row:
     evaluation=protocol.get('evaluation'),
     metric=metric,
     value=test[metric],
-    ci95=test['ci95'],
-    before=test[f'{metric}_before'],
-    train_seconds=outcome['training_seconds'],
-    steps=outcome['steps'],
-    seconds_per_step=tasks / rate if rate else None,
+    ci95=_number(test['ci95']),
+    before=_number(test[f'{metric}_before']),
+    # A run that was stopped has measured what it did after that alone.
+    train_seconds=steps * seconds if seconds else outcome['training_seconds'],
+    steps=steps,
+    seconds_per_step=seconds,
     parameters=outcome['parameters'],
   )
 
@@ -299,13 +339,18 @@ def _write(
   )
 
 
+def _number(value: float | None) -> float:
+  """What JSON has as null is no number."""
+  return math.nan if value is None else value
+
+
 def _curve(workdir: Path, row: Row) -> list[tuple[float, float]]:
-  """Seconds of a run and the metric in validation then."""
+  """Seconds of training, as those of the row, and the validation then."""
   path, name = workdir / 'metrics.jsonl', VALIDATION + row.metric
-  if not path.exists():
+  if not path.exists() or row.seconds_per_step is None:
     return []
   return [
-    (record['time'], record[name])
+    (record['step'] * row.seconds_per_step, record[name])
     for record in read_json_lines(path)
     if name in record
   ]

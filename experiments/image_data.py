@@ -332,9 +332,10 @@ def _places(recipe: Recipe, part: Any, name: str) -> Any:
   groups = groups_of(part) if FLAGS.within_groups else None
   try:
     return episode_places(part.labels, *size, groups=groups, **_varied(recipe))
-  except ValueError as error:
+  except ValueError as error:  # of groups, which are all that is unchecked
     raise UsageError(
-      'within_groups', f'{error} (in the {name} split)'
+      _as_flags(f'ways={size[0]}', recipe, training),
+      f'{error} (in the {name} split)',
     ) from error
 
 

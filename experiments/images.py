@@ -140,6 +140,7 @@ def main() -> int:
   """Runs the experiment that the flags describe."""
   recipe = make_recipe()
   cluster.connect()
+  cluster.divide_cpu(recipe.tasks_per_step)
   data = image_data.load(recipe)
   recipe = recipe._replace(train_classes=data.train_classes)
   from experiments import loop, pictures

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import (
+  PADDING,
   Learner,
   MetaLearner,
   Metrics,
@@ -49,8 +50,13 @@ def distil(
 ) -> MetaLearner:
   """Trains a student on the queries and on a teacher's predictions for them.
 
+  The gradient is that of backpropagation through the student's adaptation, in
+  place of the estimator that the student may have of its own.
+
   Args:
-    student: any method that adapts differentiably.
+    student: any method that adapts differentiably, and whose meta-parameters
+      are all numbers to differentiate by (no counts of steps, as MAML++ and
+      Reptile keep).
     teacher: any method whose outputs are logits of the same classes.
     teacher_params: its meta-parameters; they are not changed.
     objective: of the queries, for the student.
@@ -63,7 +69,8 @@ def distil(
     in addition `divergence`, the Kullback-Leibler term.
 
   Raises:
-    ValueError: if `weight` is not in [0, 1] or `temperature` is not positive.
+    ValueError: if `weight` is not in [0, 1] or `temperature` is not positive;
+      in `grad`, if meta-parameters of the student are integers.
 
   Example:
     >>> import jax, metajax
@@ -82,7 +89,8 @@ def distil(
 
   def mixed(outputs: jax.Array, taught: Taught) -> tuple[jax.Array, Metrics]:
     loss, metrics = objective(outputs, taught.targets)
-    apart = divergence(taught.outputs, outputs, temperature)
+    real = taught.targets != PADDING
+    apart = divergence(taught.outputs, outputs, temperature, real)
     both = (1 - weight) * loss + weight * temperature**2 * apart
     return both, {**metrics, 'divergence': apart}
 
@@ -91,6 +99,8 @@ def distil(
   def grad(
     key: jax.Array, meta_params: PyTree, tasks: Task
   ) -> tuple[PyTree, Metrics]:
+    _check_differentiable(meta_params)
+
     def teach(key: jax.Array, task: Task) -> Task:
       adapted, _ = teacher.adapt(key, teacher_params, task.support)
       outputs = teacher.predict(adapted, task.query.inputs)
@@ -102,8 +112,22 @@ def distil(
   return MetaLearner(*learner, grad=grad)
 
 
+def _check_differentiable(meta_params: PyTree) -> None:
+  """Refuses students that keep counts, in words that say what they are."""
+  for path, leaf in jax.tree.leaves_with_path(meta_params):
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+      raise ValueError(
+        'distil differentiates by all meta-parameters of the student, but'
+        f' {jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; take a'
+        ' student that keeps no count, such as maml'
+      )
+
+
 def divergence(
-  teacher: jax.Array, student: jax.Array, temperature: float
+  teacher: jax.Array,
+  student: jax.Array,
+  temperature: float,
+  real: jax.Array | None = None,
 ) -> jax.Array:
   """The Kullback-Leibler divergence of softened predictions, in nats.
 
@@ -111,9 +135,10 @@ def divergence(
     teacher: logits `[examples, classes]`.
     student: logits of the same shape.
     temperature: what both are divided by.
+    real: booleans `[examples]`, which are no padding; all by default.
 
   Returns:
-    The mean over examples.
+    The mean over examples that are real.
 
   Example:
     >>> import jax.numpy as jnp
@@ -125,4 +150,4 @@ def divergence(
     jax.nn.log_softmax(logits / temperature) for logits in (teacher, student)
   )
   terms = jnp.exp(expected) * (expected - actual)
-  return jnp.mean(jnp.sum(terms, axis=-1))
+  return jnp.mean(jnp.sum(terms, axis=-1), where=real)

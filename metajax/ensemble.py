@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from metajax import partition
 from metajax.base import (
+  PADDING,
   Adaptation,
   Batch,
   MetaLearner,
@@ -189,18 +190,20 @@ def stack(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
   Args:
     outputs: logits `[members, examples, classes]`.
-    targets: integer classes `[members, examples]`, the same for each member.
+    targets: integer classes `[members, examples]`, the same for each member;
+      those that are `metajax.base.PADDING` have no part in it.
 
   Returns:
     Weights `[members]`, with sum 1.
   """
+  real = targets != PADDING
   logs = jnp.take_along_axis(
-    jax.nn.log_softmax(outputs), targets[..., None], axis=-1
+    jax.nn.log_softmax(outputs), jnp.where(real, targets, 0)[..., None], axis=-1
   )[..., 0]
 
   def round_of(weights: jax.Array, _: None) -> tuple[jax.Array, None]:
     shares = jax.nn.softmax(logs + jnp.log(weights)[:, None], axis=0)
-    return jnp.mean(shares, axis=1), None
+    return jnp.mean(shares, axis=1, where=real), None
 
   start = jnp.full((len(logs),), 1 / len(logs), logs.dtype)
   weights, _ = jax.lax.scan(round_of, start, length=_ROUNDS)

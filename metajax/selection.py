@@ -21,6 +21,7 @@ import numpy as np
 
 from metajax.algorithms.classes import one_step
 from metajax.base import (
+  PADDING,
   Adaptation,
   Batch,
   Learner,
@@ -52,7 +53,8 @@ def select(
     learners: any methods, of any architecture, with outputs of one shape.
     objective: of the examples that were left out; the lowest wins.
     num_classes: classes per task, with the same number of support examples
-      each, 2 or more. None for regression.
+      each, 2 or more; at most so many, where tasks are filled up. None for
+      regression.
     num_folds: how often examples are left out. By default one of every class
       at a time, or one at a time in regression; it has to divide the number of
       support examples, and this number itself leaves out one at a time.
@@ -187,22 +189,35 @@ def _folds(
   """Indices `[folds, examples of a fold]`, one class after the other."""
   number = len(jax.tree.leaves(support)[0])
   if num_classes is None:
-    num_folds, order = num_folds or number, jnp.arange(number)
+    order = jnp.arange(number)
+    num_folds = number if num_folds is None else num_folds
   else:
     if number < 2 * num_classes:
       raise ValueError(
         f'cross-validation needs 2 shots or more; there are {number} support'
         f' examples of {num_classes} classes'
       )
-    num_folds = num_folds or number // num_classes
-    # First one example of every class, then another one of each, ...
-    targets = support.targets
-    same = targets[:, None] == targets[None, :]
-    earlier = jnp.tril(jnp.ones_like(same), -1)
-    order = jnp.argsort(jnp.sum(same & earlier, axis=1), stable=True)
+    num_folds = number // num_classes if num_folds is None else num_folds
+    order = jnp.argsort(_rounds(support.targets, num_classes), stable=True)
   if num_folds < 2 or number % num_folds:
     raise ValueError(
       f'num_folds must be 2 or more and divide the {number} support examples;'
       f' got {num_folds}'
     )
   return order.reshape(num_folds, -1)
+
+
+def _rounds(targets: jax.Array, num_classes: int) -> jax.Array:
+  """First one example of every class, then another one of each, ...
+
+  Padding goes where a round has fewer: otherwise rounds would shift, and a fold
+  could have all there is of a class.
+  """
+  same = targets[:, None] == targets[None, :]
+  earlier = jnp.tril(jnp.ones_like(same), -1)
+  rank = jnp.sum(same & earlier, axis=1)
+  real = targets != PADDING
+  rounds = jnp.arange(-(-len(targets) // num_classes))
+  taken = jnp.sum(real[:, None] & (rank[:, None] == rounds[None]), axis=0)
+  free = jnp.cumsum(num_classes - taken)
+  return jnp.where(real, rank, jnp.searchsorted(free, rank, side='right'))

@@ -417,17 +417,17 @@ def evaluate(
     at_once *= axis_size(mesh, TASK)
   # One program for any number of tasks: the last chunk is filled up with
   # tasks whose results are dropped.
-  chunks = [
-    _evaluate_chunk(
-      learner,
-      objective,
-      normalisation,
-      mesh,
-      shared,
-      _chosen_tasks(host, key, first, at_once),
+  chunks = []
+  for first in range(0, num_tasks, at_once):
+    chosen = _chosen_tasks(host, key, first, at_once)
+    chunk = _evaluate_chunk(
+      learner, objective, normalisation, mesh, shared, chosen
     )
-    for first in range(0, num_tasks, at_once)
-  ]
+    if mesh is not None:
+      # Where devices share the cores of a CPU, exchanges of two programs at
+      # once can take all its threads and wait for each other for ever.
+      jax.block_until_ready(chunk)
+    chunks.append(chunk)
   values = jax.tree.map(
     lambda *leaves: jnp.concatenate([np.asarray(leaf) for leaf in leaves])[
       :num_tasks

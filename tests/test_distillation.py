@@ -10,7 +10,7 @@ import metajax
 from metajax.base import Task, sample_tasks
 from metajax.distillation import distil, divergence
 from metajax.models import mlp
-from metajax.tasks import episodes
+from metajax.tasks import episodes, pad_task
 
 KEY = jax.random.key(0)
 WAYS = 3
@@ -91,6 +91,20 @@ def test_the_gradient_is_that_of_the_mixture(float64):
   assert_close(gradient, expected, rtol=1e-4)
 
 
+def test_padding_teaches_nothing(float64):
+  learner = distil(
+    STUDENT, TEACHER, params_of(TEACHER, scale=3.0), metajax.cross_entropy,
+    weight=1.0,
+  )  # fmt: skip
+  task = jax.tree.map(lambda leaf: leaf[0], drawn(1))
+  grad = jax.jit(learner.grad)
+  gradients = [
+    grad(KEY, params_of(STUDENT), jax.tree.map(lambda leaf: leaf[None], each))
+    for each in (task, pad_task(task, WAYS, support=5, queries=17))
+  ]
+  assert_close(*gradients)
+
+
 def test_a_student_comes_closer_to_its_teacher():
   learner = distil(
     STUDENT, TEACHER, params_of(TEACHER, scale=3.0), metajax.cross_entropy,
@@ -102,6 +116,16 @@ def test_a_student_comes_closer_to_its_teacher():
   state, first = train.run(train.init(KEY), 1)
   _, last = train.run(state, 60)
   assert last['divergence'] < 0.8 * first['divergence']
+
+
+def test_a_student_that_counts_its_steps_is_refused():
+  student = metajax.maml_plus_plus(
+    mlp([4], WAYS), metajax.cross_entropy, multi_step=3
+  )
+  learner = distil(student, TEACHER, params_of(TEACHER), metajax.cross_entropy)
+  params = student.init(KEY, jnp.zeros((1, 3, 3, 1)))
+  with pytest.raises(ValueError, match=r'\.step is int32; take a student that'):
+    learner.grad(KEY, params, drawn())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import metajax
-from metajax.base import Batch, Task, sample_tasks, task_keys
+from metajax.base import PADDING, Batch, Task, sample_tasks, task_keys
 from metajax.ensemble import combine, ensemble, stack
 from metajax.models import mlp
 from metajax.tasks import episodes
@@ -126,6 +126,15 @@ def test_a_member_that_knows_nothing_weighs_little():
   targets = jnp.tile(jnp.arange(6)[None] % WAYS, (2, 1))
   weights = stack(jnp.stack([misled, sure]), targets)
   assert weights[1] > 0.95
+
+
+def test_padding_has_no_part_in_the_weights():
+  logits = 2 * jax.random.normal(KEY, (2, 9, WAYS))
+  targets = jnp.array([2, PADDING, 0, PADDING, 1, 2, PADDING, 0, PADDING])
+  real = np.asarray(targets) != PADDING
+  expected = stack(logits[:, real], jnp.tile(targets[real], (2, 1)))
+  weights = stack(logits, jnp.tile(targets, (2, 1)))
+  np.testing.assert_allclose(weights, expected, rtol=1e-5)
 
 
 @pytest.mark.long

@@ -23,7 +23,7 @@ from several_processes import (
 )
 
 import metajax
-from metajax import parallel
+from metajax import parallel, training
 from metajax.algorithms.maml import gradient_learner
 from metajax.base import MetaLearner, map_tasks
 from metajax.checkpoint import Checkpointer
@@ -447,6 +447,23 @@ def test_parameters_in_pieces_are_judged_as_they_are(float64):
 
 
 # Training.
+
+
+def test_only_one_program_of_an_evaluation_is_on_its_way(monkeypatch):
+  """Two, on devices that share threads, can wait for each other for ever."""
+  compute, earlier, waiting = training._evaluate_chunk, [], []
+
+  def noted(*arguments):
+    waiting.extend(
+      not leaf.is_ready() for chunk in earlier for leaf in chunk.values()
+    )
+    earlier.append(compute(*arguments))
+    return earlier[-1]
+
+  monkeypatch.setattr(training, '_evaluate_chunk', noted)
+  evaluated(mesh=mesh_of(2), chunk_size=1)
+  assert len(earlier) > 2
+  assert not any(waiting)
 
 
 def along_outputs(mesh):

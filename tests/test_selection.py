@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 import metajax
-from metajax.base import Adaptation, Batch, MetaLearner, Model, Task
+from metajax.base import (
+  PADDING,
+  Adaptation,
+  Batch,
+  MetaLearner,
+  Model,
+  Task,
+)
 from metajax.models import mlp
 from metajax.selection import held_out, select
 
@@ -57,6 +64,15 @@ def test_every_example_is_judged_by_who_has_not_seen_it(
   assert missing[:, 0].sum() == total
   if num_classes and not num_folds:
     assert (np.sort(np.reshape(targets, (-1, WAYS))) == np.arange(WAYS)).all()
+
+
+def test_no_class_is_emptied_where_tasks_are_filled_up():
+  """Two classes of two examples, in the shape of four classes of two."""
+  targets = jnp.array([1, 0, PADDING, 1, PADDING, 0, PADDING, PADDING])
+  support = Batch(jnp.arange(8, dtype=jnp.float32)[:, None], targets)
+  _, held = held_out(remembering(), KEY, (), support, 4)
+  folds = np.sort(np.asarray(held).reshape(2, 4), axis=1)
+  assert (folds == [PADDING, PADDING, 0, 1]).all()
 
 
 def two_classes(key: jax.Array, by_angle: bool) -> Task:
@@ -129,6 +145,7 @@ def test_learners_of_other_methods_and_widths_train_as_by_themselves():
     (1, {'num_classes': WAYS}, '2 shots or more; there are 3 support examples'),
     (2, {'num_classes': WAYS, 'num_folds': 4}, 'divide the 6 support.*got 4'),
     (2, {'num_folds': 1}, '2 or more and divide the 6 support.*got 1'),
+    (2, {'num_folds': 0}, '2 or more and divide the 6 support.*got 0'),
   ],
 )
 def test_a_support_set_that_cannot_be_divided_is_refused(

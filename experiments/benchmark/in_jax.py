@@ -21,11 +21,13 @@ from experiments.benchmark.base import (
   Workload,
   noise_images,
 )
+from experiments.cluster import divide_cpu
 from metajax import (
   accumulate,
   backprop,
   cross_entropy,
   descend,
+  make_mesh,
   make_train_step,
   maml,
   mean_squared_error,
@@ -44,6 +46,7 @@ from metajax.base import (
   Task,
   sample_tasks,
 )
+from metajax.mesh import TASK
 from metajax.models import conv4, mlp, resnet12, transformer
 from metajax.models.windows import Lowering
 from metajax.tasks import episodes, sinusoid
@@ -62,6 +65,10 @@ def in_native_lowering(problem: Problem) -> Program:
 def in_metajax(problem: Problem, lowering: Lowering = 'auto') -> Program:
   """Metajax as its users get it."""
   workload = problem.workload
+  divide_cpu(workload.tasks)
+  devices = jax.device_count()
+  divided = devices > 1 and workload.tasks % devices == 0
+  mesh = make_mesh({TASK: devices}) if divided else None
   learner = _learner(problem, lowering)
   sample = _sampler(workload)
 
@@ -71,6 +78,7 @@ def in_metajax(problem: Problem, lowering: Lowering = 'auto') -> Program:
       optax.adam(workload.outer_lr),
       sample,
       tasks_per_step=workload.tasks,
+      mesh=mesh,
     )
 
   train_step = make(sample)

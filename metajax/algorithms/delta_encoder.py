@@ -228,12 +228,16 @@ def reconstruction_errors(features: jax.Array, decoded: jax.Array) -> jax.Array:
 
 
 def draw_pairs(key: jax.Array, support: Batch, query: Batch) -> Pairs:
-  """Pairs every query with a random support example of its class."""
+  """Pairs every query with a random support example of its class.
+
+  A query whose class has none has no weight.
+  """
   same = support.targets[None, :] == query.targets[:, None]
   chosen = jax.random.categorical(key, jnp.where(same, 0.0, -jnp.inf), axis=1)
-  real = (query.targets != PADDING).astype(query.inputs.dtype)
+  real = (query.targets != PADDING) & jnp.any(same, axis=1)
+  weights = real.astype(query.inputs.dtype)
   return Pairs(
     query.inputs,
     support.inputs[chosen],
-    real / jnp.maximum(jnp.sum(real), 1),
+    weights / jnp.maximum(jnp.sum(weights), 1),
   )

@@ -75,11 +75,14 @@ def lr_d2(
     strength: jax.Array, features: jax.Array, targets: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     signs = 2 * targets - 1  # [examples, classes]
+    real = jnp.any(targets > 0, axis=1)
+    count = jnp.maximum(jnp.sum(real, dtype=features.dtype), 1) * num_classes
 
     def step(
       weights: jax.Array, _: None
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-      loss = jnp.mean(jax.nn.softplus(-signs * (features @ weights)))
+      losses = jax.nn.softplus(-signs * (features @ weights))
+      loss = jnp.sum(jnp.where(real[:, None], losses, 0)) / count
       weights = jax.vmap(newton_step, in_axes=(None, 1, 1, None), out_axes=1)(
         features, signs, weights, strength
       )

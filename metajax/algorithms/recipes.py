@@ -113,6 +113,12 @@ def meta_sgd_images(ways: int, shots: int) -> Recipe:
   return maml_images(ways, shots)._replace(inner_steps=1, eval_inner_steps=1)
 
 
+def meta_curvature_images(ways: int, shots: int) -> Recipe:
+  """Park and Oliva: MAML's, and at test the steps that were learned."""
+  recipe = maml_images(ways, shots)
+  return recipe._replace(eval_inner_steps=recipe.inner_steps)
+
+
 def boil_images(ways: int, shots: int) -> Recipe:
   """Oh et al.: one step of rate 0.5, which the head has no part in."""
   return meta_sgd_images(ways, shots)._replace(inner_lr=0.5)

@@ -9,6 +9,9 @@ Its outputs are logits, of a softmax over classes with `cross_entropy`. The
 paper's own loss takes them as those of a sigmoid for each class, and is here as
 an objective, `relation_error`.
 
+With more than one shot the paper adds up what is averaged here, so that its
+features of a class grow with the shots.
+
 The paper normalises by the batch inside of g too, and at test as in training,
 so that what it says of a query depends on the other ones. Here g normalises
 each position of each pair over its channels.

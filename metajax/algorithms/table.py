@@ -66,6 +66,7 @@ from metajax.algorithms.recipes import (
   maml_images,
   maml_plus_plus_images,
   matchingnet_images,
+  meta_curvature_images,
   meta_sgd_images,
   metaoptnet_images,
   protomaml_images,
@@ -231,7 +232,7 @@ ALGORITHMS: dict[str, Algorithm] = {
   'meta_curvature': Algorithm(
     _gradient_method(meta_curvature),
     adam,
-    maml_images,
+    meta_curvature_images,
     META_SGD_SINUSOID,
     weights=_params,
   ),

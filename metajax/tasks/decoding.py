@@ -11,7 +11,9 @@ import numpy as np
 from metajax.tasks.labelled import DataError, reason
 
 _NAMED = 3  # files in a message
-_GREY = ('1', 'L', 'LA', 'I', 'I;16', 'F')  # modes of Pillow without colour
+# Modes of Pillow: without colour, and of numbers that do not fit a byte.
+_GREY = ('1', 'L', 'LA')
+_DEEP = ('I', 'F')
 
 
 class Picture(NamedTuple):
@@ -45,8 +47,10 @@ def decode(
 
   Raises:
     DataError: if images cannot be read and are not to be skipped, if there are
-      several sizes, or if there is no image; or without Pillow.
+      several sizes, or if there is no image; if they do not fit into memory;
+      or without Pillow.
   """
+  _pillow()  # where there is none, no file is to blame
   if image_size is not None and image_size < 1:
     raise DataError(f'image_size={image_size}: must be 1 or more')
   array, grey = None, True
@@ -54,11 +58,16 @@ def decode(
   for index, picture in enumerate(pictures):
     try:
       pixels, is_grey = _pixels(picture.file, image_size)
-    except _UNREADABLE as error:
+      if array is None:
+        array = np.empty((number, *pixels.shape), np.uint8)
+    except MemoryError as error:
+      raise DataError(
+        f'{origin}: {number} images do not fit into memory; a smaller'
+        ' image_size may help'
+      ) from error
+    except Exception as error:  # Whatever decoders make of damaged bytes.
       unreadable.append(f'{picture.name} ({reason(error)})')
       continue
-    if array is None:
-      array = np.empty((number, *pixels.shape), np.uint8)
     if pixels.shape != array.shape[1:]:
       height, width, _ = pixels.shape
       sizes.append(f'{picture.name} ({width} x {height})')
@@ -79,22 +88,21 @@ def decode(
   return (images[..., 0] if grey else images), np.asarray(kept)
 
 
-_UNREADABLE = (OSError, ValueError, SyntaxError)
-
-
 def _pixels(
   file: Path | bytes, image_size: int | None
 ) -> tuple[np.ndarray, bool]:
   """The pixels of a file [height, width, 3], and whether they are grey."""
   image_of = _pillow().Image
-  try:
-    with image_of.open(
-      file if isinstance(file, Path) else io.BytesIO(file)
-    ) as opened:
-      grey = opened.mode in _GREY
-      image = opened.convert('RGB')
-  except image_of.DecompressionBombError as error:
-    raise ValueError(reason(error)) from error
+  with image_of.open(
+    file if isinstance(file, Path) else io.BytesIO(file)
+  ) as opened:
+    if opened.mode.startswith(_DEEP):
+      # Pillow would cut off at 255 whatever is above.
+      raise ValueError(
+        f'its pixels have the mode {opened.mode}; save it with 8 bits'
+      )
+    grey = opened.mode in _GREY
+    image = opened.convert('RGB')
   if image_size is not None:
     image = image.resize((image_size, image_size), image_of.Resampling.BILINEAR)
   return np.asarray(image), grey

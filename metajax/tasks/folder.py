@@ -96,11 +96,10 @@ def load_folder(
 def _part(path: Path, images: np.ndarray, labels: list[str]) -> LabelledImages:
   values, indices = np.unique(labels, return_inverse=True)
   if len(values) < 2:
-    found = f'the label {values[0]}' if len(values) else 'none that is left'
-    raise DataError(
-      f'{path}: all {len(labels)} images have {found}; two classes or more are'
-      ' needed'
-    )
+    found = 'no image is left'
+    if labels:
+      found = f'all {len(labels)} images have the label {values[0]}'
+    raise DataError(f'{path}: {found}; two classes or more are needed')
   return LabelledImages(
     images, indices.astype(np.int32), tuple(map(str, values.tolist()))
   )

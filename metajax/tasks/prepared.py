@@ -43,7 +43,7 @@ def load_prepared(
     skip_unreadable: leave out, with a warning, what cannot be decoded.
 
   Returns:
-    All images, and the classes they have.
+    All images that have a label, and the classes they have.
 
   Raises:
     DataError: if the data set is not there, is no set of labelled images, is
@@ -64,6 +64,8 @@ def load_prepared(
   def pictures() -> Iterator[Picture]:
     for path, records in read_records(directory, builder, splits, image):
       for number, record in enumerate(records):
+        if record[label] < 0:  # of a test whose labels are kept secret
+          continue
         labels.append(int(record[label]))
         if group is not None:
           of_class = features[group].names[record[group]]
@@ -97,11 +99,13 @@ def find(name: str, data_dir: str | Path) -> Path:
   data_dir = Path(data_dir).expanduser()
   root = data_dir / name
   found = _prepared_in(root)
+  if not data_dir.is_dir():
+    raise DataError(f'{data_dir}: there is no such directory')
   if not found:
     there = {path.relative_to(data_dir).parts[0] for path in _below(data_dir)}
     raise DataError(
       f'{data_dir}: the data set {name!r} is not prepared here; there is'
-      f' {", ".join(sorted(there)) or "none"}'
+      f' {", ".join(sorted(there)) or "none"}; prepare it as array_record'
     )
   if len(found) > 1:
     raise DataError(

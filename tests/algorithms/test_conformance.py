@@ -22,7 +22,8 @@ from metajax.base import (
   Task,
   sample_tasks,
 )
-from metajax.models import mlp
+from metajax.models import conv4, mlp
+from metajax.normalisation import population, predict_queries
 from metajax.tasks import classification, episodes, pad_task
 
 WAYS, SHOTS, QUERIES = 3, 2, 4
@@ -33,9 +34,6 @@ KEY = jax.random.key(0)
 ON_IMAGES = sorted(name for name, row in ALGORITHMS.items() if row.images)
 ON_SINUSOID = sorted(name for name, row in ALGORITHMS.items() if row.sinusoid)
 TRAINED = [name for name in ON_IMAGES if ALGORITHMS[name].weights]
-BY_GRADIENT = [
-  name for name in ON_IMAGES if ALGORITHMS[name].adapts_by_gradient
-]
 
 # Where a key matters, another number of examples is another adaptation.
 NOT_AT_RANDOM = [
@@ -298,6 +296,39 @@ def test_what_fills_a_task_up_is_not_learned_from(float64, name):
   assert_close(outputs(padded.support), outputs(few.support), 1e-7, 1e-9)
 
 
+@a_fifth(ON_IMAGES)
+@pytest.mark.parametrize('evaluation', ['support', 'population'])
+def test_a_query_does_not_see_the_others(name, evaluation):
+  """On a network that would show them: it normalises by the batch."""
+  row = ALGORITHMS[name]
+  if row.weights is None and evaluation == 'population':
+    pytest.skip('it has no weights to measure a population with')
+  recipe, model = small(row.images(WAYS, SHOTS)), conv4(WAYS, width=8)
+
+  def make(model: Model) -> metajax.MetaLearner:
+    return row.make(model, metajax.cross_entropy, recipe)
+
+  task = jax.tree.map(lambda leaf: leaf[0], drawn(0, 5))
+  learner = make(model)
+  meta_params = jax.jit(learner.init)(KEY, task.support.inputs)
+  if evaluation == 'population':
+    learner = population(make, model)
+    weights = row.weights(meta_params)
+    meta_params = meta_params, model.measure(weights, task.query.inputs)
+    evaluation = 'transductive'
+
+  @jax.jit
+  def outputs(queries: jax.Array) -> jax.Array:
+    adapted, _ = learner.adapt(KEY, meta_params, task.support)
+    changed = task._replace(query=task.query._replace(inputs=queries))
+    return predict_queries(learner, adapted, changed, evaluation)
+
+  queries = task.query.inputs
+  before, after = outputs(queries), outputs(queries.at[1:].set(queries[:-1]))
+  np.testing.assert_array_equal(after[0], before[0])
+  assert (after[1:] != before[1:]).any()
+
+
 # One training.
 
 
@@ -369,7 +400,7 @@ def knows_labels(values: jax.Array) -> bool:
   return bool(abs(values.mean() - 1 / WAYS) > half + 1e-6)
 
 
-@a_fifth(BY_GRADIENT)
+@a_fifth(ON_IMAGES)
 def test_no_label_is_known_before_adaptation(name):
   for evaluation in training_of(name)[:2]:
     assert not knows_labels(evaluation.values['accuracy'][:, 0])

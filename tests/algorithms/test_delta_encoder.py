@@ -172,6 +172,13 @@ def test_pairs_are_of_one_class_and_padding_counts_nothing():
   )
 
 
+def test_a_query_without_a_partner_is_no_pair():
+  support = Batch(jnp.arange(2.0)[:, None], jnp.array([0, 0]))
+  query = Batch(jnp.zeros((4, 1)), jnp.array([0, 1, 0, PADDING]))
+  pairs = jax.jit(draw_pairs)(KEY, support, query)
+  np.testing.assert_allclose(pairs.weights, [1 / 2, 0, 1 / 2, 0])
+
+
 DIRECTION = jnp.array([0.6, 0.0, 0.8, 0.0])
 
 

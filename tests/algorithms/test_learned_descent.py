@@ -16,6 +16,7 @@ from metajax.algorithms.learned_descent import (
   by_step,
   learned_descent,
 )
+from metajax.algorithms.table import ALGORITHMS
 from metajax.base import Task, sample_tasks
 from metajax.models import mlp
 from metajax.tasks import sinusoid
@@ -167,6 +168,15 @@ def test_adapting_keeps_nothing_that_predictions_do_not_need():
   adapted, adaptation = learner.adapt(KEY, meta_params, task.support)
   assert adapted.inner == ()
   assert isinstance(adaptation.trajectory, LearnedDescent)
+
+
+@pytest.mark.parametrize(
+  'name', ['meta_sgd', 'meta_curvature', 'maml_plus_plus', 'alfa']
+)
+def test_where_a_step_is_learned_a_test_takes_as_many_as_training(name):
+  row = ALGORITHMS[name]
+  for recipe in (row.sinusoid, row.images(5, 1), row.images(20, 1)):
+    assert recipe.eval_inner_steps == recipe.inner_steps
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from differences import slopes
 
 import metajax
 from metajax.base import Batch, Model, Task, map_tasks, sample_tasks
@@ -123,6 +124,8 @@ def test_anil_adapts_the_head_and_meta_learns_the_body(float64):
     np.testing.assert_array_equal, adapted['Dense_0'], params['Dense_0']
   )
   assert np.abs(adapted['head']['kernel'] - params['head']['kernel']).max() > 0
+  along = slopes(learner, params, tasks)
+  np.testing.assert_allclose(along.by_gradient, along.by_differences, rtol=1e-5)
   gradient, _ = jax.jit(learner.grad)(jax.random.key(2), params, tasks)
   assert np.abs(gradient['Dense_0']['kernel']).max() > 0
 

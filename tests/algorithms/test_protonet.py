@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from differences import slopes
 
 import metajax
-from metajax.base import Batch
+from metajax.base import Batch, Task
 from metajax.models import mlp
 
 WAYS = 3
@@ -45,6 +46,20 @@ def test_logits_are_minus_squared_distances_to_class_means(learner, params):
     for query in embedded
   ]  # fmt: skip
   np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_meta_gradient_is_that_of_differences(float64, learner):
+  def batch(seed: int, targets: list[int]) -> Batch:
+    inputs = jax.random.normal(jax.random.key(seed), (2, len(targets), 5))
+    return Batch(inputs, jnp.tile(jnp.array(targets)[None], (2, 1)))
+
+  tasks = Task(batch(3, [2, 0, 1, 0]), batch(4, [1, 2, 0]))
+  params = jax.tree.map(
+    lambda leaf: leaf.astype(jnp.float64),
+    learner.init(jax.random.key(1), tasks.support.inputs[0]),
+  )
+  by_gradient, by_differences = slopes(learner, params, tasks)
+  np.testing.assert_allclose(by_gradient, by_differences, rtol=1e-5, atol=1e-9)
 
 
 def test_before_the_support_set_all_classes_are_equally_likely(learner, params):

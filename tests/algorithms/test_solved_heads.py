@@ -254,6 +254,18 @@ def test_padding_and_classes_that_are_not_there_change_nothing(float64, method):
   assert (outputs[1][:, 2] < -1e29).all()
 
 
+def test_losses_of_lr_d2_leave_padding_out(float64):
+  whole = batch(0, 6)
+  more = jnp.array([0, 1, 2, 3, 4, 5, 0, 1])
+  padded = Batch(
+    whole.inputs[more],
+    jnp.concatenate([whole.targets, jnp.full((2,), -1, jnp.int32)]),
+  )
+  _, _, adaptation = adapt(metajax.lr_d2, padded)
+  _, _, expected = adapt(metajax.lr_d2, whole)
+  np.testing.assert_allclose(adaptation.losses, expected.losses, rtol=1e-9)
+
+
 @pytest.mark.parametrize('method', [metajax.lr_d2, metajax.metaoptnet])
 def test_classifiers_refuse_regression(method):
   tasks = sample_tasks(sinusoid(4, 4), KEY, 1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from differences import slopes
 
 import metajax
 from metajax.algorithms.transfer import TransferParams, cosine_head, linear_head
@@ -115,6 +116,16 @@ def test_multi_task_compares_a_class_with_those_of_its_task(float64):
   )
   np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-12)
   assert_equal_trees(gradient, expected)
+
+
+@pytest.mark.parametrize('name', BASELINES)
+def test_the_gradient_is_that_of_differences(float64, name):
+  learner, tasks = make(name), batches_of_classes()
+  meta_params = jax.tree.map(
+    lambda leaf: leaf.astype(jnp.float64), initial(learner)
+  )
+  by_gradient, by_differences = slopes(learner, meta_params, tasks)
+  np.testing.assert_allclose(by_gradient, by_differences, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize('name', BASELINES)

@@ -1,9 +1,12 @@
 """Comparisons of methods, as small as they can be."""
 
 import json
+import os
+import signal
 
 import pytest
 
+from experiments import compare
 from experiments.compare import Row, markdown
 
 SMALL = (
@@ -20,6 +23,9 @@ def test_a_comparison_goes_on_with_the_methods_that_are_left(
   ended = launcher.run('compare', *flags, '--methods=scratch')
   assert ended.code == 0, ended
   done = (workdir / 'scratch' / 'result.json').stat().st_mtime_ns
+  # What is left of a pilot that was stopped has measured nothing.
+  (workdir / 'pilots' / 'maml').mkdir(parents=True)
+  (workdir / 'pilots' / 'maml' / 'config.json').write_text('{}')
   ended = launcher.run('compare', *flags, '--methods=scratch,maml')
   assert ended.code == 0, ended
   assert (workdir / 'scratch' / 'result.json').stat().st_mtime_ns == done
@@ -59,6 +65,85 @@ def test_a_method_that_fails_is_named_and_the_others_go_on(
   found = json.loads((workdir / 'compare.json').read_text())
   assert list(found['failed']) == ['maml']
   assert [row['method'] for row in found['rows']] == ['scratch']
+
+
+@pytest.mark.long
+def test_a_comparison_that_is_stopped_stops_its_run(launcher, cache, tmp_path):
+  run = launcher.start(
+    'compare', *SMALL, cache, f'--workdir={tmp_path}/run', '--methods=maml',
+  )  # fmt: skip
+  lock = tmp_path / 'run' / 'pilots' / 'maml' / '.lock'
+  owner = run.until(lambda: lock.exists() and lock.read_text().split()[1:2])
+  run.kill(signal.SIGTERM)
+  assert run.wait().code == 128 + signal.SIGTERM
+  with pytest.raises(ProcessLookupError):
+    os.kill(int(owner[0]), 0)
+
+
+def outcome(**changes) -> dict:
+  """What `result.json` of a run holds, as far as a comparison reads it."""
+  return {
+    'protocol': {'ways': 5, 'shots': 1, 'evaluation': 'support'},
+    'test': {'accuracy': 0.9, 'ci95': 0.01, 'accuracy_before': 0.2},
+    'tasks_per_second': 40.0,
+    'config': {'tasks_per_step': 4},
+    'training_seconds': 2.5,
+    'steps': 1000,
+    'parameters': 10,
+  } | changes
+
+
+def test_the_seconds_of_a_run_that_was_stopped_are_those_of_all_its_steps(
+  tmp_path,
+):
+  row = compare._row('maml', outcome(), tmp_path)
+  assert row.seconds_per_step == 0.1
+  assert row.train_seconds == 100.0
+  # A run that had only its test left has measured nothing; its pilot has.
+  pilot = tmp_path / 'pilots' / 'maml'
+  pilot.mkdir(parents=True)
+  (pilot / 'result.json').write_text(json.dumps(outcome(tasks_per_second=20)))
+  row = compare._row('maml', outcome(tasks_per_second=None), tmp_path)
+  assert row.seconds_per_step == 0.2
+  assert row.train_seconds == 200.0
+
+
+def test_a_method_without_training_takes_no_time(tmp_path):
+  row = compare._row(
+    'pixels',
+    outcome(tasks_per_second=None, training_seconds=0.0, steps=0),
+    tmp_path,
+  )
+  assert row.seconds_per_step is None
+  assert row.train_seconds == 0
+
+
+def test_the_curve_ends_where_the_dot_is(tmp_path):
+  """In seconds of training, without compilation and validation."""
+  lines = [
+    {'step': 500, 'time': 71.0, 'validation/accuracy': 0.5},
+    {'step': 500, 'time': 71.0, 'loss': 1.0},
+    {'step': 1000, 'time': 140.0, 'validation/accuracy': 0.8},
+  ]
+  (tmp_path / 'maml').mkdir()
+  (tmp_path / 'maml' / 'metrics.jsonl').write_text(
+    ''.join(json.dumps(line) + '\n' for line in lines)
+  )
+  row = compare._row('maml', outcome(), tmp_path)
+  assert compare._curve(tmp_path / 'maml', row) == [(50.0, 0.5), (100.0, 0.8)]
+
+
+def test_a_test_that_came_to_no_number_is_a_method_that_failed(tmp_path):
+  test = {'mse': None, 'ci95': None, 'mse_before': 3.0}
+  with pytest.raises(compare.FailedError, match='mse at test is not finite'):
+    compare._row('maml', outcome(test=test), tmp_path)
+
+
+def test_no_methods_are_refused(launcher, tmp_path):
+  ended = launcher.run('compare', '--methods=', f'--workdir={tmp_path}/run')
+  assert ended.code == 2
+  assert ended.stderr.startswith('--methods: names no method')
+  assert not (tmp_path / 'run').exists()
 
 
 def test_an_unknown_method_is_refused(launcher, tmp_path):

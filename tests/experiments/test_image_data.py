@@ -112,6 +112,24 @@ def test_flags_that_do_not_go_together(refused, tmp_path_factory):
     assert re.match(expected, refused(*flags)), flags
 
 
+def test_more_ways_than_an_alphabet_has(refused, cache, shared_data):
+  """The flag that is to change is named, be it set or of the recipe."""
+  data_dir = shared_data / 'omniglot' / 'tfds'
+  if not data_dir.is_dir():
+    pytest.skip(f'{data_dir} is not here')
+  flags = (cache, '--dataset=omniglot', f'--data_dir={data_dir}',
+           '--within_groups')  # fmt: skip
+  for given, flag in (
+    (['--ways=70'], '--ways=70: 70'),
+    (['--algorithm=protonet'], '--train_ways=60: 60'),
+  ):
+    assert re.fullmatch(
+      rf'{flag} ways within a group, but the largest of the \d+ groups has only'
+      r' \d+ classes \(in the train split\)',
+      refused(*flags, *given),
+    )
+
+
 @pytest.mark.long
 def test_within_an_alphabet(launcher, cache, shared_data, tmp_path):
   data_dir = shared_data / 'omniglot' / 'tfds'

@@ -150,10 +150,54 @@ def test_lists_that_are_none_are_refused(folder, tmp_path):
     load_folder(tmp_path / 'nowhere')
 
 
-def test_without_pillow_there_is_a_word_of_it(folder, monkeypatch):
-  monkeypatch.setitem(__import__('sys').modules, 'PIL.Image', None)
-  with pytest.raises(DataError, match='needs Pillow; install it'):
+def test_more_bits_than_eight_are_not_cut_off_without_a_word(folder):
+  for name, dtype in (('4.png', np.uint16), ('9.tiff', np.float32)):
+    Image.fromarray(np.full((8, 8), 300, dtype)).save(folder / name)
+  text = (folder / 'val.csv').read_text()
+  (folder / 'val.csv').write_text(text.replace('9.png', '9.tiff'))
+  with pytest.raises(
+    DataError, match=r'2 of 18 images cannot be read: 4.png \(.*8 bits'
+  ):
     load_folder(folder)
+
+
+def test_whatever_a_decoder_raises_is_named(folder, monkeypatch):
+  opened = Image.open
+
+  def broken(file):
+    if file == folder / '4.png':
+      raise RuntimeError('of a codec')  # as that of AVIF does
+    return opened(file)
+
+  monkeypatch.setattr(Image, 'open', broken)
+  with pytest.raises(DataError, match=r'cannot be read: 4.png \(of a codec\)'):
+    load_folder(folder)
+
+
+def test_what_does_not_fit_into_memory_is_no_damaged_file(folder):
+  with pytest.raises(
+    DataError, match='18 images do not fit into memory; a smaller image_size'
+  ):
+    load_folder(folder, image_size=10**8, skip_unreadable=True)
+
+
+def test_lists_that_nothing_is_left_of_are_refused(folder):
+  for number in range(6, 12):
+    (folder / f'{number}.png').write_bytes(b'')
+  with (
+    pytest.warns(UserWarning, match='6 of 18'),
+    pytest.raises(DataError, match=r'val.csv: no image is left; two classes'),
+  ):
+    load_folder(folder, skip_unreadable=True)
+
+
+@pytest.mark.parametrize('skip_unreadable', [False, True])
+def test_without_pillow_there_is_a_word_of_it(
+  folder, monkeypatch, skip_unreadable
+):
+  monkeypatch.setitem(__import__('sys').modules, 'PIL.Image', None)
+  with pytest.raises(DataError, match=r'^reading images needs Pillow; install'):
+    load_folder(folder, skip_unreadable=skip_unreadable)
 
 
 # Data sets as tensorflow-datasets prepares them.
@@ -166,8 +210,10 @@ def encoded(value: int, size: int) -> bytes:
   return file.getvalue()
 
 
-def prepare(data_dir: Path, name: str, coarse: dict[str, str], sizes) -> None:
-  """Images of one value a class, two in each split."""
+def prepare(
+  data_dir: Path, name: str, coarse: dict[str, str], sizes, unlabelled: int = 0
+) -> None:
+  """Images of one value a class, two in each split; some without a label."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import registered
 
@@ -206,6 +252,14 @@ def prepare(data_dir: Path, name: str, coarse: dict[str, str], sizes) -> None:
               },
             )
 
+        for number in range(unlabelled if split else 0):
+          image = encoded(255, sizes[0])
+          group = coarse[fine[0]]
+          yield (
+            f'unlabelled {number}',
+            {'image': image, 'label': -1, 'coarse_label': group},
+          )
+
       def _generate_examples(self):
         raise NotImplementedError
 
@@ -219,7 +273,9 @@ def tfds_dir(tmp_path_factory) -> Path:
   groups = [group for part in FC100.values() for group in part]
   coarse = {f'{group}_{i}': group for group in groups for i in range(2)}
   prepare(data_dir, 'cifar100', coarse, sizes=(4,))
-  prepare(data_dir, 'uneven', {'a': 'x', 'b': 'x', 'c': 'y'}, sizes=(4, 6))
+  few = {'a': 'x', 'b': 'x', 'c': 'y'}
+  prepare(data_dir, 'uneven', few, sizes=(4, 6))
+  prepare(data_dir, 'challenge', few, sizes=(4,), unlabelled=5)
   return data_dir
 
 
@@ -231,6 +287,13 @@ def test_all_splits_of_a_prepared_set_are_one(tfds_dir):
   np.testing.assert_array_equal(np.bincount(data.labels), 4)
   values = data.images[:, 0, 0, 0].astype(int)
   np.testing.assert_array_equal(values, 10 * data.labels % 256)
+
+
+def test_images_without_a_label_are_no_class(tfds_dir):
+  data = load_prepared('challenge', tfds_dir)
+  assert data.names == ('a', 'b', 'c')
+  assert np.bincount(data.labels).tolist() == [4, 4, 4]
+  assert data.images.max() == 20
 
 
 def test_fc100_is_divided_by_superclass(tfds_dir):
@@ -272,11 +335,16 @@ def test_mixed_sizes_of_a_prepared_set_are_refused_or_resized(tfds_dir):
 
 def test_what_is_not_prepared_is_named(tfds_dir, tmp_path):
   with pytest.raises(
-    DataError, match=r"'mnist' is not prepared here; there is cifar100, uneven"
+    DataError,
+    match=r"'mnist' is not prepared here; there is challenge, cifar100, ",
   ):
     load_prepared('mnist', tfds_dir)
-  with pytest.raises(DataError, match='not prepared here; there is none'):
+  with pytest.raises(
+    DataError, match='not prepared here; there is none; prepare it as array_rec'
+  ):
     load_prepared('mnist', tmp_path)
+  with pytest.raises(DataError, match='nowhere: there is no such directory'):
+    load_prepared('mnist', tmp_path / 'nowhere')
   with pytest.raises(DataError, match="has no label 'colour'; it has"):
     load_prepared('uneven', tfds_dir, group='colour')
 
