@@ -4,12 +4,13 @@
       --ways=5 --shots=1 --minutes_each=5
 
 runs `experiments.images` (or `experiments.sinusoid`, for --dataset=sinusoid)
-once for every method, with its published recipe, but for the outer rate: it
-falls to zero by a cosine, as the published number of steps is out of reach. A
-short pilot measures how many steps a method takes in the time that it has, and
-the run takes those, so that the rate ends with it. The workdir receives a
-directory for every method, `compare.json`, `compare.png` and `compare.md`; the
-same command goes on with the methods that are left, after whatever stopped it.
+once for every method, with its published recipe, but for the outer rate: as the
+published number of steps is out of reach, it falls to zero by a cosine, from
+the `short_outer_lr` of the recipe where there is one. A short pilot measures
+how many steps a method takes in the time that it has, and the run takes those,
+so that the rate ends with it. The workdir receives a directory for every
+method, `compare.json`, `compare.png` and `compare.md`; the same command goes on
+with the methods that are left, after whatever stopped it.
 """
 
 import contextlib
@@ -212,6 +213,8 @@ def _arguments(method: str) -> list[str]:
   if recipe.steps and recipe.outer_schedule not in ANNEALED:
     # The published numbers of steps, at which rates are low, are out of reach.
     arguments.append('--outer_schedule=cosine')
+  if recipe.short_outer_lr is not None:
+    arguments.append(f'--outer_lr={recipe.short_outer_lr}')
   for name in _FORWARDED:
     if regression and name in ('ways', 'width'):
       continue
