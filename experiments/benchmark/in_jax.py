@@ -50,7 +50,6 @@ from metajax.mesh import TASK
 from metajax.models import conv4, mlp, resnet12, transformer
 from metajax.models.windows import Lowering
 from metajax.tasks import episodes, sinusoid
-from metajax.training import TrainStep
 
 _TOKENS = 256
 _EPSILON_ROOT = 1e-8  # Adam's second-order gradient is finite with one
@@ -70,18 +69,13 @@ def in_metajax(problem: Problem, lowering: Lowering = 'auto') -> Program:
   divided = devices > 1 and workload.tasks % devices == 0
   mesh = make_mesh({TASK: devices}) if divided else None
   learner = _learner(problem, lowering)
-  sample = _sampler(workload)
-
-  def make(sample: SampleTask) -> TrainStep:
-    return make_train_step(
-      learner,
-      optax.adam(workload.outer_lr),
-      sample,
-      tasks_per_step=workload.tasks,
-      mesh=mesh,
-    )
-
-  train_step = make(sample)
+  train_step = make_train_step(
+    learner,
+    optax.adam(workload.outer_lr),
+    _sampler(workload),
+    tasks_per_step=workload.tasks,
+    mesh=mesh,
+  )
   init = partial(train_step.init, jax.random.key(SEED))
   grad = jax.jit(microbatch(learner.grad, 'auto'))
   state = None
@@ -95,14 +89,10 @@ def in_metajax(problem: Problem, lowering: Lowering = 'auto') -> Program:
     gradient, metrics = grad(jax.random.key(SEED), weights, tasks)
     return metrics['loss'], gradient
 
-  # The sampler is an argument, as its arrays are in the program that ran.
-  step = jax.jit(
-    lambda state, sample: make(sample).run(state, 1), donate_argnums=0
-  )
   return Program(
     advance,
     _in_float64(meta_gradient),
-    lambda: _temp_bytes(step, jax.eval_shape(init), sample),
+    lambda: _temp_bytes(train_step.lower()),
     _device_bytes,
   )
 
@@ -147,7 +137,7 @@ def in_plain_jax(problem: Problem) -> Program:
   return Program(
     advance,
     _in_float64(jax.jit(loss_and_gradient)),
-    lambda: _temp_bytes(run, carry, jnp.int32(0), jnp.int32(1), draw),
+    lambda: _temp_bytes(run.lower(carry, jnp.int32(0), jnp.int32(1), draw)),
     _device_bytes,
   )
 
@@ -417,8 +407,8 @@ def _in_float64(
   return meta_gradient
 
 
-def _temp_bytes(jitted: Any, *args: Any) -> int | None:
-  analysis = jitted.lower(*args).compile().memory_analysis()
+def _temp_bytes(lowered: jax.stages.Lowered) -> int | None:
+  analysis = lowered.compile().memory_analysis()
   return int(analysis.temp_size_in_bytes) if analysis else None
 
 
