@@ -42,7 +42,7 @@ _FORWARDED = (
   'eval_tasks', 'validation_tasks', 'cache_dir',
 )  # fmt: skip
 # Dispatches of a pilot after the first one, which compiles.
-_PILOT_DISPATCHES = 2
+_PILOT_DISPATCHES = 8
 _VALIDATIONS = 10  # in a run
 _RESULT = 'result.json'  # of a run, in its directory
 

@@ -30,7 +30,7 @@ from matplotlib.ticker import (
 
 # From the palette of Okabe and Ito, which the colour-blind can tell apart.
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#5F6368'
-_COLORS = (BLUE, ORANGE, '#009E73', '#CC79A7', '#E69F00', '#56B4E9', GREY)
+COLORS = (BLUE, ORANGE, '#009E73', '#CC79A7', '#E69F00', '#56B4E9', GREY)
 _DASHES = ('-', '--', ':', '-.')
 RIGHT, WRONG = '#008A5E', '#D1242F'
 
@@ -223,8 +223,8 @@ def comparison(
   figure = Figure(figsize=(11, 5.2), layout='constrained')
   over_time, at_end = figure.subplots(1, 2, width_ratios=(3, 2))
   for place, name in enumerate(order):
-    color = _COLORS[place % len(_COLORS)]
-    style = _DASHES[place // len(_COLORS) % len(_DASHES)]
+    color = COLORS[place % len(COLORS)]
+    style = _DASHES[place // len(COLORS) % len(_DASHES)]
     seconds, values = np.asarray(curves[name], float).reshape(-1, 2).T
     if len(seconds):
       over_time.plot(seconds, values, color=color, ls=style, lw=1.3)

@@ -44,8 +44,16 @@ def result(
     'training_seconds': trained.training_seconds,
     'parameters': sum(leaf.size for leaf in jax.tree.leaves(meta_params)),
     'config': settings,
+    'devices': [device.device_kind for device in _devices(problem)],
     'versions': versions(),
   }
+
+
+def _devices(problem: Problem) -> list[jax.Device]:
+  """Those that train and test: their number decides how results round."""
+  if problem.mesh is None:
+    return [jax.devices()[0]]
+  return list(problem.mesh.devices.flat)
 
 
 def versions() -> dict[str, str]:

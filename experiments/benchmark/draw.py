@@ -7,9 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from experiments.benchmark.measure import Point, Row
-from experiments.plots import BLUE, GREY, ORANGE
+from experiments.plots import COLORS
 
-_COLOURS = (BLUE, ORANGE, '#009E73', '#CC79A7', '#56B4E9', GREY)
 _MIB = 2**20
 
 
@@ -46,7 +45,7 @@ def bars(
         [height for _, height in found],
         width=width,
         label=name,
-        color=_COLOURS[index % len(_COLOURS)],
+        color=COLORS[index % len(COLORS)],
       )
       axes.bar_label(drawn, fmt='{:.3g}', fontsize=6, rotation=90, padding=2)
   axes.set_xticks(range(len(groups)), groups, fontsize=8)
@@ -93,7 +92,7 @@ def curve(path: Path, points: Sequence[Point]) -> Path:
     )
   ):
     axes = figure.add_subplot(1, 2, column + 1, xscale='log', yscale='log')
-    for name, colour in zip(names, _COLOURS, strict=False):
+    for name, colour in zip(names, COLORS, strict=False):
       found = [
         (point.value, getattr(point, field) / unit)
         for point in points

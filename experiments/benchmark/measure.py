@@ -20,8 +20,9 @@ from experiments.benchmark.processes import (
   WorkerError,
 )
 
-# Relative differences of first losses that rounding explains.
-TOLERANCES: dict[Precision, float] = {'float32': 1e-4, 'bfloat16': 2e-2}
+# Relative differences of first losses that rounding explains: 2e-4 were seen
+# after five inner steps through maxima, which of two near ones changes.
+TOLERANCES: dict[Precision, float] = {'float32': 5e-4, 'bfloat16': 2e-2}
 WRONG_GRADIENT = 1e-5  # relative error, in float64, from which one is wrong
 _SLOW = 5.0  # seconds of a step from which few turns must do
 _SLOW_ROUNDS = 3

@@ -90,6 +90,7 @@ def test_result(strokes):
   assert 0 < outcome['baseline']['pixel_accuracy'] <= 1
   assert outcome['tasks_per_second'] > 0
   assert outcome['seconds_to_first_step'] > 0
+  assert set(outcome['devices']) == {'cpu'}
   assert outcome['versions'].keys() >= {'python', 'jax', 'metajax', 'backend'}
 
 
