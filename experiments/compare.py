@@ -187,8 +187,8 @@ def _claim(workdir: Path) -> None:
 
 def _outcome(method: str, workdir: Path) -> dict[str, Any]:
   """What a method reached: read, if it is done already, or else run."""
-  done = workdir / method / _RESULT
-  if not done.exists():
+  run = workdir / method
+  if not (run / _RESULT).exists():
     arguments = _arguments(method)
     recipe = _recipe(method)
     assert recipe is not None
@@ -198,8 +198,12 @@ def _outcome(method: str, workdir: Path) -> dict[str, Any]:
         f'--steps={steps}',
         f'--checkpoint_every={max(1, -(-steps // _VALIDATIONS))}',
       ]
-    _run(workdir / method, arguments, resume=True)
-  outcome: dict[str, Any] = json.loads(done.read_text())
+    _run(run, arguments, resume=True)
+  return _read(run)
+
+
+def _read(run: Path) -> dict[str, Any]:
+  outcome: dict[str, Any] = json.loads((run / _RESULT).read_text())
   return outcome
 
 
@@ -255,7 +259,7 @@ def _steps(
       ],
       resume=False,
     )
-    seconds = _seconds_per_step(json.loads((pilot / _RESULT).read_text()))
+    seconds = _seconds_per_step(_read(pilot))
     assert seconds is not None  # a whole pilot has measured it
     steps[method] = max(1, round(60 * FLAGS.minutes_each / seconds))
     write_json(plan, steps)
@@ -303,9 +307,9 @@ def _row(method: str, outcome: Mapping[str, Any], workdir: Path) -> Row:
   if test[metric] is None:
     raise FailedError(f'its {metric} at test is not finite')
   seconds, steps = _seconds_per_step(outcome), outcome['steps']
-  measured = _pilot(workdir, method) / _RESULT
-  if seconds is None and steps and measured.exists():
-    seconds = _seconds_per_step(json.loads(measured.read_text()))
+  pilot = _pilot(workdir, method)
+  if seconds is None and steps and (pilot / _RESULT).exists():
+    seconds = _seconds_per_step(_read(pilot))
   return Row(
     method=method,
     ways=protocol.get('ways'),

@@ -97,10 +97,10 @@ def find(name: str, data_dir: str | Path) -> Path:
     DataError: if there is none of this name, or several.
   """
   data_dir = Path(data_dir).expanduser()
-  root = data_dir / name
-  found = _prepared_in(root)
   if not data_dir.is_dir():
     raise DataError(f'{data_dir}: there is no such directory')
+  root = data_dir / name
+  found = _prepared_in(root)
   if not found:
     there = {path.relative_to(data_dir).parts[0] for path in _below(data_dir)}
     raise DataError(
