@@ -13,24 +13,19 @@ method, `compare.json`, `compare.png` and `compare.md`; the same command goes on
 with the methods that are left, after whatever stopped it.
 """
 
-import contextlib
 import json
 import math
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
-import rich.console
-import rich.table
 from absl import flags
 
-from experiments import options
+from experiments import options, runs, tables
 from experiments.options import FLAGS, UsageError
+from experiments.runs import FailedError
 from experiments.workdir import write_json
 from metajax.algorithms.recipes import ANNEALED, Recipe
 from metajax.algorithms.table import ALGORITHMS
@@ -44,7 +39,7 @@ _FORWARDED = (
 # Dispatches of a pilot after the first one, which compiles.
 _PILOT_DISPATCHES = 8
 _VALIDATIONS = 10  # in a run
-_RESULT = 'result.json'  # of a run, in its directory
+_NAMES = 2  # columns of the table that are no figures
 
 
 def define_flags() -> None:
@@ -104,15 +99,11 @@ class Row(NamedTuple):
     }
 
 
-class FailedError(Exception):
-  """A run that ended badly; says how."""
-
-
 def main() -> int:
   """Runs what is left, then shows all; exit code 1 if a method failed."""
   methods, workdir = _methods(), Path(FLAGS.workdir)
   _claim(workdir)
-  signal.signal(signal.SIGTERM, _stop)
+  runs.leave_on_sigterm()
   rows, failed = list[Row](), dict[str, str]()
   for number, method in enumerate(methods, 1):
     print(f'{method} ({number} of {len(methods)})', flush=True)
@@ -122,15 +113,9 @@ def main() -> int:
       failed[method] = str(error)
       print(f'{method}: {error}', file=sys.stderr, flush=True)
     _write(workdir, rows, failed)
-  _show(rows)
+  tables.show(table(rows), _NAMES, _title(rows[0]) if rows else None)
   print(f'{workdir}: compare.json, compare.md, compare.png')
   return 1 if failed else 0
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-  """Leaves as an exception does, which ends the run that goes on."""
-  del frame
-  sys.exit(128 + number)
 
 
 def _methods() -> list[str]:
@@ -188,7 +173,7 @@ def _claim(workdir: Path) -> None:
 def _outcome(method: str, workdir: Path) -> dict[str, Any]:
   """What a method reached: read, if it is done already, or else run."""
   run = workdir / method
-  if not (run / _RESULT).exists():
+  if not runs.is_done(run):
     arguments = _arguments(method)
     recipe = _recipe(method)
     assert recipe is not None
@@ -198,13 +183,14 @@ def _outcome(method: str, workdir: Path) -> dict[str, Any]:
         f'--steps={steps}',
         f'--checkpoint_every={max(1, -(-steps // _VALIDATIONS))}',
       ]
-    _run(run, arguments, resume=True)
-  return _read(run)
+    runs.run(run, _module(), arguments, resume=True)
+  return runs.read(run)
 
 
-def _read(run: Path) -> dict[str, Any]:
-  outcome: dict[str, Any] = json.loads((run / _RESULT).read_text())
-  return outcome
+def _module() -> str:
+  """The experiment that trains."""
+  name = 'sinusoid' if FLAGS.dataset == 'sinusoid' else 'images'
+  return f'experiments.{name}'
 
 
 def _arguments(method: str) -> list[str]:
@@ -212,8 +198,7 @@ def _arguments(method: str) -> list[str]:
   recipe = _recipe(method)
   assert recipe is not None
   regression = FLAGS.dataset == 'sinusoid'
-  module = 'experiments.sinusoid' if regression else 'experiments.images'
-  arguments = [sys.executable, '-m', module, f'--algorithm={method}']
+  arguments = [f'--algorithm={method}']
   if recipe.steps and recipe.outer_schedule not in ANNEALED:
     # The published numbers of steps, at which rates are low, are out of reach.
     arguments.append('--outer_schedule=cosine')
@@ -247,8 +232,9 @@ def _steps(
     length = 1 + _PILOT_DISPATCHES * every
     # The rest of one that was stopped would be too short to measure.
     shutil.rmtree(pilot, ignore_errors=True)
-    _run(
+    runs.run(
       pilot,
+      _module(),
       [
         *arguments,
         f'--steps={length}',
@@ -259,7 +245,7 @@ def _steps(
       ],
       resume=False,
     )
-    seconds = _seconds_per_step(_read(pilot))
+    seconds = _seconds_per_step(runs.read(pilot))
     assert seconds is not None  # a whole pilot has measured it
     steps[method] = max(1, round(60 * FLAGS.minutes_each / seconds))
     write_json(plan, steps)
@@ -268,31 +254,6 @@ def _steps(
 
 def _pilot(workdir: Path, method: str) -> Path:
   return workdir / 'pilots' / method
-
-
-def _run(workdir: Path, arguments: Sequence[str], resume: bool) -> None:
-  """Runs an experiment, which goes on if its workdir holds a beginning."""
-  command = [*arguments, f'--workdir={workdir}']
-  if resume and (workdir / 'config.json').exists():
-    command.append('--resume')
-  workdir.parent.mkdir(parents=True, exist_ok=True)
-  with open(f'{workdir}.log', 'a') as log:
-    process = subprocess.Popen(
-      command, stdout=log, stderr=subprocess.PIPE, text=True
-    )
-    try:
-      _, complaint = process.communicate()
-    except BaseException:
-      # It saves what it has, so that the next start goes on from there.
-      with contextlib.suppress(KeyboardInterrupt):
-        process.terminate()
-        process.wait()
-      raise
-  if process.returncode:
-    last = complaint.strip().splitlines() or ['no message']
-    raise FailedError(
-      f'exit code {process.returncode}: {last[-1]} (see {workdir}.log)'
-    )
 
 
 def _seconds_per_step(outcome: Mapping[str, Any]) -> float | None:
@@ -308,8 +269,8 @@ def _row(method: str, outcome: Mapping[str, Any], workdir: Path) -> Row:
     raise FailedError(f'its {metric} at test is not finite')
   seconds, steps = _seconds_per_step(outcome), outcome['steps']
   pilot = _pilot(workdir, method)
-  if seconds is None and steps and (pilot / _RESULT).exists():
-    seconds = _seconds_per_step(_read(pilot))
+  if seconds is None and steps and runs.is_done(pilot):
+    seconds = _seconds_per_step(runs.read(pilot))
   return Row(
     method=method,
     ways=protocol.get('ways'),
@@ -332,7 +293,7 @@ def _write(
 ) -> None:
   records = [row.record() for row in rows]
   write_json(workdir / 'compare.json', {'rows': records, 'failed': failed})
-  (workdir / 'compare.md').write_text(markdown(rows))
+  (workdir / 'compare.md').write_text(tables.markdown(table(rows), _NAMES))
   if not rows:
     return
   from experiments.plots import comparison
@@ -400,7 +361,7 @@ def _cells(row: Row, reference: float | None) -> list[str]:
   ]
 
 
-def _table(rows: Sequence[Row]) -> list[list[str]]:
+def table(rows: Sequence[Row]) -> list[list[str]]:
   """The header, and a line for every row."""
   label = 'accuracy %' if rows and rows[0].metric == 'accuracy' else 'mse'
   reference = {row.method: row.seconds_per_step for row in rows}.get('maml')
@@ -411,25 +372,6 @@ def _table(rows: Sequence[Row]) -> list[list[str]]:
     ],
     *(_cells(row, reference) for row in _sorted(rows)),
   ]  # fmt: skip
-
-
-def markdown(rows: Sequence[Row]) -> str:
-  """The comparison as a table in Markdown."""
-  header, *lines = _table(rows)
-  rule = ['---', '---', *['---:'] * (len(header) - 2)]
-  return ''.join(
-    f'| {" | ".join(cells)} |\n' for cells in (header, rule, *lines)
-  )
-
-
-def _show(rows: Sequence[Row]) -> None:
-  header, *lines = _table(rows)
-  table = rich.table.Table(title=_title(rows[0]) if rows else None)
-  for number, name in enumerate(header):
-    table.add_column(name, justify='left' if number < 2 else 'right')
-  for cells in lines:
-    table.add_row(*cells)
-  rich.console.Console().print(table)
 
 
 if __name__ == '__main__':

@@ -249,6 +249,51 @@ def comparison(
   return _save(figure, path, title)
 
 
+def by_shots(
+  path: str | os.PathLike[str],
+  results: Mapping[str, Sequence[tuple[int, float, float]]],
+  title: str,
+) -> Figure:
+  """Draws accuracies against the number of support examples per class.
+
+  Args:
+    path: the PNG file.
+    results: of every method, numbers of examples, accuracies, and halves of
+      their 95% intervals.
+    title: one line with the protocol.
+
+  Returns:
+    The figure.
+
+  Raises:
+    ValueError: if there is no result.
+  """
+  if not any(results.values()):
+    raise ValueError('there is no method to draw')
+  figure, axes = _figure_with_axes()
+  for place, (name, points) in enumerate(results.items()):
+    shots, values, halves = np.asarray(points, float).reshape(-1, 3).T
+    axes.errorbar(
+      shots,
+      values,
+      halves,
+      color=COLORS[place % len(COLORS)],
+      ls=_DASHES[place // len(COLORS) % len(_DASHES)],
+      lw=1.4,
+      marker='o',
+      ms=4,
+      capsize=2,
+      label=name,
+    )
+  ticks = sorted({point[0] for points in results.values() for point in points})
+  axes.set_xscale('log')
+  axes.set_xticks(ticks, [str(tick) for tick in ticks])
+  axes.xaxis.set_minor_formatter(NullFormatter())
+  axes.set_xlabel('support examples per class')
+  _dress(axes, 'accuracy', None, '')
+  return _save(figure, path, title)
+
+
 def sinusoid_task(
   path: str | os.PathLike[str],
   grid_x: Sequence[float],

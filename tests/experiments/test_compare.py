@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from experiments import compare
-from experiments.compare import Row, markdown
+from experiments.compare import Row
 
 SMALL = (
   '--dataset=sinusoid', '--minutes_each=0.005', '--eval_tasks=8',
@@ -161,10 +161,10 @@ def test_the_best_method_is_the_first_of_the_table(metric):
     'maml', 5, 1, 'transductive', metric, 0.9, 0.01, 0.2, 60, 100, 0.5, 10
   )
   other = row._replace(method='other', value=0.8, seconds_per_step=1.0)
-  lines = markdown([other, row]).splitlines()[2:]
-  names = [line.split(' | ')[0].strip('| ') for line in lines]
+  _, *lines = compare.table([other, row])
+  names = [line[0] for line in lines]
   assert names == (
     ['maml', 'other'] if metric == 'accuracy' else ['other', 'maml']
   )
-  (slower,) = (line for line in lines if 'other' in line)
+  (slower,) = (line for line in lines if line[0] == 'other')
   assert '2.00' in slower  # twice the time of MAML

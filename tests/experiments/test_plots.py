@@ -312,6 +312,26 @@ def test_a_comparison_shows_every_method_and_the_best_first(tmp_path):
   assert_nothing_is_cut(pixels(path))
 
 
+def test_accuracies_by_shots_show_every_number_of_examples(tmp_path):
+  path = tmp_path / 'by_shots.png'
+  figure = plots.by_shots(
+    path,
+    {
+      'maml': [(1, 0.9, 0.01), (10, 0.95, 0.01)],
+      'transfer': [(1, 0.7, 0.02), (5, 0.9, 0.01), (10, 0.97, 0.01)],
+    },
+    TITLE,
+  )
+  (axes,) = figure.axes
+  assert [label.get_text() for label in axes.get_xticklabels()] == [
+    '1', '5', '10',
+  ]  # fmt: skip
+  assert {'maml', 'transfer', TITLE} <= set(texts(figure))
+  assert_nothing_is_cut(pixels(path))
+  with pytest.raises(ValueError, match='no method'):
+    plots.by_shots(path, {}, TITLE)
+
+
 def test_a_comparison_of_nothing_is_refused(tmp_path):
   with pytest.raises(ValueError, match='no method'):
     plots.comparison(tmp_path / 'x.png', {}, {}, 'accuracy', TITLE)

@@ -1,0 +1,32 @@
+"""Tables of results, for people and for files.
+
+A table is a list of lines of cells, of which the first is the header. Its first
+columns are names, the others figures, which are flush right.
+"""
+
+from collections.abc import Sequence
+
+import rich.console
+import rich.table
+
+
+def markdown(table: Sequence[Sequence[str]], names: int = 1) -> str:
+  """The table as Markdown has it."""
+  header, *lines = table
+  rule = [*['---'] * names, *['---:'] * (len(header) - names)]
+  return ''.join(
+    f'| {" | ".join(cells)} |\n' for cells in (header, rule, *lines)
+  )
+
+
+def show(
+  table: Sequence[Sequence[str]], names: int = 1, title: str | None = None
+) -> None:
+  """Prints the table."""
+  header, *lines = table
+  shown = rich.table.Table(title=title)
+  for number, name in enumerate(header):
+    shown.add_column(name, justify='left' if number < names else 'right')
+  for cells in lines:
+    shown.add_row(*cells)
+  rich.console.Console().print(shown)

@@ -1,0 +1,22 @@
+"""Tables for people and for files."""
+
+from experiments import tables
+
+TABLE = [['method', 'accuracy %'], ['maml', '98.1'], ['pixels', '43.8']]
+
+
+def test_figures_are_flush_right_in_markdown():
+  assert tables.markdown(TABLE) == (
+    '| method | accuracy % |\n'
+    '| --- | ---: |\n'
+    '| maml | 98.1 |\n'
+    '| pixels | 43.8 |\n'
+  )
+
+
+def test_a_table_is_printed_with_its_title(capsys):
+  tables.show(TABLE, title='Omniglot')
+  printed = capsys.readouterr().out
+  assert 'Omniglot' in printed
+  for cell in (cell for line in TABLE for cell in line):
+    assert cell in printed
