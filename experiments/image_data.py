@@ -14,6 +14,8 @@ from experiments.options import FLAGS, UsageError
 from metajax.algorithms.recipes import Recipe
 from metajax.algorithms.table import ALGORITHMS
 
+flags.disclaim_key_flags()  # they belong to the binary that asks for them
+
 # Flags of some data sets only.
 _OWN = (
   'data_dir', 'data_file', 'download', 'image_size', 'rotate', 'rotate_test',
@@ -58,6 +60,54 @@ class DataSetName(flags.ArgumentParser):
       return argument
     names = ', '.join(name for name in DATASETS if name != 'tfds')
     raise ValueError(f'must be one of {names}, or tfds:NAME')
+
+
+def define_flags() -> None:
+  """Defines the flags of what is loaded, and how it is divided."""
+  data_set = DataSetName()
+  flags.DEFINE(data_set, 'dataset', 'strokes', data_set.syntactic_help)
+  flags.DEFINE_string(
+    'data_dir', None, 'tensorflow-datasets directory, or folder of images'
+  )
+  flags.DEFINE_bool(
+    'download', False, 'download and prepare what --data_dir lacks'
+  )
+  flags.DEFINE_string('data_file', None, 'npz file')
+  flags.DEFINE_string(
+    'split_dir', None, 'train.txt, val.txt and test.txt: a class a line; for'
+    ' folder train.csv, val.csv and test.csv: filename,label'
+    ' [default of folder: --data_dir]',
+  )  # fmt: skip
+  options.define_count(
+    'image_size', None, 'resize images of folder and tfds to squares of so many'
+    ' pixels [default: all have to be of one size]',
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    'skip_unreadable', False, 'leave out images of folder and tfds that are'
+    ' missing or damaged',
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    'rotate', None,
+    'rotations by 90 degrees make new training classes'
+    ' [default: yes for omniglot split by seed, no otherwise]',
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    'rotate_test', False, 'rotations make new validation and test classes too'
+  )
+  options.define_count(
+    'split_seed', 0, 'of the division of classes', at_least=0
+  )
+  flags.DEFINE_bool(
+    'within_groups', False, 'all classes of a task are of one alphabet'
+    ' (omniglot; by seed, whole alphabets are divided) or superclass (fc100)',
+  )  # fmt: skip
+  flags.DEFINE_enum(
+    'images_on', 'auto', ['auto', 'device', 'host'],
+    'where the images of a data set lie. device: tasks are drawn there; host:'
+    ' the same tasks are drawn in the memory of the host, by each process for'
+    ' its own devices, and streamed; auto: on the device if they fill no more'
+    ' than half of its memory',
+  )  # fmt: skip
 
 
 def load(recipe: Recipe) -> Data:
@@ -341,6 +391,8 @@ def _places(recipe: Recipe, part: Any, name: str) -> Any:
 
 def _varied(recipe: Recipe) -> dict[str, Any]:
   """The least ways and shots of a task, if these vary."""
+  if 'min_ways' not in FLAGS:
+    return {}
   for least, most in (('min_ways', 'ways'), ('min_shots', 'shots')):
     value = FLAGS[least].value
     for name in (most, f'train_{most}'):

@@ -22,8 +22,6 @@ The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
 import sys
 from typing import Any
 
-from absl import flags
-
 from experiments import cluster, image_data, options
 from experiments.options import FLAGS, UsageError
 from metajax.algorithms.recipes import Recipe
@@ -37,39 +35,7 @@ def define_flags() -> None:
     ['transductive', 'support', 'population'],
   )
   cluster.define_flags()
-  data_set = image_data.DataSetName()
-  flags.DEFINE(data_set, 'dataset', 'strokes', data_set.syntactic_help)
-  flags.DEFINE_string(
-    'data_dir', None, 'tensorflow-datasets directory, or folder of images'
-  )
-  flags.DEFINE_bool(
-    'download', False, 'download and prepare what --data_dir lacks'
-  )
-  flags.DEFINE_string('data_file', None, 'npz file')
-  flags.DEFINE_string(
-    'split_dir', None, 'train.txt, val.txt and test.txt: a class a line; for'
-    ' folder train.csv, val.csv and test.csv: filename,label'
-    ' [default of folder: --data_dir]',
-  )  # fmt: skip
-  options.define_count(
-    'image_size', None, 'resize images of folder and tfds to squares of so many'
-    ' pixels [default: all have to be of one size]',
-  )  # fmt: skip
-  flags.DEFINE_bool(
-    'skip_unreadable', False, 'leave out images of folder and tfds that are'
-    ' missing or damaged',
-  )  # fmt: skip
-  flags.DEFINE_bool(
-    'rotate', None,
-    'rotations by 90 degrees make new training classes'
-    ' [default: yes for omniglot split by seed, no otherwise]',
-  )  # fmt: skip
-  flags.DEFINE_bool(
-    'rotate_test', False, 'rotations make new validation and test classes too'
-  )
-  options.define_count(
-    'split_seed', 0, 'of the division of classes', at_least=0
-  )
+  image_data.define_flags()
   for name, text in (
     ('ways', 'classes per test task'),
     ('train_ways', 'classes per training task'),
@@ -84,20 +50,9 @@ def define_flags() -> None:
   options.define_count(
     'min_shots', None, 'the same of support examples per class'
   )
-  flags.DEFINE_bool(
-    'within_groups', False, 'all classes of a task are of one alphabet'
-    ' (omniglot; by seed, whole alphabets are divided) or superclass (fc100)',
-  )  # fmt: skip
   options.define_count(
     'batch_size', None, 'images per step of methods that train on all classes'
     ' at once [default: the recipe]',
-  )  # fmt: skip
-  flags.DEFINE_enum(
-    'images_on', 'auto', ['auto', 'device', 'host'],
-    'where the images of a data set lie. device: tasks are drawn there; host:'
-    ' the same tasks are drawn in the memory of the host, by each process for'
-    ' its own devices, and streamed; auto: on the device if they fill no more'
-    ' than half of its memory',
   )  # fmt: skip
   options.define_count('width', 64, 'channels of every convolution')
 

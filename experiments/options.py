@@ -95,14 +95,17 @@ MAY_CHANGE = frozenset({
 })  # fmt: skip
 
 
-def define_flags(algorithms: Iterable[str], evaluations: list[str]) -> None:
+def define_flags(
+  algorithms: Iterable[str], evaluations: list[str], algorithm: str = 'maml'
+) -> None:
   """Defines the flags that every experiment has.
 
   Args:
     algorithms: names of rows of `ALGORITHMS`.
     evaluations: allowed values of --evaluation; none leaves the flag out.
+    algorithm: the one of the names that is taken without the flag.
   """
-  flags.DEFINE_enum('algorithm', 'maml', sorted(algorithms), 'the method')
+  flags.DEFINE_enum('algorithm', algorithm, sorted(algorithms), 'the method')
   for name, text in _COUNTS.items():
     define_count(name, None, f'{text} [default: the recipe]')
   flags.DEFINE(

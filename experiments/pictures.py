@@ -6,10 +6,14 @@ import numpy as np
 
 from experiments import plots
 from experiments.loop import TEST_SEED, Finished
-from metajax.base import PADDING, PyTree, Task
+from metajax.base import PADDING, PyTree, SampleTask, Task
 from metajax.metrics import read_json_lines
 from metajax.normalisation import predict_queries
-from metajax.training import example_task
+from metajax.tasks import completion
+from metajax.training import as_argument, example_task
+
+_COMPLETED = 6  # images in the picture of a completion
+_UNKNOWN = (0.55, 0.75, 0.95)  # the colour of pixels that are not known
 
 
 def draw_images(run: Finished) -> None:
@@ -56,6 +60,44 @@ def draw_sinusoid(run: Finished) -> None:
   )
 
 
+def draw_completion(run: Finished) -> None:
+  """Draws the curves, and a few test images: known, completed, true."""
+  _draw_curves(run)
+  # All that is not known is asked for, so that images are whole.
+  images = as_argument(run.problem.test).args[0]
+  height, width = images.shape[1:3]
+  shots = run.problem.recipe.shots
+  whole = completion(images, shots, height * width - shots)
+  rows = []
+  for index in range(_COMPLETED):
+    task, outputs = _one_task(run, whole, index)
+    known = on_grid(task.support.inputs, task.support.targets, height, width)
+    true = known + on_grid(task.query.inputs, task.query.targets, height, width)
+    guess = known + on_grid(
+      task.query.inputs, jnp.clip(outputs[-1], 0, 1), height, width
+    )
+    is_known = on_grid(
+      task.support.inputs, jnp.ones_like(task.support.targets), height, width
+    )
+    # Ink is dark, what is not known is coloured.
+    given = jnp.where(is_known > 0, 1 - known, jnp.array(_UNKNOWN))
+    rows.append([given, *(jnp.tile(1 - grey, 3) for grey in (guess, true))])
+  plots.image_grid(
+    run.workdir / 'completed.png',
+    np.asarray(rows).swapaxes(0, 1),  # an image a column
+    f'{_title(run)}: known, completed, true',
+  )
+
+
+def on_grid(
+  places: jax.Array, values: jax.Array, height: int, width: int
+) -> jax.Array:
+  """Values at places from -1 to 1, as an image that is 0 elsewhere."""
+  lengths = jnp.array([[height, width]])
+  rows, columns = jnp.floor((places + 1) / 2 * lengths).astype(int).T
+  return jnp.zeros((height, width, 1)).at[rows, columns].set(values)
+
+
 def _draw_curves(run: Finished) -> None:
   metric = run.problem.metric
   name, baseline = next(iter(run.outcome['baseline'].items()))
@@ -92,11 +134,13 @@ def _title(run: Finished) -> str:
   )
 
 
-def _one_task(run: Finished) -> tuple[Task, jax.Array]:
-  """The first test task, and its outputs after 0, 1, ... inner steps."""
+def _one_task(
+  run: Finished, sample: SampleTask | None = None, index: int = 0
+) -> tuple[Task, jax.Array]:
+  """A test task, and its outputs after 0, 1, ... inner steps."""
   learner, normalisation, prepare = run.judge
   key = jax.random.key(TEST_SEED)
-  task = example_task(run.problem.test, key)
+  task = example_task(sample or run.problem.test, key, index)
 
   @jax.jit
   def outputs(meta_params: PyTree, task: Task) -> jax.Array:
