@@ -231,7 +231,9 @@ def define_flags() -> None:
   flags.DEFINE_enum(
     'precision', 'float32', ['float32', 'bfloat16'], 'of the networks'
   )
-  options.define_count('rounds', 7, 'turns that each implementation has')
+  options.define_count(
+    'rounds', 7, 'turns of an implementation; fewer of a slow one'
+  )
   flags.DEFINE_string('workdir', 'runs/benchmark', f'where {RECORD} goes')
 
 

@@ -24,8 +24,8 @@ from experiments.benchmark.processes import (
 # after five inner steps through maxima, where float64 has 1e-15.
 TOLERANCES: dict[Precision, float] = {'float32': 5e-4, 'bfloat16': 2e-2}
 WRONG_GRADIENT = 1e-5  # relative error, in float64, from which one is wrong
-_SLOW = 5.0  # seconds of a step from which few turns must do
-_SLOW_ROUNDS = 3
+# Seconds of a step, and how many turns must do from there on.
+_FEW_TURNS = ((60.0, 1), (5.0, 3))
 _LIMIT = 1200.0  # seconds for an answer
 
 Say = Callable[[str], None]
@@ -201,7 +201,7 @@ def _take_turns(
     for each in started:
       name = each.implementation.name
       steps = settled[name].steps
-      if settled[name].seconds > _SLOW and turn >= _SLOW_ROUNDS:
+      if turn >= turns(settled[name].seconds, rounds):
         continue
       _, elapsed = each.worker.ask('advance', steps, limit=_LIMIT)
       speeds[name].append(workload.tasks * steps / elapsed)
@@ -210,6 +210,14 @@ def _take_turns(
     _row(workload, each, settled, speeds, fastest, known, peak)
     for each in started
   ]
+
+
+def turns(seconds: float, rounds: int) -> int:
+  """How many turns an implementation has, by the seconds of its step."""
+  for slow, few in _FEW_TURNS:
+    if seconds > slow:
+      return min(few, rounds)
+  return rounds
 
 
 def _row(

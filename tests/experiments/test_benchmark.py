@@ -213,3 +213,10 @@ def test_misuse_is_one_line(launcher, tmp_path, arguments, message):
   assert re.search(message, ended.stderr), ended.stderr
   assert taken.read_text() == 'mine'
   assert [path.name for path in tmp_path.iterdir()] == ['taken']
+
+
+def test_what_takes_minutes_has_few_turns():
+  assert measure.turns(0.1, rounds=9) == 9
+  assert measure.turns(10.0, rounds=9) == 3
+  assert measure.turns(10.0, rounds=2) == 2
+  assert measure.turns(200.0, rounds=9) == 1
