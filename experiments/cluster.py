@@ -161,6 +161,18 @@ def divide_cpu(tasks_per_step: int) -> None:
   )
 
 
+def single_thread() -> None:
+  """Has XLA's CPU backend take one operation after the other, unless told.
+
+  Operations of small networks take a few microseconds, which is less than it
+  takes to hand them from thread to thread (docs/performance.md). It comes
+  before any use of a device. NPROC, how many threads there are, stays where the
+  user has set it; processes and meshes have as many as they would.
+  """
+  if not (is_distributed() or ('mesh' in FLAGS and FLAGS.mesh)):
+    os.environ.setdefault('NPROC', '1')
+
+
 def _cores() -> int:
   """Those that this process may run on."""
   if hasattr(os, 'sched_getaffinity'):

@@ -39,6 +39,7 @@ def main() -> int:
     recipe = recipe._replace(eval_inner_steps=recipe.inner_steps)
   cluster.connect()
   cluster.divide_cpu(recipe.tasks_per_step)
+  cluster.single_thread()
   from experiments import loop, pictures
   from experiments.problem import Problem
   from metajax.objectives import mean_squared_error

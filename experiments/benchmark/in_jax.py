@@ -21,7 +21,7 @@ from experiments.benchmark.base import (
   Workload,
   noise_images,
 )
-from experiments.cluster import divide_cpu
+from experiments.cluster import divide_cpu, single_thread
 from metajax import (
   accumulate,
   backprop,
@@ -65,6 +65,7 @@ def in_metajax(problem: Problem, lowering: Lowering = 'auto') -> Program:
   """Metajax as its users get it."""
   workload = problem.workload
   divide_cpu(workload.tasks)
+  _thread_for(workload)
   devices = jax.device_count()
   divided = devices > 1 and workload.tasks % devices == 0
   mesh = make_mesh({TASK: devices}) if divided else None
@@ -97,12 +98,19 @@ def in_metajax(problem: Problem, lowering: Lowering = 'auto') -> Program:
   )
 
 
+def _thread_for(workload: Workload) -> None:
+  """As `experiments.sinusoid` has it, for what is compared with it, too."""
+  if workload.network == 'mlp':
+    single_thread()
+
+
 def in_plain_jax(problem: Problem) -> Program:
   """What somebody who knows JAX writes for this one workload.
 
   Tasks come from metajax's sampler, for no other draws the same ones.
   """
   workload = problem.workload
+  _thread_for(workload)
   optimizer = optax.adam(workload.outer_lr)
   loss_and_gradient = plain_loss_and_gradient(problem)
   _, key = jax.random.split(jax.random.key(SEED))

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from processes import REPOSITORY
 
 COUNT_DEVICES = """
@@ -45,3 +47,32 @@ def test_the_number_of_devices_that_the_user_chose_stays():
   assert devices('2,32', JAX_NUM_CPU_DEVICES='4') == [4, 4]
   forced = '--xla_force_host_platform_device_count=3'
   assert devices('2,32', XLA_FLAGS=forced) == [-1, 3]
+
+
+COUNT_THREADS = """
+from pathlib import Path
+import jax
+from experiments import cluster
+cluster.single_thread()
+jax.block_until_ready(jax.numpy.zeros(3))
+threads = Path('/proc/self/task').glob('*/comm')
+print(sum('XLAEigen' in thread.read_text() for thread in threads))
+"""
+
+
+@pytest.mark.skipif(
+  not Path('/proc/self/task').exists(), reason='threads cannot be counted'
+)
+@pytest.mark.parametrize(('chosen', 'threads'), [({}, 1), ({'NPROC': '3'}, 3)])
+def test_a_small_network_has_one_thread_unless_the_user_chose(chosen, threads):
+  names = {*os.environ} - {'NPROC', 'XLA_FLAGS', 'JAX_NUM_CPU_DEVICES'}
+  inherited = {name: os.environ[name] for name in names}
+  ended = subprocess.run(
+    [sys.executable, '-c', COUNT_THREADS],
+    env=inherited | {'JAX_PLATFORMS': 'cpu'} | chosen,
+    cwd=REPOSITORY,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert int(ended.stdout) == threads
