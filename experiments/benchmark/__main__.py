@@ -16,14 +16,15 @@ the same tasks, and must have the same first loss, or there is no table. They
 take turns, so that whatever else the machine does hits all of them; figures are
 medians over `--rounds` turns. Each meta-gradient is checked in float64 against
 central differences of its own loss. The workdir receives `benchmark.json` and
-PNG pictures; it is written after every workload. See docs/performance.md.
+PNG pictures; it is written after every workload and every point of a curve.
+See docs/performance.md.
 """
 
 import errno
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,9 @@ def run(
       record.rows += rows
       record.write()
     for name in curves:
-      record.points += _curve(name, able, precision, _progress(status, say))
-      record.write()
+      for point in _curve(name, able, precision, _progress(status, say)):
+        record.points.append(point)
+        record.write()
   say(str(record.path))
 
 
@@ -171,7 +173,7 @@ def _progress(status: Any, say: Any) -> Any:
 
 def _curve(
   name: str, able: Sequence[Implementation], precision: Precision, say: Any
-) -> list[Point]:
+) -> Iterator[Point]:
   if name == 'memory':
     return curve(
       TRANSFORMER, 'inner_steps', MEMORY_CURVE,

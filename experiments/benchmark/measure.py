@@ -3,7 +3,7 @@
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -266,7 +266,7 @@ def curve(
   seconds: float,
   limit: float,
   say: Say,
-) -> list[Point]:
+) -> Iterator[Point]:
   """How speed and memory depend on one number of a workload.
 
   Args:
@@ -279,10 +279,9 @@ def curve(
     limit: seconds that a point may take; one that takes longer ends the curve.
     say: where to report what goes on.
 
-  Returns:
-    The points that there are.
+  Yields:
+    The points that there are, as they are measured.
   """
-  points: list[Point] = []
   going_on = list(implementations)
   for value in values:
     varied: dict[str, Any] = {axis: value}
@@ -291,12 +290,11 @@ def curve(
     for each in tuple(going_on):
       say(f'{workload.name}: {axis} {value}, {each.name}')
       try:
-        points.append(_point(here, axis, value, each, known, seconds, limit))
+        yield _point(here, axis, value, each, known, seconds, limit)
       except WorkerError as error:
         going_on.remove(each)
         what = 'ends' if isinstance(error, TimeLimitError) else 'stops'
         say(f'the curve of {each.name} {what} before {axis} {value}: {error}')
-  return points
 
 
 def _point(
