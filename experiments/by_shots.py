@@ -65,6 +65,7 @@ def main() -> int:
   """Tests what is left, then shows all."""
   shots, configs = _shots(), _configs()
   workdir = Path(FLAGS.workdir)
+  runs.claim(workdir, free=('runs', 'shots'))
   runs.leave_on_sigterm()
   rows = list[Row]()
   for name, (run, config) in configs.items():

@@ -102,7 +102,7 @@ class Row(NamedTuple):
 def main() -> int:
   """Runs what is left, then shows all; exit code 1 if a method failed."""
   methods, workdir = _methods(), Path(FLAGS.workdir)
-  _claim(workdir)
+  runs.claim(workdir, free=('methods',))
   runs.leave_on_sigterm()
   rows, failed = list[Row](), dict[str, str]()
   for number, method in enumerate(methods, 1):
@@ -139,35 +139,6 @@ def _recipe(method: str) -> Recipe | None:
   if FLAGS.dataset == 'sinusoid':
     return row.sinusoid
   return row.images(FLAGS.ways, FLAGS.shots) if row.images else None
-
-
-def _claim(workdir: Path) -> None:
-  """Makes the workdir, or checks that it holds this very comparison."""
-  own = FLAGS.get_key_flags_for_module(sys.argv[0])
-  settings = {
-    flag.name: flag.value
-    for flag in own
-    if flag.name not in ('methods', 'workdir', 'help', 'helpfull', 'cache_dir')
-  }
-  record = workdir / 'config.json'
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not record.exists():
-      write_json(record, settings)
-    before = json.loads(record.read_text())
-  except (OSError, ValueError) as error:
-    raise UsageError('workdir', f'{workdir}: {error}; name another') from error
-  differing = [
-    f'--{name} was {before.get(name)!r} and is {value!r}'
-    for name, value in sorted(settings.items())
-    if before.get(name) != value
-  ]
-  if differing:
-    raise UsageError(
-      'workdir',
-      f'{workdir} holds another comparison: {"; ".join(differing)}; name'
-      ' another directory, or set these as they were',
-    )
 
 
 def _outcome(method: str, workdir: Path) -> dict[str, Any]:

@@ -5,8 +5,7 @@
 meta-trains an attentive neural process on procedural handwriting, every image
 a regression from the place of a pixel to its intensity, tests it on images of
 held-out classes, and prints the mean squared error with its 95% interval,
-beside that of the mean of the known pixels. See docs/results.md for what it
-prints, and for how long it takes:
+beside that of the mean of the known pixels. Other methods and images:
 
   python -m experiments.completion --algorithm=cnp
   python -m experiments.completion --dataset=omniglot --data_dir=DIR --shots=50
@@ -73,7 +72,6 @@ def main() -> int:
   from metajax.objectives import mean_squared_error
   from metajax.precision import with_precision
 
-  test = _completion(data.test, recipe.shots, recipe.queries)
   problem = Problem(
     algorithm=ALGORITHMS[FLAGS.algorithm],
     recipe=recipe,
@@ -86,7 +84,7 @@ def main() -> int:
       _TRAIN_IMAGES,
     ),
     validation=_completion(data.validation, recipe.shots, recipe.queries),
-    test=test,
+    test=_completion(data.test, recipe.shots, recipe.queries),
     metric='mse',
     protocol={
       'dataset': FLAGS.dataset,
@@ -99,9 +97,8 @@ def main() -> int:
       **data.protocol,
     },
   )
-  dataset = FLAGS.dataset.replace(':', '-').replace('/', '-')
   name = (
-    f'completion-{dataset}-{FLAGS.algorithm}-{recipe.shots}shot'
+    f'completion-{image_data.file_name()}-{FLAGS.algorithm}-{recipe.shots}shot'
     f'-seed{FLAGS.seed}'
   )
   return loop.run(problem, name, _baseline(problem), pictures.draw_completion)

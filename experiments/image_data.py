@@ -269,6 +269,11 @@ def sizes(recipe: Recipe, training: bool) -> tuple[int, int, int]:
   )
 
 
+def file_name() -> str:
+  """The name of --dataset as file names can have it."""
+  return str(FLAGS.dataset).replace(':', '-').replace('/', '-')
+
+
 def trains_on_classes() -> bool:
   """Whether --algorithm trains on batches of all classes, not on tasks."""
   return ALGORITHMS[FLAGS.algorithm].trains_on == 'classes'

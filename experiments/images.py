@@ -134,9 +134,8 @@ def main() -> int:
       **data.protocol,
     },
   )
-  dataset = FLAGS.dataset.replace(':', '-').replace('/', '-')
   name = (
-    f'{dataset}-{FLAGS.algorithm}-{recipe.ways}way-{recipe.shots}shot'
+    f'{image_data.file_name()}-{FLAGS.algorithm}-{recipe.ways}way-{recipe.shots}shot'
     f'-seed{FLAGS.seed}'
   )
   return loop.run(problem, name, _baseline(problem), pictures.draw_images)

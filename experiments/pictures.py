@@ -19,7 +19,7 @@ _UNKNOWN = (0.55, 0.75, 0.95)  # the colour of pixels that are not known
 def draw_images(run: Finished) -> None:
   """Draws the curves, and one test task with its predictions."""
   _draw_curves(run)
-  task, outputs = _one_task(run)
+  ((task, outputs),) = _tested(run, run.problem.test, 1)
   # Not what only fills the task up.
   real, asked = (batch.targets != PADDING for batch in task)
   plots.image_task(
@@ -44,7 +44,7 @@ def _drawable(images: jax.Array) -> jax.Array:
 def draw_sinusoid(run: Finished) -> None:
   """Draws the curves, and one test wave before and after adaptation."""
   _draw_curves(run)
-  task, outputs = _one_task(run)
+  ((task, outputs),) = _tested(run, run.problem.test, 1)
   order = np.argsort(task.query.inputs[:, 0])
   curves = np.asarray(outputs)[:, order, 0]
   last = len(curves) - 1
@@ -69,8 +69,7 @@ def draw_completion(run: Finished) -> None:
   shots = run.problem.recipe.shots
   whole = completion(images, shots, height * width - shots)
   rows = []
-  for index in range(_COMPLETED):
-    task, outputs = _one_task(run, whole, index)
+  for task, outputs in _tested(run, whole, _COMPLETED):
     known = on_grid(task.support.inputs, task.support.targets, height, width)
     true = known + on_grid(task.query.inputs, task.query.targets, height, width)
     guess = known + on_grid(
@@ -134,13 +133,12 @@ def _title(run: Finished) -> str:
   )
 
 
-def _one_task(
-  run: Finished, sample: SampleTask | None = None, index: int = 0
-) -> tuple[Task, jax.Array]:
-  """A test task, and its outputs after 0, 1, ... inner steps."""
+def _tested(
+  run: Finished, sample: SampleTask, count: int
+) -> list[tuple[Task, jax.Array]]:
+  """The first test tasks, and their outputs after 0, 1, ... inner steps."""
   learner, normalisation, prepare = run.judge
   key = jax.random.key(TEST_SEED)
-  task = example_task(sample or run.problem.test, key, index)
 
   @jax.jit
   def outputs(meta_params: PyTree, task: Task) -> jax.Array:
@@ -150,4 +148,6 @@ def _one_task(
       adaptation.trajectory,
     )
 
-  return task, outputs(prepare(run.meta_params), task)
+  meta_params = prepare(run.meta_params)
+  tasks = [example_task(sample, key, index) for index in range(count)]
+  return [(task, outputs(meta_params, task)) for task in tasks]

@@ -223,8 +223,7 @@ def comparison(
   figure = Figure(figsize=(11, 5.2), layout='constrained')
   over_time, at_end = figure.subplots(1, 2, width_ratios=(3, 2))
   for place, name in enumerate(order):
-    color = COLORS[place % len(COLORS)]
-    style = _DASHES[place // len(COLORS) % len(_DASHES)]
+    color, style = _color_and_dash(place)
     seconds, values = np.asarray(curves[name], float).reshape(-1, 2).T
     if len(seconds):
       over_time.plot(seconds, values, color=color, ls=style, lw=1.3)
@@ -273,12 +272,13 @@ def by_shots(
   figure, axes = _figure_with_axes()
   for place, (name, points) in enumerate(results.items()):
     shots, values, halves = np.asarray(points, float).reshape(-1, 3).T
+    color, style = _color_and_dash(place)
     axes.errorbar(
       shots,
       values,
       halves,
-      color=COLORS[place % len(COLORS)],
-      ls=_DASHES[place // len(COLORS) % len(_DASHES)],
+      color=color,
+      ls=style,
       lw=1.4,
       marker='o',
       ms=4,
@@ -493,6 +493,12 @@ def image_grid(
     for column, image in enumerate(line):
       _thumbnail(axes, 1.1 * column + 0.05, 1.1 * row + 0.05, image)
   return _save(figure, path, title)
+
+
+def _color_and_dash(place: int) -> tuple[str, str]:
+  """Of the line of a method, by its place among them."""
+  dash, color = divmod(place, len(COLORS))
+  return COLORS[color], _DASHES[dash % len(_DASHES)]
 
 
 def _figure_with_axes() -> tuple[Figure, Axes]:

@@ -10,7 +10,47 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from experiments.options import FLAGS, UsageError
+from experiments.workdir import write_json
+
 _RESULT = 'result.json'
+# Flags of a comparison that do not shape its results.
+_FREE = ('workdir', 'help', 'helpfull', 'cache_dir')
+
+
+def claim(workdir: Path, free: Sequence[str]) -> None:
+  """Makes the workdir, or checks that it holds this very comparison.
+
+  Args:
+    workdir: of the comparison.
+    free: flags that may differ from one start to the next.
+
+  Raises:
+    UsageError: if it holds another comparison, or cannot be written.
+  """
+  own = FLAGS.get_key_flags_for_module(sys.argv[0])
+  settings = {
+    flag.name: flag.value for flag in own if flag.name not in {*free, *_FREE}
+  }
+  record = workdir / 'config.json'
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not record.exists():
+      write_json(record, settings)
+    before = json.loads(record.read_text())
+  except (OSError, ValueError) as error:
+    raise UsageError('workdir', f'{workdir}: {error}; name another') from error
+  differing = [
+    f'--{name} was {before.get(name)!r} and is {value!r}'
+    for name, value in sorted(settings.items())
+    if before.get(name) != value
+  ]
+  if differing:
+    raise UsageError(
+      'workdir',
+      f'{workdir} holds another comparison: {"; ".join(differing)}; name'
+      ' another directory, or set these as they were',
+    )
 
 
 class FailedError(Exception):

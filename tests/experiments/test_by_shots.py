@@ -52,6 +52,10 @@ def test_every_run_is_tested_from_every_number_of_examples(
   done = one.stat().st_mtime_ns
   assert launcher.run('by_shots', *flags).code == 0
   assert one.stat().st_mtime_ns == done
+  # What was found for other queries is not what is asked for.
+  ended = launcher.run('by_shots', *flags, '--queries=2')
+  assert ended.code == 2
+  assert '--queries was 1 and is 2' in ended.stderr
 
 
 def test_the_table_has_a_line_for_every_run_and_the_best_first():
