@@ -21,6 +21,7 @@ from absl import flags
 
 from experiments import options, runs, tables
 from experiments.options import FLAGS, UsageError
+from experiments.runs import FailedError
 from experiments.workdir import write_json
 
 # What a test takes over from the run, where it was set.
@@ -62,22 +63,26 @@ def define_flags() -> None:
 
 
 def main() -> int:
-  """Tests what is left, then shows all."""
+  """Tests what is left, then shows all; exit code 1 if a test failed."""
   shots, configs = _shots(), _configs()
   workdir = Path(FLAGS.workdir)
   runs.claim(workdir, free=('runs', 'shots'))
   runs.leave_on_sigterm()
-  rows = list[Row]()
+  rows, failed = list[Row](), dict[str, str]()
   for name, (run, config) in configs.items():
     for examples in shots:
-      print(f'{name}, {examples} examples per class', flush=True)
-      rows.append(
-        _row(name, examples, _outcome(workdir, run, config, examples))
-      )
-      _write(workdir, rows, config)
+      label = f'{name}, {examples} examples per class'
+      print(label, flush=True)
+      try:
+        outcome = _outcome(workdir, run, config, examples)
+        rows.append(_row(name, examples, outcome))
+      except FailedError as error:
+        failed[label] = str(error)
+        print(f'{label}: {error}', file=sys.stderr, flush=True)
+      _write(workdir, rows, failed, config)
   tables.show(table(rows))
   print(f'{workdir}: by_shots.json, by_shots.md, by_shots.png')
-  return 0
+  return 1 if failed else 0
 
 
 def _shots() -> list[int]:
@@ -159,7 +164,10 @@ def _row(name: str, shots: int, outcome: Mapping[str, Any]) -> Row:
 
 
 def _write(
-  workdir: Path, rows: Sequence[Row], config: Mapping[str, Any]
+  workdir: Path,
+  rows: Sequence[Row],
+  failed: Mapping[str, str],
+  config: Mapping[str, Any],
 ) -> None:
   records = [row._asdict() for row in rows]
   write_json(
@@ -170,9 +178,12 @@ def _write(
       'queries_per_class': FLAGS.queries,
       'test_tasks': FLAGS.eval_tasks,
       'rows': records,
+      'failed': failed,
     },
   )
   (workdir / 'by_shots.md').write_text(tables.markdown(table(rows)))
+  if not rows:
+    return
   from experiments.plots import by_shots
 
   by_shots(

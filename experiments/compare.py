@@ -262,7 +262,8 @@ def _row(method: str, outcome: Mapping[str, Any], workdir: Path) -> Row:
 def _write(
   workdir: Path, rows: Sequence[Row], failed: Mapping[str, str]
 ) -> None:
-  records = [row.record() for row in rows]
+  curves = {row.method: _curve(workdir / row.method, row) for row in rows}
+  records = [row.record() | {'curve': curves[row.method]} for row in rows]
   write_json(workdir / 'compare.json', {'rows': records, 'failed': failed})
   (workdir / 'compare.md').write_text(tables.markdown(table(rows), _NAMES))
   if not rows:
@@ -271,7 +272,7 @@ def _write(
 
   comparison(
     workdir / 'compare.png',
-    {row.method: _curve(workdir / row.method, row) for row in rows},
+    curves,
     {row.method: (row.train_seconds, row.value, row.ci95) for row in rows},
     rows[0].metric,
     _title(rows[0]),

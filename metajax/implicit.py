@@ -11,7 +11,9 @@ else the loss depends on, changes a little. Therefore
 
 for any method that finds :math:`\theta^*`. Conjugate gradients solve for
 :math:`u` by products with the Hessian, so what is kept is the minimum alone,
-however many steps led there.
+however many steps led there. Where a loss is not convex they need damping:
+with :math:`\nabla^2_\theta J + \delta I` in its place the system is positive
+definite, and :math:`u` shorter along directions of little curvature.
 
 References:
   Rajeswaran, Finn, Kakade, Levine (2019), Meta-learning with implicit
@@ -41,6 +43,7 @@ def implicit_minimum(
   *,
   max_iterations: int = 20,
   tolerance: float = 1e-5,
+  damping: float = 0.0,
 ) -> tuple[PyTree, PyTree]:
   """A minimum, as a differentiable function of all that the loss closes over.
 
@@ -49,17 +52,19 @@ def implicit_minimum(
 
   Args:
     loss: `(params) -> scalar`, whose Hessian at the minimum is positive
-      definite. What it closes over may be traced.
+      definite, if need be with `damping`. What it closes over may be traced.
     solve: `(loss, start) -> (params, info)`; it closes over nothing traced.
     start: where it starts.
     max_iterations: of the method of conjugate gradients.
     tolerance: it ends earlier where the residual is this part of the cotangent.
+    damping: added to the diagonal of the Hessian, where the derivative is not
+      exact any more.
 
   Returns:
     What `solve` returns; there is no derivative of `info`.
 
   Raises:
-    ValueError: if `max_iterations` is not positive.
+    ValueError: if `max_iterations` is not positive, or `damping` negative.
 
   Example:
     >>> import jax, optax
@@ -75,6 +80,8 @@ def implicit_minimum(
   """
   if max_iterations < 1:
     raise ValueError(f'max_iterations must be 1 or more, got {max_iterations}')
+  if not damping >= 0:
+    raise ValueError(f'damping must be 0 or more, got {damping}')
   hoisted = hoist(loss, start)
 
   def pure(params: PyTree, constants: list) -> jax.Array:
@@ -85,7 +92,15 @@ def implicit_minimum(
     return solve(lambda params: pure(params, constants), start)
 
   def solve_hessian(gradient: Gradient, at: PyTree, right: PyTree) -> PyTree:
-    _, product = jax.linearize(gradient, at)
+    _, curvature = jax.linearize(gradient, at)
+
+    def product(direction: PyTree) -> PyTree:
+      return jax.tree.map(
+        lambda curved, straight: curved + damping * straight,
+        curvature(direction),
+        direction,
+      )
+
     return cg(product, right, tol=tolerance, maxiter=max_iterations)[0]
 
   minimum = jax.custom_vjp(found)

@@ -43,11 +43,14 @@ def regressions(num: int) -> Task:
   return Task(batch(0, 4), batch(1, 5))
 
 
-def test_the_meta_gradient_of_a_linear_regression_is_its_closed_form(float64):
+@pytest.mark.parametrize('damping', [0.0, 3.0])
+def test_the_meta_gradient_of_a_linear_regression_is_its_closed_form(
+  float64, damping
+):
   tasks, phi = regressions(3), np.array([1.0, -2.0, 0.5])
   learner = metajax.imaml(
     LINEAR, metajax.mean_squared_error, 0.1, 2000, strength=STRENGTH,
-    solver_tolerance=1e-12,
+    solver_tolerance=1e-12, damping=damping,
   )  # fmt: skip
   gradient, _ = jax.jit(learner.grad)(KEY, jnp.asarray(phi), tasks)
   expected = np.zeros(3)
@@ -57,7 +60,8 @@ def test_the_meta_gradient_of_a_linear_regression_is_its_closed_form(float64):
     adapted = np.linalg.solve(regular, 2 * x.T @ y / len(x) + STRENGTH * phi)
     x, y = tasks.query.inputs[i], tasks.query.targets[i]
     slope = 2 * x.T @ (x @ adapted - y) / len(x)
-    expected += STRENGTH * np.linalg.solve(regular, slope) / 3
+    damped = regular + damping * np.eye(3)
+    expected += STRENGTH * np.linalg.solve(damped, slope) / 3
   np.testing.assert_allclose(gradient, expected, rtol=1e-8)
 
 
@@ -92,7 +96,7 @@ def test_the_meta_gradient_is_that_of_a_descent_that_has_converged(float64):
   params = jax.jit(SMOOTH.init)(KEY, tasks.support.inputs[0])
   learner = metajax.imaml(
     SMOOTH, metajax.mean_squared_error, 0.1, 400, strength=STRENGTH,
-    solver_iterations=20, solver_tolerance=1e-8,
+    solver_iterations=20, solver_tolerance=1e-8, damping=0.0,
   )  # fmt: skip
   gradient, metrics = jax.jit(learner.grad)(KEY, params, tasks)
   value, expected = jax.jit(
@@ -102,6 +106,27 @@ def test_the_meta_gradient_is_that_of_a_descent_that_has_converged(float64):
   found, wanted = ravel_pytree(gradient)[0], ravel_pytree(expected)[0]
   error = jnp.linalg.norm(found - wanted)
   assert error < 1e-3 * jnp.linalg.norm(wanted)
+
+
+def test_damping_holds_where_the_loss_curves_down(float64):
+  """By more than the pull makes up for; undamped, the sign is wrong."""
+
+  def loss(outputs, targets):
+    return -jnp.sum(outputs**2) / 2, {}
+
+  model = Model(init=LINEAR.init, apply=lambda params, inputs: params)
+  rows = jnp.ones((1, 1, 1)), jnp.zeros((1, 1))
+  tasks = Task(Batch(*rows), Batch(*rows))
+
+  def slope(damping):
+    learner = metajax.imaml(
+      model, loss, 0.1, 0, strength=STRENGTH, damping=damping
+    )
+    return float(jax.jit(learner.grad)(KEY, jnp.ones(1), tasks)[0][0])
+
+  first_order = -1.0
+  assert slope(0.0) == pytest.approx(STRENGTH * first_order / (STRENGTH - 1))
+  assert slope(2.0) == pytest.approx(STRENGTH * first_order / (STRENGTH + 1))
 
 
 def bytes_of(learner, params, tasks) -> int:
@@ -136,6 +161,7 @@ def test_memory_does_not_grow_with_the_number_of_inner_steps():
     ({'strength': 0.0}, 'strength must be above 0, got 0.0'),
     ({'strength': float('nan')}, 'strength must be above 0, got nan'),
     ({'solver_iterations': 0}, 'solver_iterations must be 1 or more, got 0'),
+    ({'damping': -1.0}, 'damping must be 0 or more, got -1.0'),
   ],
 )
 def test_what_cannot_be_meant_is_refused(wrong, message):

@@ -1,6 +1,7 @@
 """Trained runs, tested again from other numbers of examples."""
 
 import json
+import shutil
 
 import pytest
 from processes import TINY_IMAGES
@@ -37,7 +38,7 @@ def test_every_run_is_tested_from_every_number_of_examples(
   ended = launcher.run('by_shots', *flags)
   assert ended.code == 0, ended
   found = json.loads((tmp_path / 'run' / 'by_shots.json').read_text())
-  assert (found['ways'], found['test_tasks']) == (2, 4)
+  assert (found['ways'], found['test_tasks'], found['failed']) == (2, 4, {})
   assert [(row['run'], row['shots']) for row in found['rows']] == [
     ('maml', 2), ('pixels', 2),
   ]  # fmt: skip
@@ -56,6 +57,24 @@ def test_every_run_is_tested_from_every_number_of_examples(
   ended = launcher.run('by_shots', *flags, '--queries=2')
   assert ended.code == 2
   assert '--queries was 1 and is 2' in ended.stderr
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(
+  trained, launcher, cache, tmp_path
+):
+  broken = tmp_path / 'broken'
+  shutil.copytree(trained[0], broken)
+  shutil.rmtree(broken / 'checkpoints')
+  (broken / 'checkpoints').mkdir()
+  ended = launcher.run(
+    'by_shots', *FLAGS, cache, runs([broken, trained[1]]),
+    f'--workdir={tmp_path}/run',
+  )  # fmt: skip
+  assert ended.code == 1, ended
+  assert ended.stderr.startswith('broken, 2 examples per class: exit code 2: ')
+  found = json.loads((tmp_path / 'run' / 'by_shots.json').read_text())
+  assert list(found['failed']) == ['broken, 2 examples per class']
+  assert [row['run'] for row in found['rows']] == ['pixels']
 
 
 def test_the_table_has_a_line_for_every_run_and_the_best_first():

@@ -42,6 +42,10 @@ def test_a_comparison_goes_on_with_the_methods_that_are_left(
   assert maml['parameters'] == 2 * 40 + 40 * 41 + 41
   assert maml['seconds_per_step'] > 0
   assert maml['mse'] > 0 < maml['ci95']
+  assert scratch['curve'] == []
+  seconds, last = maml['curve'][-1]
+  assert seconds == pytest.approx(maml['train_seconds'])
+  assert last > 0
   assert '| maml |' in (workdir / 'compare.md').read_text()
   assert (workdir / 'compare.png').read_bytes()[1:4] == b'PNG'
   # What is another comparison has to have another directory.
