@@ -11,7 +11,7 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -21,9 +21,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import (
+  FixedLocator,
+  FuncFormatter,
   LogLocator,
   MaxNLocator,
   NullFormatter,
+  NullLocator,
   PercentFormatter,
   StrMethodFormatter,
 )
@@ -38,6 +41,11 @@ _DOTS_PER_INCH = 150
 _TITLE_SIZES = (11.0, 10.0, 9.0, 8.0)
 _NOTE_SIZES = (9.0, 8.0, 7.0)
 _LABELS = {'accuracy': 'accuracy (%)', 'mse': 'mean squared error'}
+# Where a scale that is stretched towards 100% has its ticks.
+_SHARES = (
+  0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8,
+  0.9, 0.95, 0.98, 0.99, 0.995, 0.999,
+)  # fmt: skip
 # More queries of one class than this are left out of the picture of a task.
 _QUERIES_SHOWN = 8
 
@@ -239,12 +247,16 @@ def comparison(
   at_end.set_xlabel(f'{_LABELS.get(metric, metric)} at test, 95% interval')
   over_time.set_xlabel('seconds; lines: validation, dots: test')
   over_time.set_ylabel(_LABELS.get(metric, metric))
-  for axes, axis in ((over_time, over_time.yaxis), (at_end, at_end.xaxis)):
+  for axes in (over_time, at_end):
     axes.grid(color='#E3E5E8', lw=0.7)
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
-    if metric == 'accuracy':
-      axis.set_major_formatter(PercentFormatter(1, symbol=''))
+  if metric == 'accuracy':
+    ends = [value + sign * half for _, value, half in results.values()
+            for sign in (-1, 1)]  # fmt: skip
+    drawn = [value for curve in curves.values() for _, value in curve]
+    _stretch(over_time, 'y', ends + drawn)
+    _stretch(at_end, 'x', ends)
   return _save(figure, path, title)
 
 
@@ -291,6 +303,12 @@ def by_shots(
   axes.xaxis.set_minor_formatter(NullFormatter())
   axes.set_xlabel('support examples per class')
   _dress(axes, 'accuracy', None, '')
+  _stretch(
+    axes,
+    'y',
+    [value + sign * half for points in results.values()
+     for _, value, half in points for sign in (-1, 1)],
+  )  # fmt: skip
   return _save(figure, path, title)
 
 
@@ -551,6 +569,22 @@ def _dress(
       axes.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
       axes.yaxis.set_minor_formatter(NullFormatter())
   _legend(axes)
+
+
+def _stretch(
+  axes: Axes, along: Literal['x', 'y'], shares: Sequence[float]
+) -> None:
+  """A logit scale: half as many errors are as far everywhere near 100%."""
+  ends = np.clip([min(shares), max(shares)], _SHARES[0], _SHARES[-1])
+  logits = np.log(ends / (1 - ends))
+  logits += (0.1 + 0.05 * np.ptp(logits)) * np.array([-1, 1])  # a margin
+  axis = axes.xaxis if along == 'x' else axes.yaxis
+  # What reaches 100% is drawn to the edge, and not left out.
+  getattr(axes, f'set_{along}scale')('logit', nonpositive='clip')
+  getattr(axes, f'set_{along}lim')(1 / (1 + np.exp(-logits)))
+  axis.set_major_locator(FixedLocator(_SHARES))
+  axis.set_major_formatter(FuncFormatter(lambda share, _: f'{100 * share:g}'))
+  axis.set_minor_locator(NullLocator())
 
 
 def _describe(metric: str, value: float, half: float | None = None) -> str:
