@@ -46,14 +46,14 @@ def imaml(
   strength: float = 2.0,
   solver_iterations: int = 5,
   solver_tolerance: float = 1e-5,
-  damping: float = 22.0,
+  damping: float = 0.0,
   inner_optimizer: InnerOptimizer = optax.sgd,
 ) -> MetaLearner:
   """Implicit MAML: its memory does not grow with the number of inner steps.
 
   The meta-gradient is that of the solution of the inner problem, and as good
-  as the inner steps come close to it; but for that, it is exact with
-  `damping=0`. `Adaptation.losses` are those of the inner problem, and its
+  as the inner steps come close to it; but for that, it is exact without
+  `damping`. `Adaptation.losses` are those of the inner problem, and its
   trajectory is held constant.
 
   Args:

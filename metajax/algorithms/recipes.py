@@ -35,6 +35,7 @@ class Recipe(NamedTuple):
   inner_lr: float = 0.4
   inner_steps: int = 1
   inner_batch: int | None = None  # the whole support set
+  damping: float = 0.0  # where iMAML solves a linear system
   eval_inner_steps: int = 1
   eval_inner_batch: int | None = None
   outer_lr: float = 1e-3
@@ -207,6 +208,7 @@ def imaml_images(ways: int, shots: int) -> Recipe:
     shots=shots,
     queries=shots,
     inner_lr=0.03,
+    damping=22.0,
     inner_steps=16 if ways <= 5 else 25,
     eval_inner_steps=16 if ways <= 5 else 25,
     tasks_per_step=32 if ways <= 5 else 16,

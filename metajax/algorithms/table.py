@@ -134,6 +134,18 @@ def _make_maml_plus_plus(
   )
 
 
+def _make_imaml(
+  model: Model, objective: Objective, recipe: Recipe
+) -> MetaLearner:
+  return imaml(
+    model,
+    objective,
+    recipe.inner_lr,
+    recipe.inner_steps,
+    damping=recipe.damping,
+  )
+
+
 def _make_reptile(
   model: Model, objective: Objective, recipe: Recipe
 ) -> MetaLearner:
@@ -277,7 +289,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     adapts_at_random=True,
   ),
   'imaml': Algorithm(
-    _gradient_method(imaml), adam, imaml_images, IMAML_SINUSOID
+    _make_imaml, adam, imaml_images, IMAML_SINUSOID
   ),
   'es_maml': Algorithm(
     _gradient_method(partial(es_maml, scale=0.02)),
