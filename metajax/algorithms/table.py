@@ -109,10 +109,15 @@ class Algorithm(NamedTuple):
 
 
 def _gradient_method(
-  factory: Callable[..., MetaLearner],
+  factory: Callable[..., MetaLearner], *options: str
 ) -> Callable[[Model, Objective, Recipe], MetaLearner]:
+  """Of inner steps; options are fields of the recipe beside rate and steps."""
   return lambda model, objective, recipe: factory(
-    model, objective, recipe.inner_lr, recipe.inner_steps
+    model,
+    objective,
+    recipe.inner_lr,
+    recipe.inner_steps,
+    **{option: getattr(recipe, option) for option in options},
   )
 
 
@@ -131,30 +136,6 @@ def _make_maml_plus_plus(
     # The authors' 10 and 50 of 100 epochs.
     multi_step=recipe.steps // 10,
     first_order=recipe.steps // 2,
-  )
-
-
-def _make_imaml(
-  model: Model, objective: Objective, recipe: Recipe
-) -> MetaLearner:
-  return imaml(
-    model,
-    objective,
-    recipe.inner_lr,
-    recipe.inner_steps,
-    damping=recipe.damping,
-  )
-
-
-def _make_reptile(
-  model: Model, objective: Objective, recipe: Recipe
-) -> MetaLearner:
-  return reptile(
-    model,
-    objective,
-    recipe.inner_lr,
-    recipe.inner_steps,
-    inner_batch=recipe.inner_batch,
   )
 
 
@@ -276,7 +257,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     WARPGRAD_SINUSOID,
   ),
   'reptile': Algorithm(
-    _make_reptile,
+    _gradient_method(reptile, 'inner_batch'),
     interpolation,
     reptile_images,
     MAML_SINUSOID._replace(
@@ -289,7 +270,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     adapts_at_random=True,
   ),
   'imaml': Algorithm(
-    _make_imaml, adam, imaml_images, IMAML_SINUSOID
+    _gradient_method(imaml, 'damping'), adam, imaml_images, IMAML_SINUSOID
   ),
   'es_maml': Algorithm(
     _gradient_method(partial(es_maml, scale=0.02)),
