@@ -21,7 +21,6 @@ from absl import flags
 
 from experiments import options, runs, tables
 from experiments.options import FLAGS, UsageError
-from experiments.runs import FailedError
 from experiments.workdir import write_json
 
 # What a test takes over from the run, where it was set.
@@ -73,12 +72,9 @@ def main() -> int:
     for examples in shots:
       label = f'{name}, {examples} examples per class'
       print(label, flush=True)
-      try:
+      with runs.noted(failed, label):
         outcome = _outcome(workdir, run, config, examples)
         rows.append(_row(name, examples, outcome))
-      except FailedError as error:
-        failed[label] = str(error)
-        print(f'{label}: {error}', file=sys.stderr, flush=True)
       _write(workdir, rows, failed, config)
   tables.show(table(rows))
   print(f'{workdir}: by_shots.json, by_shots.md, by_shots.png')

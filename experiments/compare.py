@@ -107,11 +107,8 @@ def main() -> int:
   rows, failed = list[Row](), dict[str, str]()
   for number, method in enumerate(methods, 1):
     print(f'{method} ({number} of {len(methods)})', flush=True)
-    try:
+    with runs.noted(failed, method):
       rows.append(_row(method, _outcome(method, workdir), workdir))
-    except FailedError as error:
-      failed[method] = str(error)
-      print(f'{method}: {error}', file=sys.stderr, flush=True)
     _write(workdir, rows, failed)
   tables.show(table(rows), _NAMES, _title(rows[0]) if rows else None)
   print(f'{workdir}: compare.json, compare.md, compare.png')

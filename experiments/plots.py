@@ -6,10 +6,11 @@ global state of pyplot, so drawing works in any thread and without a display.
 """
 
 import io
+import itertools
 import math
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -252,8 +253,7 @@ def comparison(
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
   if metric == 'accuracy':
-    ends = [value + sign * half for _, value, half in results.values()
-            for sign in (-1, 1)]  # fmt: skip
+    ends = _ends(results.values())
     drawn = [value for curve in curves.values() for _, value in curve]
     _stretch(over_time, 'y', ends + drawn)
     _stretch(at_end, 'x', ends)
@@ -303,12 +303,7 @@ def by_shots(
   axes.xaxis.set_minor_formatter(NullFormatter())
   axes.set_xlabel('support examples per class')
   _dress(axes, 'accuracy', None, '')
-  _stretch(
-    axes,
-    'y',
-    [value + sign * half for points in results.values()
-     for _, value, half in points for sign in (-1, 1)],
-  )  # fmt: skip
+  _stretch(axes, 'y', _ends(itertools.chain(*results.values())))
   return _save(figure, path, title)
 
 
@@ -569,6 +564,11 @@ def _dress(
       axes.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
       axes.yaxis.set_minor_formatter(NullFormatter())
   _legend(axes)
+
+
+def _ends(points: Iterable[tuple[float, float, float]]) -> list[float]:
+  """Where the intervals end: of places, values and halves of intervals."""
+  return [value + sign * half for _, value, half in points for sign in (-1, 1)]
 
 
 def _stretch(

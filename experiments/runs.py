@@ -5,7 +5,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -55,6 +55,16 @@ def claim(workdir: Path, free: Sequence[str]) -> None:
 
 class FailedError(Exception):
   """A run that ended badly; says how."""
+
+
+@contextlib.contextmanager
+def noted(failed: dict[str, str], name: str) -> Iterator[None]:
+  """Notes and says how a run has failed, if it does; the others go on."""
+  try:
+    yield
+  except FailedError as error:
+    failed[name] = str(error)
+    print(f'{name}: {error}', file=sys.stderr, flush=True)
 
 
 def run(
