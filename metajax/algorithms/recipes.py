@@ -35,6 +35,7 @@ class Recipe(NamedTuple):
   inner_lr: float = 0.4
   inner_steps: int = 1
   inner_batch: int | None = None  # the whole support set
+  strength: float = 2.0  # of the pull of iMAML's inner problem
   damping: float = 0.0  # where iMAML solves a linear system
   eval_inner_steps: int = 1
   eval_inner_batch: int | None = None
@@ -195,24 +196,28 @@ def protonet_images(ways: int, shots: int) -> Recipe:
 
 
 def imaml_images(ways: int, shots: int) -> Recipe:
-  """Rajeswaran et al., Omniglot, but for the inner rate.
+  """Rajeswaran et al., Omniglot, but for the strength of the pull.
 
-  16 steps are to come close to the solution that is differentiated, where the
-  inner objective is 0.19 (initial weights, four tasks of strokes): at 0.03 they
-  come to 0.21, at 0.01 to 0.24, and at 0.1 to 0.28. The authors' code descends
-  at 0.1 without the pull, which it makes up for by one step at the end.
+  The authors' code takes 16 steps at 0.1 without the pull, then one towards
+  the meta-parameters, and differentiates the solution of a problem that it has
+  not solved. Here the problem that is solved is the one that is differentiated:
+  with their strength of 2 it holds the weights so close that 100 steps reach
+  62%, with 0.1 they reach 67% (5-way 1-shot, validation). Strength and
+  damping add up to the 24 of their linear system.
   """
   return Recipe(
     network=conv4,
     ways=ways,
     shots=shots,
     queries=shots,
-    inner_lr=0.03,
-    damping=22.0,
+    inner_lr=0.1,
+    strength=0.1,
+    damping=23.9,
     inner_steps=16 if ways <= 5 else 25,
     eval_inner_steps=16 if ways <= 5 else 25,
     tasks_per_step=32 if ways <= 5 else 16,
     steps=20_000,
+    short_outer_lr=3e-3,  # that of learn2learn's Omniglot example
   )
 
 

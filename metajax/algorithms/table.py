@@ -270,7 +270,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     adapts_at_random=True,
   ),
   'imaml': Algorithm(
-    _gradient_method(imaml, 'damping'), adam, imaml_images, IMAML_SINUSOID
+    _gradient_method(imaml, 'strength', 'damping'),
+    adam,
+    imaml_images,
+    IMAML_SINUSOID,
   ),
   'es_maml': Algorithm(
     _gradient_method(partial(es_maml, scale=0.02)),
