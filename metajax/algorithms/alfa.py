@@ -14,7 +14,9 @@ learned constants of the array and step,
   \beta_l^t = 1 - \tanh(b_l) \, e^{B_{t,l}}.
 
 The sigmoid and the hyperbolic tangent, which the authors do without, bound what
-one step can do. Answers are 0 at first, so that it starts as MAML.
+one step can do. Answers are 0 at first, so that it starts as MAML. (In their
+code scales and biases of normalisation do not adapt, and the gradient is held
+constant where the network sees it.)
 
 References:
   Baik, Choi, Choi, Kim, Lee (2020), Meta-learning with adaptive

@@ -8,6 +8,9 @@ from jax.typing import DTypeLike
 
 from metajax.base import Adaptation, PyTree
 
+# Of the length of a vector: what is shorter has no direction.
+_SHORT = 1e-5
+
 
 def check_num_classes(num_classes: int, at_least: int = 1) -> None:
   """Refuses numbers of classes that cannot be meant."""
@@ -114,6 +117,12 @@ def class_means(features: jax.Array, members: jax.Array) -> jax.Array:
   counts = jnp.maximum(jnp.sum(members, axis=0), 1)
   means = (members.T @ flat) / counts[:, None]
   return means.reshape(-1, *features.shape[1:])
+
+
+def unit_length(vectors: jax.Array, axis: int) -> jax.Array:
+  """Vectors of length 1 along an axis; far shorter ones have no direction."""
+  squares = jnp.sum(jnp.square(vectors), axis, keepdims=True)
+  return vectors * jax.lax.rsqrt(squares + _SHORT**2)
 
 
 def rule_out_absent(logits: jax.Array, present: jax.Array) -> jax.Array:

@@ -29,6 +29,7 @@ from metajax.algorithms.classes import (
   encode_classes,
   one_step,
   rule_out_absent,
+  unit_length,
 )
 from metajax.base import (
   Adaptation,
@@ -146,7 +147,8 @@ def matchingnet(
       queries = jax.vmap(
         lambda query: read_query(context, query, features, real, num_steps)
       )(queries)
-    cosines = _directions(queries) @ _directions(features).T
+    directions = unit_length(features, axis=1)
+    cosines = unit_length(queries, axis=1) @ directions.T
     attention = jax.nn.log_softmax(_only(real[None], scale * cosines))
     # What is ruled out has a finite derivative too.
     weights = jnp.where(present[None], members, 1)
@@ -157,12 +159,6 @@ def matchingnet(
 
   learner = Learner(init, adapt, predict)
   return MetaLearner(*learner, grad=backprop(learner, objective))
-
-
-def _directions(features: jax.Array) -> jax.Array:
-  """Vectors of length 1; what is far shorter than that has no direction."""
-  squares = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
-  return features * jax.lax.rsqrt(squares + 1e-8)
 
 
 def _only(real: jax.Array, scores: jax.Array) -> jax.Array:

@@ -4,14 +4,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import jax
 import optax
 
+from metajax.algorithms.classes import unit_length
 from metajax.algorithms.delta_encoder import OPTIMIZED
 from metajax.algorithms.maml_plus_plus import (
   outer_optimizer as counting,
 )
 from metajax.algorithms.reptile import outer_optimizer
-from metajax.base import Model
+from metajax.base import Model, PyTree
 from metajax.models import conv4, mlp
 from metajax.parallel import ChunkSize
 
@@ -37,6 +39,7 @@ class Recipe(NamedTuple):
   inner_batch: int | None = None  # the whole support set
   strength: float = 2.0  # of the pull of iMAML's inner problem
   damping: float = 0.0  # where iMAML solves a linear system
+  first_order: float = 0.0  # share of the steps, at first, in MAML++
   eval_inner_steps: int = 1
   eval_inner_batch: int | None = None
   outer_lr: float = 1e-3
@@ -137,7 +140,11 @@ def cavia_images(ways: int, shots: int) -> Recipe:
 
 
 def maml_plus_plus_images(ways: int, shots: int) -> Recipe:
-  """Antoniou et al., Omniglot, on the network of MAML (theirs max-pools)."""
+  """Antoniou et al., Omniglot, on the network of MAML (theirs max-pools).
+
+  The paper has half of the steps first order; the authors' configuration for
+  Omniglot has none.
+  """
   return maml_images(ways, shots)._replace(
     inner_lr=0.1, inner_steps=5, eval_inner_steps=5,
     tasks_per_step=8, outer_schedule='cosine',
@@ -243,9 +250,25 @@ def protomaml_images(ways: int, shots: int) -> Recipe:
 
 
 def leo_images(ways: int, shots: int) -> Recipe:
-  """Rusu et al., rates and steps of miniImageNet (recalled); no Omniglot."""
+  """Rusu et al., rates and steps of miniImageNet (recalled); no Omniglot.
+
+  Features have length 1, as theirs. Their rate of 1 is for losses that are
+  sums.
+  """
+
+  def directions(num_outputs: int, width: int = 64) -> Model:
+    model = _embedding(num_outputs, width)
+
+    def apply(params: PyTree, inputs: PyTree) -> jax.Array:
+      return unit_length(model.apply(params, inputs), axis=1)
+
+    return model._replace(apply=apply)
+
   return maml_images(ways, shots)._replace(
-    network=_embedding, inner_lr=1.0, inner_steps=5, eval_inner_steps=5
+    network=directions,
+    inner_lr=1.0 * ways * shots,
+    inner_steps=5,
+    eval_inner_steps=5,
   )
 
 
@@ -360,11 +383,15 @@ MAML_SINUSOID = Recipe(
 # Where what a step does is learned, there are as many at test as in training.
 META_SGD_SINUSOID = MAML_SINUSOID._replace(eval_inner_steps=1)
 MAML_PLUS_PLUS_SINUSOID = MAML_SINUSOID._replace(
-  inner_steps=5, eval_inner_steps=5, outer_schedule='cosine'
+  inner_steps=5,
+  eval_inner_steps=5,
+  outer_schedule='cosine',
+  first_order=0.5,  # as in the paper
 )
-# Zintgraf et al., recalled; the rate is theirs.
+# The rate and the step are the authors'; from 5 points two steps come to a
+# mean squared error of 0.09, and one to 0.35.
 CAVIA_SINUSOID = MAML_SINUSOID._replace(
-  inner_lr=1.0, inner_steps=2, eval_inner_steps=2
+  inner_lr=1.0, inner_steps=1, eval_inner_steps=1
 )
 WARPGRAD_SINUSOID = MAML_SINUSOID._replace(
   network=partial(mlp, [40, 40], warps=True),

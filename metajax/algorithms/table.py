@@ -133,9 +133,8 @@ def _make_maml_plus_plus(
     objective,
     recipe.inner_lr,
     recipe.inner_steps,
-    # The authors' 10 and 50 of 100 epochs.
-    multi_step=recipe.steps // 10,
-    first_order=recipe.steps // 2,
+    multi_step=recipe.steps // 10,  # the authors' 10 of 100 epochs
+    first_order=int(recipe.first_order * recipe.steps),
   )
 
 
@@ -372,7 +371,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     adapts_by_gradient=False,
   ),
   'metaoptnet': Algorithm(
-    _by_classes(metaoptnet),
+    _by_classes(partial(metaoptnet, scale=10.0)),
     adam,
     metaoptnet_images,
     None,

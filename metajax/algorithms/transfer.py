@@ -24,7 +24,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.algorithms.classes import check_num_classes, one_step
+from metajax.algorithms.classes import (
+  check_num_classes,
+  one_step,
+  unit_length,
+)
 from metajax.algorithms.maml import InnerOptimizer, gradient_learner, maml
 from metajax.algorithms.protonet import Prototypes, protonet
 from metajax.base import (
@@ -37,9 +41,6 @@ from metajax.base import (
   Predict,
   PyTree,
 )
-
-# Of the length of a vector: what is shorter has no direction.
-_SHORT = 1e-5
 
 
 class TransferParams(NamedTuple):
@@ -360,16 +361,11 @@ def cosine_head(
 
   def apply(params: PyTree, features: jax.Array) -> jax.Array:
     factor = jnp.exp(params['log_scale']) if learn_scale else scale
-    cosines = _unit(features, axis=1) @ _unit(params['kernel'], axis=0)
+    directions = unit_length(params['kernel'], axis=0)
+    cosines = unit_length(features, axis=1) @ directions
     return factor * cosines * params['length'][None]
 
   return Model(init, apply)
-
-
-def _unit(vectors: jax.Array, axis: int) -> jax.Array:
-  """Vectors of length 1 in the same direction."""
-  squares = jnp.sum(jnp.square(vectors), axis, keepdims=True)
-  return vectors * jax.lax.rsqrt(squares + _SHORT**2)
 
 
 def _check_classes(num_classes: int, train_classes: int) -> None:

@@ -10,10 +10,14 @@ The gradient of a layer :math:`\theta` runs through the warp layers :math:`\phi`
 behind it, whose Jacobians precondition it. They are learned so that a step is a
 good one from every place that a task passes, with the places held constant: no
 derivative runs through more than one step, however many there are. This is the
-authors' objective, online, on the ways of the tasks of every outer step.
+authors' objective of the warps, online, on the ways of the tasks of every outer
+step.
 
 The start is learned from the same losses. Since the steps to a place are held
-constant, its derivative by the start is the identity.
+constant, its derivative by the start is the identity. (The authors learn the
+start by another method beside it, MAML where there are few shots and Leap where
+there are many steps, and have their warps behind each block; here they are
+before its normalisation.)
 
 References:
   Flennerhag, Rusu, Pascanu, Visin, Yin, Hadsell (2020), Meta-learning with
