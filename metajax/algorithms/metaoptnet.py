@@ -29,6 +29,7 @@ from metajax.algorithms.classes import (
   encode_classes,
 )
 from metajax.algorithms.solved_head import (
+  solve_definite,
   solve_positive,
   solved_head_learner,
 )
@@ -192,10 +193,7 @@ def _solve_between_bounds(
     return solved[:, 0], solved[:, 1:]
 
   starts, responses = jax.vmap(solve_class, in_axes=1)(free, slopes)
-  multipliers = jax.scipy.linalg.solve(
-    jnp.sum(responses, axis=0),
-    jnp.sum(starts, axis=0) + jnp.sum(bounds, axis=1),
-    assume_a='pos',
-  )
+  sums = jnp.sum(starts, axis=0) + jnp.sum(bounds, axis=1)
+  multipliers = solve_definite(jnp.sum(responses, axis=0), sums[:, None])[:, 0]
   between = starts - jnp.einsum('cnm,m->cn', responses, multipliers)
   return between.T + bounds

@@ -166,4 +166,40 @@ def solve_positive(
 ) -> jax.Array:
   """Solves for a positive semi-definite matrix plus `strength` times I."""
   regular = matrix + strength * jnp.eye(len(matrix), dtype=matrix.dtype)
-  return jax.scipy.linalg.solve(regular, right, assume_a='pos')
+  return solve_definite(regular, right)
+
+
+def solve_definite(matrix: jax.Array, right: jax.Array) -> jax.Array:
+  """Solves for a positive definite matrix, by elimination without pivots.
+
+  A batch is eliminated at once, by operations that are XLA's own. JAX's solver
+  is LAPACK on a CPU, which hands a batch to the threads of the pool that it
+  runs in and waits for them: where every core is a device they can all wait,
+  and nothing goes on for ever.
+
+  Args:
+    matrix: `[n, n]`.
+    right: `[n, m]`.
+
+  Returns:
+    The solution `[n, m]`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> solve_definite(2 * jnp.eye(2), jnp.ones((2, 1))).tolist()
+    [[0.5], [0.5]]
+  """
+  size = len(matrix)
+
+  def eliminate(row: int, rows: jax.Array) -> jax.Array:
+    pivot = rows[row] / rows[row, row]
+    return (rows - rows[:, row, None] * pivot[None]).at[row].set(pivot)
+
+  def solve(_: Callable[[jax.Array], jax.Array], right: jax.Array) -> jax.Array:
+    rows = jnp.concatenate([matrix, right], axis=1)
+    return jax.lax.fori_loop(0, size, eliminate, rows)[:, size:]
+
+  solution: jax.Array = jax.lax.custom_linear_solve(
+    lambda vectors: matrix @ vectors, right, solve, symmetric=True
+  )
+  return solution
