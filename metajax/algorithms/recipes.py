@@ -212,20 +212,11 @@ def imaml_images(ways: int, shots: int) -> Recipe:
   62%, with 0.1 they reach 67% (5-way 1-shot, validation). Strength and
   damping add up to the 24 of their linear system.
   """
-  return Recipe(
-    network=conv4,
-    ways=ways,
-    shots=shots,
-    queries=shots,
-    inner_lr=0.1,
-    strength=0.1,
-    damping=23.9,
-    inner_steps=16 if ways <= 5 else 25,
-    eval_inner_steps=16 if ways <= 5 else 25,
-    tasks_per_step=32 if ways <= 5 else 16,
-    steps=20_000,
-    short_outer_lr=3e-3,  # that of learn2learn's Omniglot example
-  )
+  steps = 16 if ways <= 5 else 25
+  return maml_images(ways, shots)._replace(
+    inner_lr=0.1, inner_steps=steps, eval_inner_steps=steps,
+    strength=0.1, damping=23.9, steps=20_000,
+  )  # fmt: skip
 
 
 def es_maml_images(ways: int, shots: int) -> Recipe:

@@ -96,7 +96,7 @@ def test_the_meta_gradient_is_that_of_a_descent_that_has_converged(float64):
   params = jax.jit(SMOOTH.init)(KEY, tasks.support.inputs[0])
   learner = metajax.imaml(
     SMOOTH, metajax.mean_squared_error, 0.1, 400, strength=STRENGTH,
-    solver_iterations=20, solver_tolerance=1e-8, damping=0.0,
+    solver_iterations=20, solver_tolerance=1e-8,
   )  # fmt: skip
   gradient, metrics = jax.jit(learner.grad)(KEY, params, tasks)
   value, expected = jax.jit(
