@@ -20,8 +20,9 @@ of the queries and
 with z' the code after its steps, and C_d the correlations of the rows of the
 decoder. As in the authors' code each term is a mean over its elements.
 
-The paper takes the features of a large network, trained to classify and then
-held fixed, with dropout. Here the embedding is trained together with the rest.
+Features have length 1, as in the authors' code. The paper takes those of a
+large network, trained to classify and then held fixed, with dropout. Here the
+embedding is trained together with the rest.
 At test nothing is drawn: codes and weights are the means, as in their code.
 
 References:
@@ -44,6 +45,7 @@ from metajax.algorithms.classes import (
   class_means,
   encode_classes,
   rule_out_absent,
+  unit_length,
 )
 from metajax.algorithms.maml import check_inner_loop
 from metajax.algorithms.protomaml import Classifier, classify
@@ -115,7 +117,8 @@ def leo(
   after 1, 2, ... steps of their own.
 
   Args:
-    model: an embedding, `[examples, ...]` to `[examples, features]`.
+    model: an embedding, `[examples, ...]` to `[examples, features]`, which are
+      brought to length 1.
     objective: takes logits, such as `cross_entropy`.
     num_classes: classes per task.
     code_lr: initial rate of the steps of the codes, for a mean loss.
@@ -146,6 +149,9 @@ def leo(
     raise ValueError(f'code_size must be 1 or more, got {code_size}')
   encoder = drawn_like_inputs(mlp([], code_size))
   relation = drawn_like_inputs(mlp([2 * code_size] * 2, 2 * code_size))
+
+  def embed(params: PyTree, inputs: PyTree) -> jax.Array:
+    return unit_length(model.apply(params, inputs), axis=1)
 
   def decoder(num_features: int) -> Model:
     return drawn_like_inputs(mlp([], 2 * num_features))
@@ -191,7 +197,7 @@ def leo(
     key: jax.Array | None, meta_params: LeoParams, support: Batch
   ) -> tuple[Classifier, Adaptation, Codes]:
     """Adapts with codes and weights that are drawn, or without a key means."""
-    features = model.apply(meta_params.params, support.inputs)
+    features = embed(meta_params.params, support.inputs)
     targets = encode_classes(support.targets, num_classes, features.dtype)
     code_key, kernel_key = (key, key) if key is None else jax.random.split(key)
     before = Classifier(
@@ -251,7 +257,7 @@ def leo(
     return adapted, adaptation
 
   def predict(adapted: Classifier, inputs: PyTree) -> jax.Array:
-    return classify(model, adapted, inputs)
+    return classify(adapted, embed(adapted.params, inputs))
 
   learner = Learner(init, adapt, predict)
 

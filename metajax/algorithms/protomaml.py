@@ -50,9 +50,8 @@ class Classifier(NamedTuple):
   bias: jax.Array  # [ways]
 
 
-def classify(model: Model, classifier: Classifier, inputs: PyTree) -> jax.Array:
-  """The logits `[examples, ways]` of an embedding with a linear layer."""
-  features = model.apply(classifier.params, inputs)
+def classify(classifier: Classifier, features: jax.Array) -> jax.Array:
+  """The logits `[examples, ways]` of a linear layer on features."""
   return features @ classifier.kernel + classifier.bias[None, :]
 
 
@@ -99,7 +98,7 @@ def protomaml(
   check_num_classes(num_classes)
 
   def logits(classifier: Classifier, inputs: PyTree) -> jax.Array:
-    return classify(model, classifier, inputs)
+    return classify(classifier, model.apply(classifier.params, inputs))
 
   descender = gradient_learner(
     Model(model.init, logits),

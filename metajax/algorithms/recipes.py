@@ -4,16 +4,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-import jax
 import optax
 
-from metajax.algorithms.classes import unit_length
 from metajax.algorithms.delta_encoder import OPTIMIZED
 from metajax.algorithms.maml_plus_plus import (
   outer_optimizer as counting,
 )
 from metajax.algorithms.reptile import outer_optimizer
-from metajax.base import Model, PyTree
+from metajax.base import Model
 from metajax.models import conv4, mlp
 from metajax.parallel import ChunkSize
 
@@ -243,20 +241,10 @@ def protomaml_images(ways: int, shots: int) -> Recipe:
 def leo_images(ways: int, shots: int) -> Recipe:
   """Rusu et al., rates and steps of miniImageNet (recalled); no Omniglot.
 
-  Features have length 1, as theirs. Their rate of 1 is for losses that are
-  sums.
+  Their rate of 1 is for losses that are sums.
   """
-
-  def directions(num_outputs: int, width: int = 64) -> Model:
-    model = _embedding(num_outputs, width)
-
-    def apply(params: PyTree, inputs: PyTree) -> jax.Array:
-      return unit_length(model.apply(params, inputs), axis=1)
-
-    return model._replace(apply=apply)
-
   return maml_images(ways, shots)._replace(
-    network=directions,
+    network=_embedding,
     inner_lr=1.0 * ways * shots,
     inner_steps=5,
     eval_inner_steps=5,

@@ -488,6 +488,25 @@ def test_the_published_setting_on_images_fits_together(name):
   check_shapes(row, recipe, objective, ways, support, queries)
 
 
+# A method for every network that recipes have.
+NETWORKS = {
+  repr(ALGORITHMS[name].images(WAYS, SHOTS).network): name for name in ON_IMAGES
+}
+
+
+@pytest.mark.parametrize('name', NETWORKS.values())
+def test_a_network_with_the_statistics_of_a_batch_is_as_on_that_batch(name):
+  model = ALGORITHMS[name].images(WAYS, SHOTS).network(WAYS, width=4)
+  if model.measure is None:
+    pytest.skip('it has no statistics')
+  inputs = jax.random.uniform(KEY, (6, 28, 28, 1))
+  params = model.init(KEY, inputs)
+  frozen = model.freeze(model.measure(params, inputs))
+  assert_close(
+    frozen.apply(params, inputs), model.apply(params, inputs), 1e-4, 1e-5
+  )
+
+
 @pytest.mark.parametrize('name', ON_SINUSOID)
 def test_the_published_setting_on_the_sinusoid_fits_together(name):
   row = ALGORITHMS[name]

@@ -78,6 +78,7 @@ def test_weights_without_steps_are_those_of_numpy():
   support = one(tasks.support)
   adapted, _ = jax.jit(make(0, 0).adapt)(KEY, params, support)
   features = np.asarray(EMBEDDING.apply(params.params, support.inputs))
+  features = features / np.sqrt((features**2).sum(1, keepdims=True) + 1e-10)
   p = jax.tree.map(np.asarray, params)
   codes = dense(p.encoder['head'], features)
   for way in range(WAYS):
