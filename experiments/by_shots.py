@@ -21,7 +21,7 @@ from absl import flags
 
 from experiments import options, runs, tables
 from experiments.options import FLAGS, UsageError
-from experiments.workdir import write_json
+from experiments.workdir import wait_until_free, write_json
 
 # What a test takes over from the run, where it was set.
 _KEPT = (
@@ -135,6 +135,7 @@ def _outcome(
 ) -> dict[str, Any]:
   """What a test found: read, if it is done already, or else made."""
   test = workdir / run.name / f'{shots}_shots'
+  wait_until_free(test)
   if not runs.is_done(test):
     arguments = [
       f'--{name}={config[name]}'

@@ -23,19 +23,17 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import options, runs, tables
+from experiments import image_data, options, runs, tables
 from experiments.options import FLAGS, UsageError
 from experiments.runs import FailedError
-from experiments.workdir import write_json
+from experiments.workdir import wait_until_free, write_json
 from metajax.algorithms.recipes import ANNEALED, Recipe
 from metajax.algorithms.table import ALGORITHMS
 from metajax.metrics import VALIDATION, read_json_lines
 
-# What is passed on to every run, if it is set.
-_FORWARDED = (
-  'data_dir', 'data_file', 'split_dir', 'ways', 'shots', 'width', 'seed',
-  'eval_tasks', 'validation_tasks', 'cache_dir',
-)  # fmt: skip
+# What is passed on to every run, if it is set, and to those on images.
+_FORWARDED = ('shots', 'seed', 'eval_tasks', 'validation_tasks', 'cache_dir')
+_FORWARDED_IMAGES = ('dataset', 'ways', 'width', 'images_on', *image_data.OWN)
 # Dispatches of a pilot after the first one, which compiles.
 _PILOT_DISPATCHES = 8
 _VALIDATIONS = 10  # in a run
@@ -44,10 +42,7 @@ _NAMES = 2  # columns of the table that are no figures
 
 def define_flags() -> None:
   """Defines the flags of this binary."""
-  flags.DEFINE_enum(
-    'dataset', 'strokes', ['strokes', 'omniglot', 'npz', 'sinusoid'],
-    'as in experiments.images; sinusoid: regression',
-  )  # fmt: skip
+  image_data.define_flags(others=['sinusoid'])
   flags.DEFINE_list('methods', ['all'], 'rows of the table, or all')
   options.define_positive(
     'minutes_each', 5.0, 'of training, without compilation and validation'
@@ -63,13 +58,9 @@ def define_flags() -> None:
   options.define_count('seed', 0, 'of everything random', at_least=0)
   options.define_count('eval_tasks', 1000, 'test tasks', at_least=2)
   options.define_count('validation_tasks', 100, 'validation tasks', at_least=2)
-  for name, text in (
-    ('data_dir', 'tensorflow-datasets directory'),
-    ('data_file', 'npz file'),
-    ('split_dir', 'class lists'),
-    ('cache_dir', "compiled programs [default: the user's cache directory]"),
-  ):
-    flags.DEFINE_string(name, None, text)
+  flags.DEFINE_string(
+    'cache_dir', None, "compiled programs [default: the user's cache directory]"
+  )
   flags.DEFINE_string('workdir', 'runs/compare', 'where the results go')
 
 
@@ -101,8 +92,9 @@ class Row(NamedTuple):
 
 def main() -> int:
   """Runs what is left, then shows all; exit code 1 if a method failed."""
+  _check_data()
   methods, workdir = _methods(), Path(FLAGS.workdir)
-  runs.claim(workdir, free=('methods',))
+  runs.claim(workdir, free=('methods', 'download', 'images_on'))
   runs.leave_on_sigterm()
   rows, failed = list[Row](), dict[str, str]()
   for number, method in enumerate(methods, 1):
@@ -113,6 +105,17 @@ def main() -> int:
   tables.show(table(rows), _NAMES, _title(rows[0]) if rows else None)
   print(f'{workdir}: compare.json, compare.md, compare.png')
   return 1 if failed else 0
+
+
+def _check_data() -> None:
+  """Refuses flags of images for the sinusoid; those on images check theirs."""
+  if FLAGS.dataset != 'sinusoid':
+    return
+  for name in image_data.OWN:
+    if value := FLAGS[name].value:
+      raise UsageError(
+        name, f'is {value}, but has no meaning for --dataset=sinusoid'
+      )
 
 
 def _methods() -> list[str]:
@@ -141,6 +144,7 @@ def _recipe(method: str) -> Recipe | None:
 def _outcome(method: str, workdir: Path) -> dict[str, Any]:
   """What a method reached: read, if it is done already, or else run."""
   run = workdir / method
+  wait_until_free(run)
   if not runs.is_done(run):
     arguments = _arguments(method)
     recipe = _recipe(method)
@@ -172,15 +176,14 @@ def _arguments(method: str) -> list[str]:
     arguments.append('--outer_schedule=cosine')
   if recipe.short_outer_lr is not None:
     arguments.append(f'--outer_lr={recipe.short_outer_lr}')
-  for name in _FORWARDED:
-    if regression and name in ('ways', 'width'):
-      continue
-    if (value := FLAGS[name].value) is not None:
-      arguments.append(f'--{name}={value}')
+  arguments += [
+    f'--{name}={value}'
+    for name in (*_FORWARDED, *(() if regression else _FORWARDED_IMAGES))
+    if (value := FLAGS[name].value) is not None
+  ]
   if regression:
     return arguments
-  queries = FLAGS.queries or FLAGS.shots
-  arguments += [f'--dataset={FLAGS.dataset}', f'--queries={queries}']
+  arguments.append(f'--queries={FLAGS.queries or FLAGS.shots}')
   on_tasks = ALGORITHMS[method].trains_on == 'tasks'
   if on_tasks and recipe.steps and recipe.train_queries is None:
     # At test there may be other numbers of queries than the method trains on.
@@ -198,6 +201,7 @@ def _steps(
     pilot = _pilot(workdir, method)
     every = min(recipe.log_every, 10) if recipe.log_every < 100 else 1000
     length = 1 + _PILOT_DISPATCHES * every
+    wait_until_free(pilot)
     # The rest of one that was stopped would be too short to measure.
     shutil.rmtree(pilot, ignore_errors=True)
     runs.run(

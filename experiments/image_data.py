@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from metajax.algorithms.table import ALGORITHMS
 flags.disclaim_key_flags()  # they belong to the binary that asks for them
 
 # Flags of some data sets only.
-_OWN = (
+OWN = (
   'data_dir', 'data_file', 'download', 'image_size', 'rotate', 'rotate_test',
   'skip_unreadable', 'split_dir', 'split_seed', 'within_groups',
 )  # fmt: skip
@@ -43,7 +43,7 @@ class DataSet(NamedTuple):
 
 
 class DataSetName(flags.ArgumentParser):
-  """The name of a data set."""
+  """The name of a data set of images, or one of others."""
 
   syntactic_help = (
     'strokes: procedural handwriting; omniglot, cifar_fs, fc100 and tfds:NAME'
@@ -52,19 +52,25 @@ class DataSetName(flags.ArgumentParser):
     ' --data_dir, such as miniImageNet'
   )
 
+  def __init__(self, others: Sequence[str]) -> None:
+    self._names = [*(name for name in DATASETS if name != 'tfds'), *others]
+
   def parse(self, argument: str) -> str:
     """Returns the name, or raises ValueError."""
-    if argument in DATASETS and argument != 'tfds':
+    if argument in self._names:
       return argument
     if argument.startswith('tfds:') and argument != 'tfds:':
       return argument
-    names = ', '.join(name for name in DATASETS if name != 'tfds')
-    raise ValueError(f'must be one of {names}, or tfds:NAME')
+    raise ValueError(f'must be one of {", ".join(self._names)}, or tfds:NAME')
 
 
-def define_flags() -> None:
-  """Defines the flags of what is loaded, and how it is divided."""
-  data_set = DataSetName()
+def define_flags(others: Sequence[str] = ()) -> None:
+  """Defines the flags of what is loaded, and how it is divided.
+
+  Args:
+    others: names that the binary knows beside those of data sets of images.
+  """
+  data_set = DataSetName(others)
   flags.DEFINE(data_set, 'dataset', 'strokes', data_set.syntactic_help)
   flags.DEFINE_string(
     'data_dir', None, 'tensorflow-datasets directory, or folder of images'
@@ -113,7 +119,7 @@ def define_flags() -> None:
 def load(recipe: Recipe) -> Data:
   """Loads what --dataset names, for a recipe; misuse is a UsageError."""
   dataset = DATASETS[FLAGS.dataset.partition(':')[0]]
-  for name in _OWN:
+  for name in OWN:
     if name not in dataset.flags and (value := FLAGS[name].value):
       raise UsageError(
         name, f'is {value}, but has no meaning for --dataset={FLAGS.dataset}'

@@ -33,7 +33,7 @@ class Workdir:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-      owner = os.read(lock, 200).decode(errors='replace').strip()
+      owner = _owner(lock)
       os.close(lock)
       raise UsageError(
         'workdir',
@@ -54,6 +54,29 @@ class Workdir:
     """Lets the next start go on without being asked to."""
     if is_primary():
       (self.path / _PREEMPTED).touch()
+
+
+def wait_until_free(path: Path) -> None:
+  """Waits for the end of the run that has this workdir, if one has.
+
+  A process that is killed cannot stop the run that it waits for, which goes on
+  to its end. Beside a second run neither would be measured rightly.
+  """
+  try:
+    lock = os.open(path / _LOCK, os.O_RDWR)
+  except FileNotFoundError:
+    return
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    print(f'waiting for another run in {path} ({_owner(lock)})', flush=True)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+  finally:
+    os.close(lock)
+
+
+def _owner(lock: int) -> str:
+  return os.read(lock, 200).decode(errors='replace').strip()
 
 
 def open_workdir(settings: dict[str, Any]) -> Workdir:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax.algorithms.classes import check_classes
 from metajax.base import (
   PADDING,
   Learner,
@@ -70,7 +71,8 @@ def distil(
 
   Raises:
     ValueError: if `weight` is not in [0, 1] or `temperature` is not positive;
-      in `grad`, if meta-parameters of the student are integers.
+      in `grad`, if targets are not classes, or meta-parameters of the student
+      are integers.
 
   Example:
     >>> import jax, metajax
@@ -88,6 +90,7 @@ def distil(
   learner = Learner(student.init, student.adapt, student.predict)
 
   def mixed(outputs: jax.Array, taught: Taught) -> tuple[jax.Array, Metrics]:
+    check_classes(taught.targets)
     loss, metrics = objective(outputs, taught.targets)
     real = taught.targets != PADDING
     apart = divergence(taught.outputs, outputs, temperature, real)
@@ -99,8 +102,6 @@ def distil(
   def grad(
     key: jax.Array, meta_params: PyTree, tasks: Task
   ) -> tuple[PyTree, Metrics]:
-    _check_differentiable(meta_params)
-
     def teach(key: jax.Array, task: Task) -> Task:
       adapted, _ = teacher.adapt(key, teacher_params, task.support)
       outputs = teacher.predict(adapted, task.query.inputs)
@@ -110,17 +111,6 @@ def distil(
     return estimate(key, meta_params, map_tasks(teach, key, tasks))
 
   return MetaLearner(*learner, grad=grad)
-
-
-def _check_differentiable(meta_params: PyTree) -> None:
-  """Refuses students that keep counts, in words that say what they are."""
-  for path, leaf in jax.tree.leaves_with_path(meta_params):
-    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-      raise ValueError(
-        'distil differentiates by all meta-parameters of the student, but'
-        f' {jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; take a'
-        ' student that keeps no count, such as maml'
-      )
 
 
 def divergence(

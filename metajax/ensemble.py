@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import partition
+from metajax.algorithms.classes import check_classes
 from metajax.base import (
   PADDING,
   Adaptation,
@@ -31,7 +32,7 @@ from metajax.base import (
 )
 from metajax.selection import held_out
 
-Combination = Literal['mean', 'vote', 'stacked']
+Combination = Literal['mean', 'vote', 'stacked', 'outputs']
 
 # Of the estimation of weights, which converges at a handful of examples.
 _ROUNDS = 50
@@ -52,18 +53,19 @@ def ensemble(
   num_classes: int | None = None,
   num_folds: int | None = None,
 ) -> MetaLearner:
-  r"""Several copies of a method for classification, vectorised.
+  r"""Several copies of a method, vectorised.
 
-  Outputs are combined as probabilities and given back as their logarithms:
+  Logits are combined as probabilities and given back as their logarithms:
   `'mean'`, of all members alike; `'vote'`, by how many members a class comes
   first for, with half a vote for their mean, which breaks ties; `'stacked'`,
   the mean with weights that are fitted to each task, so that the likelihood of
-  support examples, each left out in turn, is the highest.
+  support examples, each left out in turn, is the highest. For regression there
+  is `'outputs'`, the mean of these as they are.
 
   Args:
-    meta_learner: any method whose outputs are logits.
+    meta_learner: any method.
     size: how many members.
-    combination: one of these three.
+    combination: one of these four.
     num_classes: for `'stacked'`: classes per task, with 2 support examples or
       more each.
     num_folds: for `'stacked'`: how often examples are left out, as for
@@ -76,7 +78,8 @@ def ensemble(
   Raises:
     ValueError: if `size` is not positive, `combination` is none of these, or
       if `'stacked'` is without `num_classes`; when it adapts, if the support
-      set cannot be divided.
+      set cannot be divided, or if targets are not classes for another
+      combination than `'outputs'`.
 
   Example:
     >>> import metajax
@@ -102,6 +105,8 @@ def ensemble(
   def adapt(
     key: jax.Array, meta_params: PyTree, support: Batch
   ) -> tuple[Members, Adaptation]:
+    if combination != 'outputs':
+      check_classes(support.targets)
     keys = task_keys(key, size)
     adapted, adaptation = jax.vmap(meta_learner.adapt, in_axes=(0, 0, None))(
       keys, meta_params, support
@@ -130,6 +135,8 @@ def ensemble(
     outputs = jax.vmap(meta_learner.predict, in_axes=(0, None))(
       adapted.adapted, inputs
     )
+    if combination == 'outputs':
+      return jnp.mean(outputs, axis=0)
     return combine(outputs, adapted.weights, votes=combination == 'vote')
 
   def grad(

@@ -59,7 +59,8 @@ def gradient_of(task_loss: TaskLoss) -> MetaGradient:
     task_loss: `(key, meta_params, task) -> (loss, metrics)`.
 
   Returns:
-    The estimator.
+    The estimator. It raises ValueError if meta-parameters are no numbers to
+    differentiate by, such as the counts of steps that MAML++ and Reptile keep.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -80,9 +81,20 @@ def gradient_of(task_loss: TaskLoss) -> MetaGradient:
         )
       )
 
+    _check_differentiable(meta_params)
     return jax.grad(mean_loss, has_aux=True)(meta_params)
 
   return grad
+
+
+def _check_differentiable(meta_params: PyTree) -> None:
+  for path, leaf in jax.tree.leaves_with_path(meta_params):
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+      raise ValueError(
+        'this meta-gradient is a derivative by all meta-parameters, but'
+        f' {jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; take a'
+        ' learner that keeps no count, such as maml'
+      )
 
 
 def backprop(

@@ -124,8 +124,18 @@ def test_a_student_that_counts_its_steps_is_refused():
   )
   learner = distil(student, TEACHER, params_of(TEACHER), metajax.cross_entropy)
   params = student.init(KEY, jnp.zeros((1, 3, 3, 1)))
-  with pytest.raises(ValueError, match=r'\.step is int32; take a student that'):
+  with pytest.raises(ValueError, match=r'\.step is int32; take a learner that'):
     learner.grad(KEY, params, drawn())
+
+
+def test_numbers_are_no_classes_to_distil():
+  tasks = drawn()
+  numbers = tasks._replace(
+    query=tasks.query._replace(targets=jnp.zeros((3, WAYS * 4, 1)))
+  )
+  learner = distil(STUDENT, TEACHER, params_of(TEACHER), metajax.cross_entropy)
+  with pytest.raises(ValueError, match='this method classifies'):
+    learner.grad(KEY, params_of(STUDENT), numbers)
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,25 @@ def test_an_ensemble_of_networks_beats_its_members():
   assert loss(learner, params) < np.mean(members)
 
 
+def test_members_for_regression_have_the_mean_of_their_outputs():
+  alone = metajax.maml(mlp([6], 1), metajax.mean_squared_error, 0.01, 1)
+  task = metajax.tasks.sinusoid(5, 3)(KEY)
+  learner = ensemble(alone, SIZE, 'outputs')
+  params = learner.init(KEY, task.support.inputs)
+  adapted, _ = learner.adapt(KEY, params, task.support)
+  outputs = [
+    alone.predict(
+      alone.adapt(KEY, member(params, index), task.support)[0],
+      task.query.inputs,
+    )
+    for index in range(SIZE)
+  ]
+  together = learner.predict(adapted, task.query.inputs)
+  np.testing.assert_allclose(together, np.mean(outputs, axis=0), rtol=1e-5)
+  with pytest.raises(ValueError, match='this method classifies'):
+    ensemble(alone, SIZE).adapt(KEY, params, task.support)
+
+
 def test_keys_of_tasks_are_accepted():
   learner, tasks = ensemble(MEMBER, 2), drawn()
   params = learner.init(KEY, tasks.support.inputs[0])
@@ -172,7 +191,7 @@ def test_keys_of_tasks_are_accepted():
   ('arguments', 'message'),
   [
     ((0,), 'size must be 1 or more, got 0'),
-    ((2, 'median'), "mean, vote, stacked; got 'median'"),
+    ((2, 'median'), "mean, vote, stacked, outputs; got 'median'"),
     ((2, 'stacked'), 'needs num_classes'),
   ],
 )

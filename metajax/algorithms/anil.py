@@ -25,3 +25,6 @@ Example:
   >>> from metajax.models import conv4
   >>> learner = metajax.anil(conv4(5), metajax.cross_entropy, 0.4, 1)
 """
+
+# Doctest looks for examples in functions and classes alone.
+__test__ = {'anil': anil.__doc__}

@@ -27,3 +27,6 @@ Example:
   >>> from metajax.models import conv4
   >>> learner = metajax.boil(conv4(5), metajax.cross_entropy, 0.5, 1)
 """
+
+# Doctest looks for examples in functions and classes alone.
+__test__ = {'boil': boil.__doc__}

@@ -20,6 +20,15 @@ def check_num_classes(num_classes: int, at_least: int = 1) -> None:
     )
 
 
+def check_classes(targets: jax.Array) -> None:
+  """Refuses targets of other problems than classification."""
+  if targets.ndim != 1 or not jnp.issubdtype(targets.dtype, jnp.integer):
+    raise ValueError(
+      'this method classifies, and wants integer classes [examples] as'
+      f' targets; got {targets.dtype} of shape {targets.shape}'
+    )
+
+
 def memberships(
   targets: jax.Array, num_classes: int, dtype: DTypeLike
 ) -> jax.Array:
@@ -42,11 +51,7 @@ def memberships(
     >>> memberships(jnp.array([1, 0]), 2, 'float32').tolist()
     [[0.0, 1.0], [1.0, 0.0]]
   """
-  if targets.ndim != 1 or not jnp.issubdtype(targets.dtype, jnp.integer):
-    raise ValueError(
-      'this method classifies, and wants integer classes [examples] as'
-      f' targets; got {targets.dtype} of shape {targets.shape}'
-    )
+  check_classes(targets)
   return jax.nn.one_hot(targets, num_classes, dtype=dtype)
 
 

@@ -25,3 +25,6 @@ Example:
   >>> from metajax.models import conv4
   >>> learner = metajax.fomaml(conv4(5), metajax.cross_entropy, 0.4, 1)
 """
+
+# Doctest looks for examples in functions and classes alone.
+__test__ = {'fomaml': fomaml.__doc__}

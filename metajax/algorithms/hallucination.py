@@ -69,10 +69,14 @@ def hallucinate(
 ) -> MetaLearner:
   """Puts an embedding and a generator of examples in front of a learner.
 
+  The meta-gradient is that of backpropagation through the learner's adaptation,
+  in place of the estimator that the learner may have of its own.
+
   Args:
     embedding: `[examples, ...]` to `[examples, features]`.
     objective: judges the adapted learner on the queries.
-    learner: any method on features, such as
+    learner: any method on features that adapts differentiably and keeps no
+      counts of steps (as MAML++ and Reptile do), such as
       `protonet(identity, cross_entropy, 5)`.
     generator: makes the examples; `noisy_copies()` is that of the paper.
     num_extra: new examples for each of the support set.
@@ -81,7 +85,8 @@ def hallucinate(
     A `MetaLearner` whose meta-parameters are `Hallucinated`.
 
   Raises:
-    ValueError: if `num_extra` is negative.
+    ValueError: if `num_extra` is negative; in `grad`, if meta-parameters of the
+      learner are integers.
 
   Example:
     >>> import metajax

@@ -1,11 +1,19 @@
 r"""The baselines that need no training: from scratch, and pixel distance.
 
+.. math::
+  \theta_i^0 \sim \text{initialisation}, \quad
+  \theta_i^{t+1} = \theta_i^t - \alpha \nabla L(\theta_i^t, S_i), \qquad
+  \hat{y} = \arg\min_k \Bigl\lVert x - \frac{1}{|S_{ik}|}
+    \sum_{x' \in S_{ik}} x' \Bigr\rVert
+
 What meta-learning has to beat: the same network, drawn anew for every task and
-fitted to its support set alone; and the class whose mean image is nearest.
+fitted to its support set alone (here by any inner optimiser, Adam by default);
+and the class whose mean image is nearest.
 
 References:
   Nearest class mean in pixel space is reported for Omniglot by Vinyals et al.
-  (2016), Matching networks for one shot learning, table 1.
+  (2016), Matching networks for one shot learning, table 1,
+  https://arxiv.org/abs/1606.04080
 """
 
 import jax

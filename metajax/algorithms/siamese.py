@@ -9,7 +9,7 @@ support example that it most likely shares its class with.
 
 References:
   Koch, Zemel, Salakhutdinov (2015), Siamese neural networks for one-shot image
-  recognition.
+  recognition, https://www.cs.cmu.edu/~rsalakhu/papers/oneshot1.pdf
 """
 
 from typing import NamedTuple

@@ -297,12 +297,16 @@ def test_what_fills_a_task_up_is_not_learned_from(float64, name):
 
 
 @a_fifth(ON_IMAGES)
-@pytest.mark.parametrize('evaluation', ['support', 'population'])
-def test_a_query_does_not_see_the_others(name, evaluation):
-  """On a network that would show them: it normalises by the batch."""
-  row = ALGORITHMS[name]
-  if row.weights is None and evaluation == 'population':
-    pytest.skip('it has no weights to measure a population with')
+@pytest.mark.parametrize(
+  'evaluation', ['transductive', 'support', 'population']
+)
+def test_a_query_sees_the_others_where_the_test_is_transductive(
+  name, evaluation
+):
+  """On a network that shows them: it normalises by the batch."""
+  row, sees_others = ALGORITHMS[name], evaluation == 'transductive'
+  if row.weights is None and evaluation != 'support':
+    pytest.skip('it has no weights to measure a population with, or to share')
   recipe, model = small(row.images(WAYS, SHOTS)), conv4(WAYS, width=8)
 
   def make(model: Model) -> metajax.MetaLearner:
@@ -325,7 +329,7 @@ def test_a_query_does_not_see_the_others(name, evaluation):
 
   queries = task.query.inputs
   before, after = outputs(queries), outputs(queries.at[1:].set(queries[:-1]))
-  np.testing.assert_array_equal(after[0], before[0])
+  assert (after[0] != before[0]).any() == sees_others
   assert (after[1:] != before[1:]).any()
 
 
@@ -441,6 +445,38 @@ def test_labels_that_leak_would_be_found():
     chunk_size=32,
   )
   assert knows_labels(evaluation.values['accuracy'][:, 0])
+
+
+# Wrappers around any method, as shapes only.
+
+
+def check_wrapped(learner: metajax.MetaLearner, trained_on: Task) -> None:
+  """A meta-gradient, and predictions for a task, traced and not computed."""
+  task = jax.tree.map(lambda leaf: leaf[0], drawn(0, 5))
+
+  def everything(
+    trained_on: Task, task: Task
+  ) -> tuple[PyTree, PyTree, jax.Array]:
+    meta_params = learner.init(KEY, task.support.inputs)
+    gradient, _ = learner.grad(KEY, meta_params, trained_on)
+    adapted, _ = learner.adapt(KEY, meta_params, task.support)
+    outputs = learner.predict(adapted, task.query.inputs)
+    return meta_params, gradient, outputs
+
+  meta_params, gradient, outputs = jax.eval_shape(everything, trained_on, task)
+  assert jax.tree.structure(meta_params) == jax.tree.structure(gradient)
+  assert outputs.shape == (WAYS * QUERIES, WAYS)
+
+
+@every_method
+def test_any_method_can_be_in_an_ensemble_and_chosen_for_a_task(name):
+  case = make_case(name)
+  trained_on = drawn(0, 5, case.row.trains_on)
+  check_wrapped(
+    metajax.ensemble(case.learner, 2, 'stacked', num_classes=WAYS), trained_on
+  )
+  either = [make_case('pixels').learner, case.learner]
+  check_wrapped(metajax.select(either, metajax.cross_entropy, WAYS), trained_on)
 
 
 # The published settings, as shapes only.

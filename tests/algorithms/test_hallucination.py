@@ -131,3 +131,12 @@ def test_the_trajectory_is_that_of_the_learner_behind():
 def test_a_negative_number_of_examples_is_refused():
   with pytest.raises(ValueError, match='num_extra must be 0 or more, got -1'):
     make(PROTONET, -1)
+
+
+def test_a_learner_that_counts_its_steps_is_refused():
+  tasks = random_tasks(1)
+  learner = make(
+    metajax.maml_plus_plus(mlp([], WAYS), metajax.cross_entropy, multi_step=3)
+  )
+  with pytest.raises(ValueError, match='take a learner that keeps no count'):
+    learner.grad(KEY, draw(learner, tasks), tasks)

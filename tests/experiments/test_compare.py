@@ -84,6 +84,32 @@ def test_a_comparison_that_is_stopped_stops_its_run(launcher, cache, tmp_path):
     os.kill(int(owner[0]), 0)
 
 
+def test_a_comparison_that_was_killed_waits_for_the_run_that_outlived_it(
+  launcher, cache, tmp_path
+):
+  flags = (
+    *SMALL, '--minutes_each=0.05', cache, f'--workdir={tmp_path}/run',
+    '--methods=maml',
+  )  # fmt: skip
+  first = launcher.start('compare', *flags)
+  lock = tmp_path / 'run' / 'maml' / '.lock'
+  first.until(lambda: lock.exists() and lock.read_text())
+  first.kill(signal.SIGKILL)
+  first.wait()
+  ended = launcher.run('compare', *flags)
+  assert ended.code == 0, ended
+  assert 'waiting for another run in' in ended.stdout
+  found = json.loads((tmp_path / 'run' / 'compare.json').read_text())
+  assert found['failed'] == {}
+  assert [row['method'] for row in found['rows']] == ['maml']
+
+
+def test_flags_of_images_are_refused_for_the_sinusoid(launcher):
+  ended = launcher.run('compare', '--dataset=sinusoid', '--data_dir=x')
+  assert ended.code == 2
+  assert ended.stderr.startswith('--data_dir: is x, but has no meaning for')
+
+
 def outcome(**changes) -> dict:
   """What `result.json` of a run holds, as far as a comparison reads it."""
   return {
