@@ -236,6 +236,8 @@ def comparison(
     seconds, values = np.asarray(curves[name], float).reshape(-1, 2).T
     if len(seconds):
       over_time.plot(seconds, values, color=color, ls=style, lw=1.3)
+      # By colour and dashes a curve is told from the others.
+      at_end.axhline(place, color=color, ls=style, lw=1.3, alpha=0.45)
     end, value, half = results[name]
     over_time.errorbar(
       end, value, half, color=color, marker='o', ms=4, capsize=2
@@ -248,8 +250,9 @@ def comparison(
   at_end.set_xlabel(f'{_LABELS.get(metric, metric)} at test, 95% interval')
   over_time.set_xlabel('seconds; lines: validation, dots: test')
   over_time.set_ylabel(_LABELS.get(metric, metric))
+  over_time.grid(color='#E3E5E8', lw=0.7)
+  at_end.grid(axis='x', color='#E3E5E8', lw=0.7)
   for axes in (over_time, at_end):
-    axes.grid(color='#E3E5E8', lw=0.7)
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
   if metric == 'accuracy':

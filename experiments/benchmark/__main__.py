@@ -17,6 +17,11 @@ take turns, so that whatever else the machine does hits all of them; figures are
 medians over `--rounds` turns. Each meta-gradient is checked in float64 against
 central differences of its own loss. The workdir receives `benchmark.json` and
 PNG pictures; it is written after every workload and every point of a curve.
+
+  python -m experiments.benchmark --methods=all
+
+times an outer step of every method of the table instead, by its recipe for
+Omniglot, in turns with that of MAML (about fifteen minutes).
 See docs/performance.md.
 """
 
@@ -24,6 +29,7 @@ import errno
 import importlib.util
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,7 +52,13 @@ from experiments.benchmark.measure import (
   measure,
   reference,
 )
-from experiments.benchmark.processes import WorkerError
+from experiments.benchmark.methods import (
+  MethodRow,
+  MethodStep,
+  measure_methods,
+  trained_methods,
+)
+from experiments.benchmark.processes import Worker, WorkerError
 from experiments.benchmark.workloads import (
   CURVE_PEERS,
   CURVES,
@@ -78,6 +90,7 @@ class Record:
     self.peak = 0.0
     self.rows: list[Row] = []
     self.points: list[Point] = []
+    self.methods: list[MethodRow] = []
 
   def write(self) -> None:
     """Writes the record, and draws it."""
@@ -88,12 +101,15 @@ class Record:
         'matmul_peak_flops': self.peak,
         'rows': [row._asdict() for row in self.rows],
         'curves': [point._asdict() for point in self.points],
+        'methods': [row._asdict() for row in self.methods],
       },
     )
     folder = self.path.parent
     if self.rows:
       draw.speeds(folder / 'speed.png', self.rows)
       draw.memory(folder / 'memory.png', self.rows)
+    if self.methods:
+      draw.methods(folder / 'methods.png', self.methods)
     for workload, axis in {(each.workload, each.axis) for each in self.points}:
       draw.curve(
         folder / f'{workload}_by_{axis}.png',
@@ -157,6 +173,46 @@ def run(
         record.points.append(point)
         record.write()
   say(str(record.path))
+
+
+def run_methods(
+  steps: Sequence[MethodStep],
+  record: Record,
+  rounds: int,
+  seconds: float = _SECONDS,
+) -> None:
+  """Times methods beside MAML, prints a table, and writes the record."""
+  console = rich.console.Console()
+  say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+  with tempfile.TemporaryDirectory() as cache, Worker(Path(cache)) as worker:
+    record.machine = worker.ask('machine')
+  with console.status('') as status:
+    for row in measure_methods(steps, rounds, seconds, _progress(status, say)):
+      record.methods.append(row)
+      record.write()
+  show_methods(record.methods, console)
+  say(str(record.path))
+
+
+def show_methods(
+  rows: Sequence[MethodRow], console: rich.console.Console
+) -> None:
+  """Prints the methods, the fastest first."""
+  table = rich.table.Table(title='an outer step of every method, by its recipe')
+  table.add_column('method')
+  for heading in ('tasks', 'ms', 'of MAML', 'compiled MiB', 'start s'):
+    table.add_column(heading, justify='right')
+  for row in sorted(rows, key=lambda row: row.ratio_to_maml):
+    temporaries = row.compiled_temp_bytes
+    table.add_row(
+      row.method,
+      str(row.tasks_per_step),
+      f'{1e3 * row.seconds_per_step:,.3g}',
+      f'{row.ratio_to_maml:.2f}',
+      '' if temporaries is None else f'{temporaries / 2**20:,.0f}',
+      f'{row.seconds_to_first_step:.1f}',
+    )
+  console.print(table)
 
 
 def _progress(status: Any, say: Any) -> Any:
@@ -225,6 +281,10 @@ def define_flags() -> None:
   """Defines the flags of the benchmark."""
   flags.DEFINE_enum('suite', 'quick', list(SUITES), 'what to measure')
   _define_names('workloads', None, NAMES, 'of the full suite, instead of one')
+  _define_names(
+    'methods', None, ['all', *trained_methods()],
+    'whose outer steps to time beside that of MAML, instead of workloads',
+  )  # fmt: skip
   _define_names('peers', 'all', [*PEERS, 'all', 'none'], 'what to compare with')
   _define_names(
     'curves', None, [*_CURVE_NAMES, 'none'],
@@ -256,6 +316,10 @@ def _peers() -> list[Implementation]:
   return [
     row for name, row in PEERS.items() if {'all', name} & set(FLAGS.peers)
   ]
+
+
+def _methods() -> list[str]:
+  return trained_methods() if 'all' in FLAGS.methods else FLAGS.methods
 
 
 def _workloads() -> list[Workload]:
@@ -291,6 +355,9 @@ def main() -> int:
   """Runs the benchmark that the flags describe."""
   record = Record(open_workdir(Path(FLAGS.workdir)))
   try:
+    if FLAGS.methods is not None:
+      run_methods(list(map(MethodStep, _methods())), record, FLAGS.rounds)
+      return 0
     run(
       _workloads(),
       [METAJAX, PLAIN, *_peers()],

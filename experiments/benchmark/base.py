@@ -61,7 +61,7 @@ class Program(NamedTuple):
   # their mean.
   advance: Callable[[int], float]
   # The mean loss over tasks and its gradient, in the type of its arguments.
-  meta_gradient: Callable[[Weights, Tasks], tuple[float, Weights]]
+  meta_gradient: Callable[[Weights, Tasks], tuple[float, Weights]] | None = None
   # Temporaries of one compiled outer step; None where nothing is compiled.
   temp_bytes: Callable[[], int | None] = lambda: None
   # The peak on the accelerator; None where there is none.

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from experiments.benchmark.measure import Point, Row
+from experiments.benchmark.methods import MethodRow
 from experiments.plots import COLORS
 
 _MIB = 2**20
@@ -79,6 +80,26 @@ def memory(path: Path, rows: Sequence[Row]) -> Path:
     lambda row: (row.peak_device_bytes or row.peak_process_bytes) / _MIB,
     'peak memory (MiB)',
   )
+
+
+def methods(path: Path, rows: Sequence[MethodRow]) -> Path:
+  """Draws the time of a step of every method, as multiples of MAML's."""
+  ordered = sorted(rows, key=lambda row: -row.ratio_to_maml)
+  figure = Figure(figsize=(7, 1 + 0.22 * len(rows)), layout='constrained')
+  axes = figure.add_subplot(xscale='log')
+  drawn = axes.barh(
+    [row.method for row in ordered],
+    [row.ratio_to_maml for row in ordered],
+    color=COLORS[0],
+  )
+  axes.bar_label(drawn, fmt='{:.2f}', fontsize=7, padding=2)
+  axes.axvline(1, color='#8A9099', lw=0.7)
+  axes.tick_params(axis='y', labelsize=8)
+  axes.margins(x=0.1, y=0.01)
+  axes.set_xlabel("time of an outer step, relative to MAML's")
+  axes.spines[['top', 'right']].set_visible(False)
+  figure.savefig(path, dpi=150)
+  return path
 
 
 def curve(path: Path, points: Sequence[Point]) -> Path:

@@ -21,6 +21,8 @@ from experiments.benchmark.base import (
   Workload,
   noise_images,
 )
+from experiments.benchmark.methods import MethodStep, recipe_of
+from experiments.benchmark.workloads import OMNIGLOT
 from experiments.cluster import divide_cpu, single_thread
 from metajax import (
   accumulate,
@@ -34,6 +36,7 @@ from metajax import (
   microbatch,
   with_precision,
 )
+from metajax.algorithms.table import ALGORITHMS
 from metajax.base import (
   Adaptation,
   Batch,
@@ -49,7 +52,7 @@ from metajax.base import (
 from metajax.mesh import TASK
 from metajax.models import conv4, mlp, resnet12, transformer
 from metajax.models.windows import Lowering
-from metajax.tasks import episodes, sinusoid
+from metajax.tasks import classification, episodes, sinusoid
 
 _TOKENS = 256
 _EPSILON_ROOT = 1e-8  # Adam's second-order gradient is finite with one
@@ -66,35 +69,76 @@ def in_metajax(problem: Problem, lowering: Lowering = 'auto') -> Program:
   workload = problem.workload
   divide_cpu(workload.tasks)
   _thread_for(workload)
-  devices = jax.device_count()
-  divided = devices > 1 and workload.tasks % devices == 0
-  mesh = make_mesh({TASK: devices}) if divided else None
   learner = _learner(problem, lowering)
-  train_step = make_train_step(
-    learner,
-    optax.adam(workload.outer_lr),
-    _sampler(workload),
-    tasks_per_step=workload.tasks,
-    mesh=mesh,
-  )
-  init = partial(train_step.init, jax.random.key(SEED))
   grad = jax.jit(microbatch(learner.grad, 'auto'))
-  state = None
-
-  def advance(num_steps: int) -> float:
-    nonlocal state
-    state, metrics = train_step.run(state or init(), num_steps)
-    return float(metrics['loss'])
 
   def meta_gradient(weights: PyTree, tasks: Task) -> tuple[PyTree, PyTree]:
     gradient, metrics = grad(jax.random.key(SEED), weights, tasks)
     return metrics['loss'], gradient
 
+  program = _training(
+    learner, optax.adam(workload.outer_lr), _sampler(workload), workload.tasks
+  )
+  return program._replace(meta_gradient=_in_float64(meta_gradient))
+
+
+def in_method(step: MethodStep) -> Program:
+  """A row of the table of methods, by its recipe, on noise for images."""
+  row, recipe = ALGORITHMS[step.method], recipe_of(step.method)
+  recipe = recipe._replace(train_classes=step.classes)
+  divide_cpu(recipe.tasks_per_step)
+  side = OMNIGLOT.side
+  data = (
+    noise_images(step.classes, side).reshape(-1, side, side),
+    np.repeat(np.arange(step.classes), IMAGES_PER_CLASS),
+  )
+  ways = recipe.train_ways or recipe.ways
+  if row.trains_on == 'classes':
+    sample = classification(*data, recipe.batch_size)
+  else:
+    sample = episodes(
+      *data,
+      ways,
+      recipe.train_shots or recipe.shots,
+      recipe.train_queries or recipe.queries,
+    )
+  learner = row.make(
+    recipe.network(ways, width=step.width), cross_entropy, recipe
+  )
+  return _training(
+    learner, row.optimizer(recipe), sample, recipe.tasks_per_step
+  )
+
+
+def _training(
+  learner: MetaLearner,
+  optimizer: optax.GradientTransformation,
+  sample: SampleTask,
+  tasks: int,
+) -> Program:
+  """The train step, on all devices if they divide the tasks."""
+  devices = jax.device_count()
+  divided = devices > 1 and tasks % devices == 0
+  train_step = make_train_step(
+    learner,
+    optimizer,
+    sample,
+    tasks_per_step=tasks,
+    mesh=make_mesh({TASK: devices}) if divided else None,
+  )
+  state = None
+
+  def advance(num_steps: int) -> float:
+    nonlocal state
+    state, metrics = train_step.run(
+      state or train_step.init(jax.random.key(SEED)), num_steps
+    )
+    return float(metrics['loss'])
+
   return Program(
     advance,
-    _in_float64(meta_gradient),
-    lambda: _temp_bytes(train_step.lower()),
-    _device_bytes,
+    temp_bytes=lambda: _temp_bytes(train_step.lower()),
+    device_bytes=_device_bytes,
   )
 
 

@@ -26,7 +26,7 @@ TOLERANCES: dict[Precision, float] = {'float32': 5e-4, 'bfloat16': 2e-2}
 WRONG_GRADIENT = 1e-5  # relative error, in float64, from which one is wrong
 # Seconds of a step, and how many turns must do from there on.
 _FEW_TURNS = ((60.0, 1), (5.0, 3))
-_LIMIT = 1200.0  # seconds for an answer
+LIMIT = 1200.0  # seconds for an answer
 
 Say = Callable[[str], None]
 
@@ -143,9 +143,9 @@ def _start(implementation: Implementation, known: Reference) -> _Started:
       loss, cold = _first_step(worker, implementation, known)
       with Worker(cache) as second:
         _, warm = _first_step(second, implementation, known)
-        temporaries = second.ask('temp_bytes', limit=_LIMIT)
+        temporaries = second.ask('temp_bytes', limit=LIMIT)
         error = second.ask(
-          'gradient_error', implementation.make, known.small, limit=_LIMIT
+          'gradient_error', implementation.make, known.small, limit=LIMIT
         )
     except BaseException:
       worker.close()
@@ -156,8 +156,8 @@ def _start(implementation: Implementation, known: Reference) -> _Started:
 def _first_step(
   worker: Worker, implementation: Implementation, known: Reference
 ) -> tuple[float, float]:
-  worker.ask('make', implementation.make, known.problem, limit=_LIMIT)
-  loss, _ = worker.ask('advance', 1, limit=_LIMIT)
+  worker.ask('make', implementation.make, known.problem, limit=LIMIT)
+  loss, _ = worker.ask('advance', 1, limit=LIMIT)
   return loss, worker.age()
 
 
@@ -193,7 +193,7 @@ def _take_turns(
   settled: dict[str, Settled] = {}
   for each in started:
     settled[each.implementation.name] = each.worker.ask(
-      'settle', seconds, limit=_LIMIT
+      'settle', seconds, limit=LIMIT
     )
   speeds: dict[str, list[float]] = {name: [] for name in settled}
   for turn in range(rounds):
@@ -203,7 +203,7 @@ def _take_turns(
       steps = settled[name].steps
       if turn >= turns(settled[name].seconds, rounds):
         continue
-      _, elapsed = each.worker.ask('advance', steps, limit=_LIMIT)
+      _, elapsed = each.worker.ask('advance', steps, limit=LIMIT)
       speeds[name].append(workload.tasks * steps / elapsed)
   fastest = next(iter(speeds.values()), [])
   return [

@@ -50,8 +50,8 @@ class Requests:
     assert self._program is not None
     return self._program
 
-  def make(self, name: str, problem: Problem) -> None:
-    """Becomes an implementation."""
+  def make(self, name: str, problem: Any) -> None:
+    """Becomes an implementation, of what it is made for."""
     self._program = resolve(name)(problem)
 
   def advance(self, num_steps: int) -> tuple[float, float]:
@@ -85,9 +85,14 @@ class Requests:
   def gradient_error(self, name: str, problem: Problem) -> float:
     """How far an implementation's meta-gradient is from differences."""
     program = resolve(name)(problem)
+    assert program.meta_gradient is not None
     return directional_error(
       program.meta_gradient, problem.weights, problem.tasks[0]
     )
+
+  def machine(self) -> dict[str, Any]:
+    """What the figures are taken on."""
+    return machine()
 
   def matmul_peak(self, precision: Any) -> float:
     """The matrix-product peak of this machine."""

@@ -102,16 +102,18 @@ def clipped_adam(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def maml_images(ways: int, shots: int) -> Recipe:
-  """Finn et al., Omniglot; the rate is for a mean loss (see docs)."""
+  """Finn et al., Omniglot, with one rate for a mean loss (see docs).
+
+  Theirs, of sums over all examples, come to 2.0 for 5 ways and for 20; 0.4
+  learns more from both.
+  """
   recipe = Recipe(
     network=conv4, ways=ways, shots=shots, queries=shots, eval_inner_steps=3,
     short_outer_lr=3e-3,  # that of learn2learn's Omniglot example
   )  # fmt: skip
   if ways <= 5:
     return recipe
-  return recipe._replace(
-    inner_lr=0.1, inner_steps=5, eval_inner_steps=5, tasks_per_step=16
-  )
+  return recipe._replace(inner_steps=5, eval_inner_steps=5, tasks_per_step=16)
 
 
 def meta_sgd_images(ways: int, shots: int) -> Recipe:

@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 from experiments.benchmark import measure, worker
-from experiments.benchmark.__main__ import Record, installed, run
+from experiments.benchmark.__main__ import (
+  Record,
+  installed,
+  run,
+  run_methods,
+)
 from experiments.benchmark.base import Implementation, small
 from experiments.benchmark.in_jax import in_metajax, in_plain_jax, prepare
+from experiments.benchmark.methods import MethodStep
 from experiments.benchmark.processes import TimeLimitError, Worker, WorkerError
 from experiments.benchmark.workloads import METAJAX, PEERS, PLAIN, SUITES
 
@@ -64,7 +70,9 @@ def test_the_record_holds_what_was_measured(tmp_path, capsys):
     seconds=0.002,
   )
   found = json.loads(record.path.read_text())
-  assert set(found) == {'machine', 'matmul_peak_flops', 'rows', 'curves'}
+  assert set(found) == {
+    'machine', 'matmul_peak_flops', 'rows', 'curves', 'methods',
+  }  # fmt: skip
   assert {'cpu', 'cores', 'device', 'python', 'jax'} <= set(found['machine'])
   first, second = found['rows']
   for row in (first, second):
@@ -198,6 +206,7 @@ def test_the_error_of_a_gradient():
     (['--peers=learn3learn'], r'--peers.*learn3learn.*higher, torchopt'),
     (['--suite=slow'], r'--suite.*slow.*quick\|full'),
     (['--curves='], r'--curves.*tasks, inner_steps, width, memory'),
+    (['--methods=pixels'], r'--methods.*pixels.*all, maml'),
     (['--rounds=0'], r'--rounds=0: .* whole number'),
     (['--workdir=taken'], r'--workdir: taken already holds a benchmark.json'),
     (['--workdir=taken/benchmark.json'], r'--workdir: .* cannot be written'),
@@ -214,6 +223,24 @@ def test_misuse_is_one_line(launcher, tmp_path, arguments, message):
   assert re.search(message, ended.stderr), ended.stderr
   assert taken.read_text() == 'mine'
   assert [path.name for path in tmp_path.iterdir()] == ['taken']
+
+
+def test_a_step_of_a_method_is_timed_beside_one_of_maml(tmp_path, capsys):
+  record = Record(tmp_path / 'benchmark.json')
+  steps = [MethodStep('baseline', width=4, classes=8)]
+  run_methods(steps, record, rounds=2, seconds=0.01)
+  written = json.loads(record.path.read_text())
+  assert written['machine']['cores'] > 0
+  rows = {row['method']: row for row in written['methods']}
+  assert list(rows) == ['maml', 'baseline']
+  assert rows['maml']['ratio_to_maml'] == 1
+  assert [row['tasks_per_step'] for row in rows.values()] == [32, 1]
+  for row in rows.values():
+    assert 0 < row['seconds_per_step'] < row['seconds_to_first_step']
+    assert row['compiled_temp_bytes'] > 0
+    assert row['rounds'] == 2
+  assert 'of MAML' in capsys.readouterr().out
+  assert (tmp_path / 'methods.png').read_bytes()[1:4] == b'PNG'
 
 
 def test_what_takes_minutes_has_few_turns():
