@@ -317,7 +317,7 @@ def _cells(row: Row, reference: float | None) -> list[str]:
   scale, digits = (100, 1) if percent else (1, 3)
   step, added = '', ''
   if row.seconds_per_step:
-    step = f'{1e3 * row.seconds_per_step:.3g}'
+    step = tables.three_digits(1e3 * row.seconds_per_step)
     if reference:
       added = f'{row.seconds_per_step / reference:.2f}'
   return [

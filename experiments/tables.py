@@ -10,6 +10,11 @@ import rich.console
 import rich.table
 
 
+def three_digits(value: float) -> str:
+  """A positive figure in three digits, or more, and never with an exponent."""
+  return f'{value:.3g}' if value < 999.5 else f'{value:,.0f}'
+
+
 def markdown(table: Sequence[Sequence[str]], names: int = 1) -> str:
   """The table as Markdown has it."""
   header, *lines = table

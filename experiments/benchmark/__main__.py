@@ -39,7 +39,7 @@ import rich.console
 import rich.table
 from absl import flags
 
-from experiments import options
+from experiments import options, tables
 from experiments.benchmark import draw
 from experiments.benchmark.base import Implementation, Precision, Workload
 from experiments.benchmark.measure import (
@@ -207,7 +207,7 @@ def show_methods(
     table.add_row(
       row.method,
       str(row.tasks_per_step),
-      f'{1e3 * row.seconds_per_step:,.3g}',
+      tables.three_digits(1e3 * row.seconds_per_step),
       f'{row.ratio_to_maml:.2f}',
       '' if temporaries is None else f'{temporaries / 2**20:,.0f}',
       f'{row.seconds_to_first_step:.1f}',

@@ -20,3 +20,10 @@ def test_a_table_is_printed_with_its_title(capsys):
   assert 'Omniglot' in printed
   for cell in (cell for line in TABLE for cell in line):
     assert cell in printed
+
+
+def test_figures_have_three_digits_and_no_exponent():
+  values = 0.0123456, 7.281, 999.4, 999.6, 1284.3
+  assert [tables.three_digits(value) for value in values] == [
+    '0.0123', '7.28', '999', '1,000', '1,284',
+  ]  # fmt: skip
