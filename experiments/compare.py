@@ -38,6 +38,7 @@ _FORWARDED_IMAGES = ('dataset', 'ways', 'width', 'images_on', *image_data.OWN)
 _PILOT_DISPATCHES = 8
 _VALIDATIONS = 10  # in a run
 _NAMES = 2  # columns of the table that are no figures
+_WRITTEN = ('compare.json', 'compare.md', 'compare.png')
 
 
 def define_flags() -> None:
@@ -53,6 +54,10 @@ def define_flags() -> None:
     'queries', None, 'query examples per class at test; to what shares batch'
     ' statistics over them, their number matters, and methods by gradient are'
     ' published with [default: as many as --shots]',
+  )  # fmt: skip
+  options.define_count(
+    'train_ways', None, 'classes per training task of methods that have more of'
+    ' them than at test [default: the recipe]', at_least=2,
   )  # fmt: skip
   options.define_count('width', 64, 'channels of every convolution')
   options.define_count('seed', 0, 'of everything random', at_least=0)
@@ -102,8 +107,9 @@ def main() -> int:
     with runs.noted(failed, method):
       rows.append(_row(method, _outcome(method, workdir), workdir))
     _write(workdir, rows, failed)
-  tables.show(table(rows), _NAMES, _title(rows[0]) if rows else None)
-  print(f'{workdir}: compare.json, compare.md, compare.png')
+  if rows:
+    tables.show(table(rows), _NAMES, _title(rows[0]))
+  print(f'{workdir}: {", ".join(_WRITTEN if rows else _WRITTEN[:1])}')
   return 1 if failed else 0
 
 
@@ -185,6 +191,8 @@ def _arguments(method: str) -> list[str]:
     return arguments
   arguments.append(f'--queries={FLAGS.queries or FLAGS.shots}')
   on_tasks = ALGORITHMS[method].trains_on == 'tasks'
+  if FLAGS.train_ways is not None and recipe.train_ways is not None:
+    arguments.append(f'--train_ways={FLAGS.train_ways}')
   if on_tasks and recipe.steps and recipe.train_queries is None:
     # At test there may be other numbers of queries than the method trains on.
     arguments.append(f'--train_queries={recipe.queries}')
@@ -266,9 +274,9 @@ def _write(
   curves = {row.method: _curve(workdir / row.method, row) for row in rows}
   records = [row.record() | {'curve': curves[row.method]} for row in rows]
   write_json(workdir / 'compare.json', {'rows': records, 'failed': failed})
-  (workdir / 'compare.md').write_text(tables.markdown(table(rows), _NAMES))
   if not rows:
     return
+  (workdir / 'compare.md').write_text(tables.markdown(table(rows), _NAMES))
   from experiments.plots import comparison
 
   comparison(

@@ -582,9 +582,10 @@ def _stretch(
   logits = np.log(ends / (1 - ends))
   logits += (0.1 + 0.05 * np.ptp(logits)) * np.array([-1, 1])  # a margin
   axis = axes.xaxis if along == 'x' else axes.yaxis
+  # Limits come first: of what is all 100% the scale could make none.
+  getattr(axes, f'set_{along}lim')(1 / (1 + np.exp(-logits)))
   # What reaches 100% is drawn to the edge, and not left out.
   getattr(axes, f'set_{along}scale')('logit', nonpositive='clip')
-  getattr(axes, f'set_{along}lim')(1 / (1 + np.exp(-logits)))
   axis.set_major_locator(FixedLocator(_SHARES))
   axis.set_major_formatter(FuncFormatter(lambda share, _: f'{100 * share:g}'))
   axis.set_minor_locator(NullLocator())

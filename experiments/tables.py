@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import rich.console
 import rich.table
 
+_WIDE = 1000  # columns, more than any table has
+
 
 def three_digits(value: float) -> str:
   """A positive figure in three digits, or more, and never with an exponent."""
@@ -27,11 +29,17 @@ def markdown(table: Sequence[Sequence[str]], names: int = 1) -> str:
 def show(
   table: Sequence[Sequence[str]], names: int = 1, title: str | None = None
 ) -> None:
-  """Prints the table."""
+  """Prints the table, to a file as wide as it is."""
   header, *lines = table
   shown = rich.table.Table(title=title)
   for number, name in enumerate(header):
-    shown.add_column(name, justify='left' if number < names else 'right')
+    is_name = number < names
+    shown.add_column(
+      name, justify='left' if is_name else 'right', no_wrap=is_name
+    )
   for cells in lines:
     shown.add_row(*cells)
-  rich.console.Console().print(shown)
+  console = rich.console.Console()
+  if not console.is_terminal:
+    console.width = _WIDE
+  console.print(shown)

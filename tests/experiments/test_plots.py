@@ -316,6 +316,19 @@ def test_a_comparison_shows_every_method_and_the_best_first(tmp_path):
   assert_nothing_is_cut(pixels(path))
 
 
+def test_a_comparison_of_methods_without_a_mistake_can_be_drawn(tmp_path):
+  """Where all is 100% a logit scale has nothing to go by."""
+  figure = plots.comparison(
+    tmp_path / 'comparison.png',
+    {'maml': [(1, 1.0)]},
+    {'maml': (3, 1.0, 0.0)},
+    'accuracy',
+    TITLE,
+  )
+  for low, high in (figure.axes[0].get_ylim(), figure.axes[1].get_xlim()):
+    assert 0.9 < low < high < 1
+
+
 def test_accuracies_by_shots_show_every_number_of_examples(tmp_path):
   path = tmp_path / 'by_shots.png'
   figure = plots.by_shots(

@@ -27,3 +27,10 @@ def test_figures_have_three_digits_and_no_exponent():
   assert [tables.three_digits(value) for value in values] == [
     '0.0123', '7.28', '999', '1,000', '1,284',
   ]  # fmt: skip
+
+
+def test_a_wide_table_is_not_cut_in_a_file(capsys):
+  cells = [f'{number}' * 30 for number in range(6)]
+  tables.show([cells, cells])
+  printed = capsys.readouterr().out
+  assert all(printed.count(cell) == 2 for cell in cells)
