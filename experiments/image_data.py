@@ -119,12 +119,17 @@ def define_flags(others: Sequence[str] = ()) -> None:
 def load(recipe: Recipe) -> Data:
   """Loads what --dataset names, for a recipe; misuse is a UsageError."""
   dataset = DATASETS[FLAGS.dataset.partition(':')[0]]
+  check_flags(dataset.flags)
+  return dataset.load(recipe)
+
+
+def check_flags(allowed: frozenset[str]) -> None:
+  """Refuses flags of other data sets than that of --dataset."""
   for name in OWN:
-    if name not in dataset.flags and (value := FLAGS[name].value):
+    if name not in allowed and (value := FLAGS[name].value):
       raise UsageError(
         name, f'is {value}, but has no meaning for --dataset={FLAGS.dataset}'
       )
-  return dataset.load(recipe)
 
 
 def load_strokes(recipe: Recipe) -> Data:

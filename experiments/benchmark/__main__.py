@@ -29,7 +29,6 @@ import errno
 import importlib.util
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -48,6 +47,7 @@ from experiments.benchmark.measure import (
   Row,
   curve,
   is_wrong,
+  machine,
   matmul_peak,
   measure,
   reference,
@@ -58,7 +58,7 @@ from experiments.benchmark.methods import (
   measure_methods,
   trained_methods,
 )
-from experiments.benchmark.processes import Worker, WorkerError
+from experiments.benchmark.processes import WorkerError
 from experiments.benchmark.workloads import (
   CURVE_PEERS,
   CURVES,
@@ -184,35 +184,38 @@ def run_methods(
   """Times methods beside MAML, prints a table, and writes the record."""
   console = rich.console.Console()
   say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-  with tempfile.TemporaryDirectory() as cache, Worker(Path(cache)) as worker:
-    record.machine = worker.ask('machine')
+  record.machine = machine()
   with console.status('') as status:
     for row in measure_methods(steps, rounds, seconds, _progress(status, say)):
       record.methods.append(row)
       record.write()
-  show_methods(record.methods, console)
+  tables.show(
+    methods_table(record.methods),
+    title='an outer step of every method, by its recipe',
+  )
   say(str(record.path))
 
 
-def show_methods(
-  rows: Sequence[MethodRow], console: rich.console.Console
-) -> None:
-  """Prints the methods, the fastest first."""
-  table = rich.table.Table(title='an outer step of every method, by its recipe')
-  table.add_column('method')
-  for heading in ('tasks', 'ms', 'of MAML', 'compiled MiB', 'start s'):
-    table.add_column(heading, justify='right')
-  for row in sorted(rows, key=lambda row: row.ratio_to_maml):
-    temporaries = row.compiled_temp_bytes
-    table.add_row(
-      row.method,
-      str(row.tasks_per_step),
-      tables.three_digits(1e3 * row.seconds_per_step),
-      f'{row.ratio_to_maml:.2f}',
-      '' if temporaries is None else f'{temporaries / 2**20:,.0f}',
-      f'{row.seconds_to_first_step:.1f}',
-    )
-  console.print(table)
+def methods_table(rows: Sequence[MethodRow]) -> list[list[str]]:
+  """The header, and a line for every method, the fastest first."""
+  return [
+    ['method', 'tasks', 'ms', 'of MAML', 'compiled MiB', 'start s'],
+    *(
+      [
+        row.method,
+        str(row.tasks_per_step),
+        tables.three_digits(1e3 * row.seconds_per_step),
+        f'{row.ratio_to_maml:.2f}',
+        _mebibytes(row.compiled_temp_bytes),
+        f'{row.seconds_to_first_step:.1f}',
+      ]
+      for row in sorted(rows, key=lambda row: row.ratio_to_maml)
+    ),
+  ]
+
+
+def _mebibytes(size: int | None) -> str:
+  return '' if size is None else f'{size / 2**20:,.0f}'
 
 
 def _progress(status: Any, say: Any) -> Any:
@@ -262,14 +265,13 @@ def show(
   ):  # fmt: skip
     table.add_column(heading, justify='right')
   for row in rows:
-    temporaries = row.compiled_temp_bytes
     table.add_row(
       f'{row.implementation} {row.variant and f"({row.variant})"}',
       f'{row.tasks_per_second:,.4g}',
       f'{1 / row.ratio_to_metajax:.3g} x',
       f'{row.roofline_fraction:.3f}',
       f'{row.peak_process_bytes / 2**20:,.0f}',
-      '' if temporaries is None else f'{temporaries / 2**20:,.0f}',
+      _mebibytes(row.compiled_temp_bytes),
       f'{row.seconds_to_first_step:.1f}',
       f'{row.seconds_to_first_step_warm:.1f}',
       f'{row.gradient_error:.0e}' + (' WRONG' if is_wrong(row) else ''),

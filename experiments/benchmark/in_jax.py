@@ -24,6 +24,7 @@ from experiments.benchmark.base import (
 from experiments.benchmark.methods import MethodStep, recipe_of
 from experiments.benchmark.workloads import OMNIGLOT
 from experiments.cluster import divide_cpu, single_thread
+from experiments.image_data import sizes
 from metajax import (
   accumulate,
   backprop,
@@ -87,21 +88,12 @@ def in_method(step: MethodStep) -> Program:
   row, recipe = ALGORITHMS[step.method], recipe_of(step.method)
   recipe = recipe._replace(train_classes=step.classes)
   divide_cpu(recipe.tasks_per_step)
-  side = OMNIGLOT.side
-  data = (
-    noise_images(step.classes, side).reshape(-1, side, side),
-    np.repeat(np.arange(step.classes), IMAGES_PER_CLASS),
-  )
-  ways = recipe.train_ways or recipe.ways
+  data = _noise(step.classes, OMNIGLOT.side)
+  ways, shots, queries = sizes(recipe, training=True)
   if row.trains_on == 'classes':
     sample = classification(*data, recipe.batch_size)
   else:
-    sample = episodes(
-      *data,
-      ways,
-      recipe.train_shots or recipe.shots,
-      recipe.train_queries or recipe.queries,
-    )
+    sample = episodes(*data, ways, shots, queries)
   learner = row.make(
     recipe.network(ways, width=step.width), cross_entropy, recipe
   )
@@ -389,14 +381,18 @@ def _sampler(workload: Workload) -> SampleTask:
     return jax.tree_util.Partial(
       partial(_sequences, workload.ways, workload.side)
     )
-  images = noise_images(workload.classes, workload.side)
   return episodes(
-    images.reshape(-1, workload.side, workload.side),
-    np.repeat(np.arange(workload.classes), IMAGES_PER_CLASS),
+    *_noise(workload.classes, workload.side),
     workload.ways,
     workload.shots,
     workload.queries,
   )
+
+
+def _noise(classes: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+  """Images of noise, and their labels."""
+  images = noise_images(classes, side).reshape(-1, side, side)
+  return images, np.repeat(np.arange(classes), IMAGES_PER_CLASS)
 
 
 def _sequences(number: int, length: int, key: jax.Array) -> Task:

@@ -82,15 +82,25 @@ class _Started(NamedTuple):
 
 def reference(workload: Workload, precision: Precision) -> Reference:
   """What a worker of its own finds out before anything is measured."""
-  with tempfile.TemporaryDirectory() as cache, Worker(Path(cache)) as worker:
-    found: Reference = worker.ask('reference', workload, precision)
-    return found
+  found: Reference = _ask_once('reference', workload, precision)
+  return found
 
 
 def matmul_peak(precision: Precision) -> float:
   """Operations per second of the fastest matrix product, in its own process."""
+  return float(_ask_once('matmul_peak', precision))
+
+
+def machine() -> dict[str, Any]:
+  """What the figures are taken on."""
+  found: dict[str, Any] = _ask_once('machine')
+  return found
+
+
+def _ask_once(request: str, *arguments: Any) -> Any:
+  """The answer of a worker that does nothing else."""
   with tempfile.TemporaryDirectory() as cache, Worker(Path(cache)) as worker:
-    return float(worker.ask('matmul_peak', precision))
+    return worker.ask(request, *arguments)
 
 
 def measure(
@@ -140,9 +150,9 @@ def _start(implementation: Implementation, known: Reference) -> _Started:
     cache = Path(directory)
     worker = Worker(cache)
     try:
-      loss, cold = _first_step(worker, implementation, known)
+      loss, cold = first_step(worker, implementation.make, known.problem)
       with Worker(cache) as second:
-        _, warm = _first_step(second, implementation, known)
+        _, warm = first_step(second, implementation.make, known.problem)
         temporaries = second.ask('temp_bytes', limit=LIMIT)
         error = second.ask(
           'gradient_error', implementation.make, known.small, limit=LIMIT
@@ -153,10 +163,9 @@ def _start(implementation: Implementation, known: Reference) -> _Started:
   return _Started(implementation, worker, loss, cold, warm, temporaries, error)
 
 
-def _first_step(
-  worker: Worker, implementation: Implementation, known: Reference
-) -> tuple[float, float]:
-  worker.ask('make', implementation.make, known.problem, limit=LIMIT)
+def first_step(worker: Worker, make: str, problem: Any) -> tuple[float, float]:
+  """Has a worker begin; returns its first loss, and its age after that."""
+  worker.ask('make', make, problem, limit=LIMIT)
   loss, _ = worker.ask('advance', 1, limit=LIMIT)
   return loss, worker.age()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.benchmark.base import Settled
-from experiments.benchmark.measure import LIMIT, Say, turns
+from experiments.benchmark.measure import LIMIT, Say, first_step, turns
 from experiments.benchmark.processes import Worker, WorkerError
 from experiments.benchmark.workloads import OMNIGLOT
 from metajax.algorithms.recipes import Recipe
@@ -109,9 +109,8 @@ def _start(
   worker: Worker, step: MethodStep, seconds: float
 ) -> tuple[float, Settled]:
   """Takes the first steps; returns how long that took, and what a turn is."""
-  worker.ask('make', _MAKE, step, limit=LIMIT)
-  worker.ask('advance', 1, limit=LIMIT)
-  return worker.age(), worker.ask('settle', seconds, limit=LIMIT)
+  _, cold = first_step(worker, _MAKE, step)
+  return cold, worker.ask('settle', seconds, limit=LIMIT)
 
 
 def _turn(worker: Worker, settled: Settled) -> float:
