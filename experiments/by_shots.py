@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import options, runs, tables
-from experiments.options import FLAGS, UsageError
-from experiments.workdir import wait_until_free, write_json
+from experiments.runner import options, runs, tables
+from experiments.runner.options import FLAGS, UsageError
+from experiments.runner.workdir import wait_until_free, write_json
 
 # What a test takes over from the run, where it was set.
 _KEPT = (
@@ -181,7 +181,7 @@ def _write(
   (workdir / 'by_shots.md').write_text(tables.markdown(table(rows)))
   if not rows:
     return
-  from experiments.plots import by_shots
+  from experiments.figures.plots import by_shots
 
   by_shots(
     workdir / 'by_shots.png',

@@ -23,13 +23,14 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import image_data, options, runs, tables
-from experiments.options import FLAGS, UsageError
-from experiments.runs import FailedError
-from experiments.workdir import wait_until_free, write_json
+from experiments.data import images as image_data
+from experiments.runner import options, runs, tables
+from experiments.runner.options import FLAGS, UsageError
+from experiments.runner.runs import FailedError
+from experiments.runner.workdir import wait_until_free, write_json
 from metajax.algorithms.recipes import ANNEALED, Recipe
 from metajax.algorithms.table import ALGORITHMS
-from metajax.metrics import VALIDATION, read_json_lines
+from metajax.runs.writers import VALIDATION, read_json_lines
 
 # What is passed on to every run, if it is set, and to those on images.
 _FORWARDED = ('shots', 'seed', 'eval_tasks', 'validation_tasks', 'cache_dir')
@@ -267,7 +268,7 @@ def _write(
   if not rows:
     return
   (workdir / 'compare.md').write_text(tables.markdown(table(rows), _NAMES))
-  from experiments.plots import comparison
+  from experiments.figures.plots import comparison
 
   comparison(
     workdir / 'compare.png',

@@ -19,8 +19,9 @@ those of experiments.sinusoid. The workdir receives `result.json`,
 import sys
 from typing import Any
 
-from experiments import cluster, image_data, options
-from experiments.options import FLAGS, UsageError
+from experiments.data import images as image_data
+from experiments.runner import cluster, options
+from experiments.runner.options import FLAGS, UsageError
 from metajax.algorithms.recipes import Recipe
 from metajax.algorithms.table import ALGORITHMS
 
@@ -67,8 +68,9 @@ def main() -> int:
   data = image_data.load(
     Recipe(recipe.network, ways=2, tasks_per_step=recipe.tasks_per_step)
   )
-  from experiments import loop, pictures
-  from experiments.problem import Problem
+  from experiments.figures import pictures
+  from experiments.runner import loop
+  from experiments.runner.problem import Problem
   from metajax.objectives import mean_squared_error
   from metajax.precision import with_precision
 
@@ -112,8 +114,8 @@ def _completion(
   import jax.numpy as jnp
 
   from metajax.base import sample_tasks
+  from metajax.runs.training import as_argument
   from metajax.tasks import completion
-  from metajax.training import as_argument
 
   @jax.jit
   def draw(sample: Any) -> Any:
@@ -134,9 +136,9 @@ def _baseline(problem: Any) -> Any:
     import jax
     import jax.numpy as jnp
 
-    from experiments.loop import TEST_SEED
+    from experiments.runner.loop import TEST_SEED
     from metajax import Learner, evaluate
-    from metajax.algorithms.classes import one_step
+    from metajax.adaptation.classes import one_step
 
     def adapt(key: Any, meta_params: Any, support: Any) -> Any:
       mean = jnp.mean(support.targets, axis=0)

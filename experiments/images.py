@@ -22,8 +22,9 @@ The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
 import sys
 from typing import Any
 
-from experiments import cluster, image_data, options
-from experiments.options import FLAGS, UsageError
+from experiments.data import images as image_data
+from experiments.runner import cluster, options
+from experiments.runner.options import FLAGS, UsageError
 from metajax.algorithms.recipes import Recipe
 from metajax.algorithms.table import ALGORITHMS
 
@@ -98,8 +99,9 @@ def main() -> int:
   cluster.divide_cpu(recipe.tasks_per_step)
   data = image_data.load(recipe)
   recipe = recipe._replace(train_classes=data.train_classes)
-  from experiments import loop, pictures
-  from experiments.problem import Problem
+  from experiments.figures import pictures
+  from experiments.runner import loop
+  from experiments.runner.problem import Problem
   from metajax.objectives import cross_entropy
   from metajax.precision import with_precision
 
@@ -162,7 +164,7 @@ def _baseline(problem: Any) -> Any:
   def measure() -> dict[str, float]:
     import jax
 
-    from experiments.loop import TEST_SEED
+    from experiments.runner.loop import TEST_SEED
     from metajax import evaluate, nearest_class_mean
 
     evaluation = evaluate(

@@ -16,8 +16,8 @@ The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
 import sys
 from typing import Any
 
-from experiments import cluster, options
-from experiments.options import FLAGS
+from experiments.runner import cluster, options
+from experiments.runner.options import FLAGS
 from metajax.algorithms.table import ALGORITHMS
 
 
@@ -40,8 +40,9 @@ def main() -> int:
   cluster.connect()
   cluster.divide_cpu(recipe.tasks_per_step)
   cluster.single_thread()
-  from experiments import loop, pictures
-  from experiments.problem import Problem
+  from experiments.figures import pictures
+  from experiments.runner import loop
+  from experiments.runner.problem import Problem
   from metajax.objectives import mean_squared_error
   from metajax.precision import with_precision
   from metajax.tasks import sinusoid
@@ -80,7 +81,7 @@ def _baseline(problem: Any) -> Any:
     import jax
     import jax.numpy as jnp
 
-    from experiments.loop import TEST_SEED
+    from experiments.runner.loop import TEST_SEED
     from metajax import Model, evaluate, maml
 
     zero = Model(

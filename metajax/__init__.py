@@ -11,7 +11,6 @@ the table of all methods with their published settings in
 `metajax.algorithms.table`.
 """
 
-from metajax.accumulate import accumulate
 from metajax.algorithms import (
   alfa,
   anil,
@@ -59,33 +58,38 @@ from metajax.base import (
   map_tasks,
   sample_tasks,
 )
-from metajax.distillation import distil
-from metajax.ensemble import ensemble
+from metajax.devices.mesh import make_mesh
+from metajax.devices.parallel import (
+  choose_chunk_size,
+  data_parallel,
+  microbatch,
+)
 from metajax.estimators import (
   backprop,
   displacement,
   evolution,
   gradient_of,
 )
-from metajax.implicit import implicit_minimum
-from metajax.inner_loop import Descent, descend
-from metajax.mesh import make_mesh
-from metajax.mining import candidates, hardest
+from metajax.inner.accumulate import accumulate
+from metajax.inner.descend import Descent, descend
+from metajax.inner.implicit import implicit_minimum
 from metajax.objectives import (
   confidence_interval,
   cross_entropy,
   mean_squared_error,
 )
-from metajax.parallel import choose_chunk_size, data_parallel, microbatch
 from metajax.precision import with_precision
-from metajax.selection import select
-from metajax.training import (
+from metajax.runs.training import (
   Evaluation,
   TrainState,
   TrainStep,
   evaluate,
   make_train_step,
 )
+from metajax.wrappers.distillation import distil
+from metajax.wrappers.ensemble import ensemble
+from metajax.wrappers.mining import candidates, hardest
+from metajax.wrappers.selection import select
 
 __version__ = '0.1.0'
 

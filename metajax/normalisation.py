@@ -18,7 +18,6 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from metajax import partition
 from metajax.base import (
   Adaptation,
   Batch,
@@ -28,6 +27,7 @@ from metajax.base import (
   PyTree,
   Task,
 )
+from metajax.inner import partition
 
 Normalisation = Literal['transductive', 'support']
 

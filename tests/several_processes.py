@@ -19,8 +19,7 @@ import numpy as np
 import optax
 
 import metajax
-from metajax.checkpoint import Checkpointer
-from metajax.distributed import (
+from metajax.devices.distributed import (
   agree,
   collect,
   gather,
@@ -28,8 +27,9 @@ from metajax.distributed import (
   is_lost_connection,
   is_primary,
 )
-from metajax.mesh import largest_dimension, make_mesh, replicated
+from metajax.devices.mesh import largest_dimension, make_mesh, replicated
 from metajax.models import mlp
+from metajax.runs.checkpoint import Checkpointer
 from metajax.tasks import sinusoid
 
 NUM_STEPS = 20

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.interrupts import PREEMPTED
-from metajax.metrics import read_json_lines
+from experiments.runner.interrupts import PREEMPTED
+from metajax.runs.writers import read_json_lines
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAUNCH = REPOSITORY / 'launch'

@@ -38,10 +38,9 @@ import rich.console
 import rich.table
 from absl import flags
 
-from experiments import options, tables
-from experiments.benchmark import draw
-from experiments.benchmark.base import Implementation, Precision, Workload
-from experiments.benchmark.measure import (
+from experiments.benchmark.speed import draw
+from experiments.benchmark.speed.base import Implementation, Precision, Workload
+from experiments.benchmark.speed.measure import (
   DisagreementError,
   Point,
   Row,
@@ -52,14 +51,14 @@ from experiments.benchmark.measure import (
   measure,
   reference,
 )
-from experiments.benchmark.methods import (
+from experiments.benchmark.speed.methods import (
   MethodRow,
   MethodStep,
   measure_methods,
   trained_methods,
 )
-from experiments.benchmark.processes import WorkerError
-from experiments.benchmark.workloads import (
+from experiments.benchmark.speed.processes import WorkerError
+from experiments.benchmark.speed.workloads import (
   CURVE_PEERS,
   CURVES,
   MEMORY_CURVE,
@@ -71,8 +70,9 @@ from experiments.benchmark.workloads import (
   SUITES,
   TRANSFORMER,
 )
-from experiments.options import FLAGS, UsageError
-from experiments.workdir import write_json
+from experiments.runner import options, tables
+from experiments.runner.options import FLAGS, UsageError
+from experiments.runner.workdir import write_json
 
 RECORD = 'benchmark.json'
 _SECONDS = 0.5  # about as long as one implementation computes in one round

@@ -1,5 +1,6 @@
 """One file a method. The table of all of them is `metajax.algorithms.table`."""
 
+from metajax.adaptation.learned_descent import learned_descent
 from metajax.algorithms.alfa import alfa
 from metajax.algorithms.anil import anil
 from metajax.algorithms.boil import boil
@@ -10,7 +11,6 @@ from metajax.algorithms.fomaml import fomaml
 from metajax.algorithms.hallucination import hallucinate
 from metajax.algorithms.imaml import imaml
 from metajax.algorithms.in_context import in_context
-from metajax.algorithms.learned_descent import learned_descent
 from metajax.algorithms.leo import leo
 from metajax.algorithms.lr_d2 import lr_d2
 from metajax.algorithms.maml import gradient_learner, maml

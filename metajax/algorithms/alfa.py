@@ -29,8 +29,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import partition
-from metajax.algorithms.learned_descent import (
+from metajax.adaptation.learned_descent import (
   at_step,
   by_step,
   learned_descent,
@@ -38,9 +37,10 @@ from metajax.algorithms.learned_descent import (
 from metajax.algorithms.maml import check_inner_loop
 from metajax.base import MetaLearner, Model, Objective, PyTree
 from metajax.estimators import backprop
-from metajax.inner_loop import Checkpoint
+from metajax.inner import partition
+from metajax.inner.descend import Checkpoint
+from metajax.inner.second_order import SecondOrder
 from metajax.models import mlp
-from metajax.second_order import SecondOrder
 
 
 class AdaptiveRule(NamedTuple):

@@ -12,8 +12,8 @@ References:
 
 from functools import partial
 
-from metajax import partition
 from metajax.algorithms.maml import maml
+from metajax.inner import partition
 
 anil = partial(maml, adapts=partition.head)
 anil.__doc__ = """ANIL: `maml` that adapts only the layer called `head`.

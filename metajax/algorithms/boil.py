@@ -14,8 +14,8 @@ References:
 
 from functools import partial
 
-from metajax import partition
 from metajax.algorithms.maml import maml
+from metajax.inner import partition
 
 boil = partial(maml, adapts=partition.body)
 boil.__doc__ = """BOIL: `maml` that adapts all but the layer called `head`.

@@ -23,7 +23,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax import partition
 from metajax.algorithms.maml import check_inner_loop, gradient_learner
 from metajax.base import (
   Adaptation,
@@ -35,8 +34,9 @@ from metajax.base import (
   PyTree,
 )
 from metajax.estimators import backprop
-from metajax.inner_loop import Checkpoint
-from metajax.second_order import SecondOrder
+from metajax.inner import partition
+from metajax.inner.descend import Checkpoint
+from metajax.inner.second_order import SecondOrder
 
 
 class ContextParams(NamedTuple):

@@ -24,7 +24,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metajax import partition
 from metajax.base import (
   Adaptation,
   Batch,
@@ -35,6 +34,7 @@ from metajax.base import (
   PyTree,
 )
 from metajax.estimators import backprop
+from metajax.inner import partition
 from metajax.models import from_linen
 from metajax.precision import drawn_like_inputs
 

@@ -33,8 +33,8 @@ from metajax.base import (
   PyTree,
 )
 from metajax.estimators import backprop
-from metajax.implicit import Loss, implicit_minimum
-from metajax.inner_loop import descend
+from metajax.inner.descend import descend
+from metajax.inner.implicit import Loss, implicit_minimum
 
 
 def imaml(

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax.algorithms.classes import (
+from metajax.adaptation.classes import (
   Targets,
   are_numbers,
   check_num_classes,

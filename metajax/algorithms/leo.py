@@ -38,8 +38,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import partition
-from metajax.algorithms.classes import (
+from metajax.adaptation.classes import (
   Targets,
   check_num_classes,
   class_means,
@@ -61,7 +60,8 @@ from metajax.base import (
   Task,
 )
 from metajax.estimators import gradient_of, query_loss
-from metajax.inner_loop import descend
+from metajax.inner import partition
+from metajax.inner.descend import descend
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
 

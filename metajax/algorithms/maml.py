@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import optax
 
-from metajax import partition
 from metajax.base import (
   Adaptation,
   Batch,
@@ -26,8 +25,9 @@ from metajax.base import (
   PyTree,
 )
 from metajax.estimators import backprop
-from metajax.inner_loop import Checkpoint, descend
-from metajax.second_order import SecondOrder
+from metajax.inner import partition
+from metajax.inner.descend import Checkpoint, descend
+from metajax.inner.second_order import SecondOrder
 
 # From a rate, or from whatever is learned in its place.
 InnerOptimizer = Callable[[Any], optax.GradientTransformation]

@@ -27,8 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import partition
-from metajax.algorithms.learned_descent import (
+from metajax.adaptation.learned_descent import (
   LearnedDescent,
   at_step,
   by_step,
@@ -47,8 +46,9 @@ from metajax.base import (
   Task,
 )
 from metajax.estimators import backprop
-from metajax.inner_loop import Checkpoint
-from metajax.second_order import SecondOrder
+from metajax.inner import partition
+from metajax.inner.descend import Checkpoint
+from metajax.inner.second_order import SecondOrder
 
 
 class PlusPlusParams(NamedTuple):

@@ -24,7 +24,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metajax.algorithms.classes import (
+from metajax.adaptation.classes import (
   check_num_classes,
   encode_classes,
   one_step,

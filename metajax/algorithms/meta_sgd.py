@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import partition
-from metajax.algorithms.learned_descent import learned_descent
+from metajax.adaptation.learned_descent import learned_descent
 from metajax.algorithms.maml import check_inner_loop
 from metajax.base import MetaLearner, Model, Objective, PyTree
 from metajax.estimators import backprop
-from metajax.inner_loop import Checkpoint
-from metajax.second_order import SecondOrder
+from metajax.inner import partition
+from metajax.inner.descend import Checkpoint
+from metajax.inner.second_order import SecondOrder
 
 
 def meta_sgd(

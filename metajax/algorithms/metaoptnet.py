@@ -23,12 +23,12 @@ import jax
 import jax.numpy as jnp
 from optax.projections import projection_simplex
 
-from metajax.algorithms.classes import (
+from metajax.adaptation.classes import (
   Targets,
   check_num_classes,
   encode_classes,
 )
-from metajax.algorithms.solved_head import (
+from metajax.adaptation.solved_head import (
   solve_definite,
   solve_positive,
   solved_head_learner,

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax.algorithms.classes import are_numbers, one_step
+from metajax.adaptation.classes import are_numbers, one_step
 from metajax.base import (
   Adaptation,
   Batch,

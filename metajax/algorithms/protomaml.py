@@ -20,8 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import partition
-from metajax.algorithms.classes import (
+from metajax.adaptation.classes import (
   check_num_classes,
   class_means,
   encode_classes,
@@ -38,8 +37,9 @@ from metajax.base import (
   PyTree,
 )
 from metajax.estimators import backprop
-from metajax.inner_loop import Checkpoint
-from metajax.second_order import SecondOrder
+from metajax.inner import partition
+from metajax.inner.descend import Checkpoint
+from metajax.inner.second_order import SecondOrder
 
 
 class Classifier(NamedTuple):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax.algorithms.classes import (
+from metajax.adaptation.classes import (
   check_num_classes,
   class_means,
   memberships,

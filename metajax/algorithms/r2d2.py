@@ -15,13 +15,13 @@ References:
 import jax
 import jax.numpy as jnp
 
-from metajax.algorithms.classes import (
+from metajax.adaptation.classes import (
   Targets,
   are_numbers,
   check_num_classes,
   encode_targets,
 )
-from metajax.algorithms.solved_head import (
+from metajax.adaptation.solved_head import (
   ridge_regression,
   solved_head_learner,
   with_constant,

@@ -12,8 +12,8 @@ from metajax.algorithms.maml_plus_plus import (
 )
 from metajax.algorithms.reptile import outer_optimizer
 from metajax.base import Model
+from metajax.devices.parallel import ChunkSize
 from metajax.models import conv4, mlp
-from metajax.parallel import ChunkSize
 
 Evaluation = Literal['transductive', 'support', 'population']
 Schedule = Literal['constant', 'cosine', 'linear', 'halving']

@@ -27,7 +27,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metajax.algorithms.classes import (
+from metajax.adaptation.classes import (
   check_num_classes,
   class_means,
   encode_classes,

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import partition
 from metajax.algorithms.maml import InnerOptimizer, check_inner_loop
 from metajax.base import (
   Adaptation,
@@ -33,7 +32,8 @@ from metajax.base import (
   PyTree,
 )
 from metajax.estimators import displacement
-from metajax.inner_loop import descend
+from metajax.inner import partition
+from metajax.inner.descend import descend
 
 
 class ReptileParams(NamedTuple):

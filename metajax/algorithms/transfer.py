@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.algorithms.classes import (
+from metajax.adaptation.classes import (
   check_num_classes,
   one_step,
   unit_length,

@@ -32,8 +32,8 @@ import jax.numpy as jnp
 from metajax.algorithms.maml import check_inner_loop, gradient_learner
 from metajax.base import MetaLearner, Metrics, Model, Objective, PyTree, Task
 from metajax.estimators import gradient_of, query_loss
-from metajax.inner_loop import Checkpoint
-from metajax.second_order import SecondOrder
+from metajax.inner.descend import Checkpoint
+from metajax.inner.second_order import SecondOrder
 
 
 def task_layers(path: str) -> bool:

@@ -297,7 +297,7 @@ class HostTasks:
 
   With the same key it draws the same task. `make_train_step` streams from it:
   tasks are drawn ahead on the host while devices adapt to those before
-  (`metajax.streaming`). Elsewhere it is a sampler like any other, which calls
+  (`metajax.devices.streaming`). Elsewhere it is a sampler like any, which calls
   the host for its images.
   """
 

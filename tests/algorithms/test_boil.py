@@ -6,8 +6,8 @@ import numpy as np
 from differences import slopes
 
 import metajax
-from metajax import partition
 from metajax.base import sample_tasks
+from metajax.inner import partition
 from metajax.models import mlp
 from metajax.tasks import sinusoid
 

@@ -11,13 +11,13 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import metajax
-from metajax import partition
 from metajax.algorithms.maml_plus_plus import (
   PlusPlusParams,
   outer_optimizer,
   step_weights,
 )
 from metajax.base import sample_tasks
+from metajax.inner import partition
 from metajax.models import BatchNorm, from_linen, mlp
 from metajax.tasks import sinusoid
 

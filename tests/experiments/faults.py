@@ -29,13 +29,13 @@ import jax
 import numpy as np
 from processes import TINY, Launcher, Run, result, serve
 
-from experiments.interrupts import PREEMPTED
+from experiments.runner.interrupts import PREEMPTED
 from metajax.algorithms.table import ALGORITHMS
-from metajax.checkpoint import Checkpointer
-from metajax.metrics import read_json_lines
 from metajax.objectives import mean_squared_error
+from metajax.runs.checkpoint import Checkpointer
+from metajax.runs.training import TrainState, make_train_step
+from metajax.runs.writers import read_json_lines
 from metajax.tasks import sinusoid
-from metajax.training import TrainState, make_train_step
 
 EVERY = 5  # steps between checkpoints
 DISK_BYTES = 16 * 2**20

@@ -13,7 +13,7 @@ from PIL import Image
 from processes import REPOSITORY, TINY_IMAGES, result
 
 from metajax.algorithms.table import ALGORITHMS
-from metajax.metrics import read_json_lines
+from metajax.runs.writers import read_json_lines
 
 PICTURES = {'learning_curve.png', 'accuracy_by_inner_step.png', 'test_task.png'}
 

@@ -15,9 +15,9 @@ from faults import (
 )
 from processes import TINY
 
-from experiments.interrupts import PREEMPTED
-from metajax.checkpoint import Checkpointer
-from metajax.metrics import read_json_lines
+from experiments.runner.interrupts import PREEMPTED
+from metajax.runs.checkpoint import Checkpointer
+from metajax.runs.writers import read_json_lines
 
 STEPS = 60
 FLAGS = (*TINY, f'--checkpoint_every={EVERY}', f'--steps={STEPS}')

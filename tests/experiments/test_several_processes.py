@@ -11,8 +11,8 @@ import pytest
 from faults import final_state, last_step
 from processes import TINY, result
 
-from experiments.interrupts import PREEMPTED
-from metajax.checkpoint import Checkpointer
+from experiments.runner.interrupts import PREEMPTED
+from metajax.runs.checkpoint import Checkpointer
 
 EVERY = 50
 STEPS = 300

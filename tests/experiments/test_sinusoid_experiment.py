@@ -12,7 +12,7 @@ from PIL import Image
 from processes import REPOSITORY, TINY
 
 from metajax.algorithms.table import ALGORITHMS
-from metajax.metrics import read_json_lines
+from metajax.runs.writers import read_json_lines
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,1 @@
+"""Outer steps of this library and of its peers, timed in turns."""

@@ -1,0 +1,108 @@
+"""The rows of the benchmark: what is computed, and by whom."""
+
+from typing import get_args
+
+from experiments.benchmark.speed.base import Implementation, Network, Workload
+from metajax.algorithms.table import ALGORITHMS
+
+_JAX = 'experiments.benchmark.speed.in_jax'
+_TORCH = 'experiments.benchmark.speed.in_torch'
+_FEW_SHOT: tuple[Network, ...] = ('mlp', 'conv4_stride', 'conv4_max_pool')
+
+METAJAX = Implementation(
+  'metajax', f'{_JAX}:in_metajax', networks=get_args(Network)
+)
+PLAIN = Implementation('plain JAX', f'{_JAX}:in_plain_jax')
+
+
+def _peer(name: str, function: str, *needs: str) -> Implementation:
+  return Implementation(
+    name,
+    f'{_TORCH}:{function}',
+    needs=('torch', *needs),
+    given_tasks=True,
+    networks=_FEW_SHOT,
+  )
+
+
+_LOOP = _peer('torch loop', 'in_loop')
+# Not somebody else's: the other way of metajax itself.
+_NATIVE = Implementation(
+  'native',
+  f'{_JAX}:in_native_lowering',
+  networks=('conv4_stride', 'conv4_max_pool', 'resnet12'),
+)
+PEERS = {
+  row.name: row
+  for row in (
+    _NATIVE,
+    _peer('higher', 'in_higher', 'higher'),
+    _peer('torchopt', 'in_torchopt', 'torchopt'),
+    _peer('torch.func', 'in_torch_func'),
+    _LOOP,
+  )
+}
+
+
+def _sinusoid(inner_steps: int) -> Workload:
+  recipe = ALGORITHMS['maml'].sinusoid
+  assert recipe
+  return Workload(
+    'sinusoid', 'mlp', recipe.tasks_per_step, inner_steps, recipe.inner_lr,
+    recipe.outer_lr, shots=recipe.shots,
+    queries=recipe.train_queries or recipe.queries, width=40,
+  )  # fmt: skip
+
+
+def _conv4(network: str, tasks: int) -> Workload:
+  """At a rate at which the losses of both sets fall."""
+  assert network in ('conv4_stride', 'conv4_max_pool')
+  return Workload(network, network, tasks, 5, 0.1, ways=5, queries=15)  # type: ignore[arg-type]
+
+
+def _omniglot() -> Workload:
+  """The recipe, sampling included, with as many classes as in training."""
+  images = ALGORITHMS['maml'].images
+  assert images
+  recipe = images(5, 1)
+  return Workload(
+    'omniglot', 'conv4_stride', recipe.tasks_per_step, recipe.inner_steps,
+    recipe.inner_lr, recipe.outer_lr, ways=recipe.ways, shots=recipe.shots,
+    queries=recipe.queries, classes=4400, sampling=True,
+  )  # fmt: skip
+
+
+# Eight sequences to adapt to, and eight to be judged by.
+TRANSFORMER = Workload(
+  'transformer', 'transformer', 1, 20, 1e-3, ways=8, width=256, side=128
+)
+OMNIGLOT = _omniglot()
+RESNET = Workload(
+  'resnet12', 'resnet12', 4, 1, 0.1, ways=5, shots=1, queries=1, side=32
+)
+
+_FULL = (
+  _sinusoid(1),
+  _sinusoid(5),
+  _conv4('conv4_max_pool', 8),
+  _conv4('conv4_max_pool', 32),
+  _conv4('conv4_stride', 8),
+  _conv4('conv4_stride', 32),
+  OMNIGLOT,
+  RESNET,
+  TRANSFORMER,
+)
+SUITES = {
+  'quick': (_FULL[0], _FULL[2], OMNIGLOT),
+  'full': _FULL,
+}
+NAMES = list(dict.fromkeys(row.name for row in _FULL))
+
+# What the scaling curves vary, and who takes part.
+CURVES: dict[str, tuple[int, ...]] = {
+  'tasks': (1, 2, 4, 8, 16, 32, 64),
+  'inner_steps': (1, 2, 4, 8, 16, 32),
+  'width': (32, 64, 128, 256),
+}
+CURVE_PEERS = (_LOOP.name,)
+MEMORY_CURVE = (5, 10, 20, 40, 70, 100)  # inner steps of the transformer

@@ -1,0 +1,1 @@
+"""From settings to task distributions, a file for every kind of problem."""

@@ -1,0 +1,1 @@
+"""The pictures of runs and comparisons, as PNG files."""

@@ -1,0 +1,1 @@
+"""What the experiments share: settings, the loop, the workdir, the report."""

@@ -1,0 +1,136 @@
+"""What stops a run or holds it up: signals, preemption, a step that hangs."""
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Self
+
+from jax.experimental import multihost_utils
+
+from experiments.runner import cluster
+
+# Of sysexits.h, "try again": all is saved, and the next start goes on.
+PREEMPTED = 75
+
+
+class Interrupted(KeyboardInterrupt):
+  """A signal asked the run to stop."""
+
+  def __init__(self, number: int, step: int | None = None):
+    name = signal.Signals(number).name
+    self.preempted = step is not None and number == signal.SIGTERM
+    if step is None:
+      text = 'stopped at once; the same command with --resume goes on'
+    elif self.preempted:
+      text = f'saved step {step}; the same command goes on'
+    else:
+      text = f'saved step {step}; the same command with --resume goes on'
+    super().__init__(f'{name}: {text}')
+    self.exit_code = PREEMPTED if self.preempted else 128 + number
+
+
+def stop_at_once(number: int, frame: FrameType | None) -> None:
+  """A handler for when there is nothing to save."""
+  del frame
+  raise Interrupted(number)
+
+
+@contextlib.contextmanager
+def on_signals(
+  handle: Callable[[int, FrameType | None], None],
+) -> Iterator[None]:
+  """Handles SIGTERM and Ctrl-C for the length of a block.
+
+  Of several processes JAX's runtime receives the SIGTERM, to spread the word.
+  """
+  numbers = [signal.SIGINT]
+  if not cluster.is_distributed():
+    numbers.append(signal.SIGTERM)
+  previous = {number: signal.signal(number, handle) for number in numbers}
+  try:
+    yield
+  finally:
+    for number, handler in previous.items():
+      signal.signal(number, handler)
+
+
+class Stops:
+  """Requests to stop, between steps; a second one is obeyed at once."""
+
+  def __init__(self) -> None:
+    self._received: list[int] = []
+
+  def remember(self, number: int, frame: FrameType | None) -> None:
+    """A handler that lets the step end."""
+    if self._received:
+      stop_at_once(number, frame)
+    self._received.append(number)
+    if cluster.is_distributed():
+      os.kill(os.getpid(), signal.SIGTERM)  # JAX's runtime tells the others
+
+  def requested(self, dispatch: int) -> int | None:
+    """The signal to stop for after a dispatch, the same on all processes.
+
+    JAX's runtime spreads the word between them, and counts dispatches to find
+    one that no process has passed yet: it wants consecutive numbers.
+    """
+    if cluster.is_distributed():
+      reached = multihost_utils.reached_preemption_sync_point(dispatch)
+      return signal.SIGTERM if reached else None
+    return self._received[0] if self._received else None
+
+
+class StallWatch:
+  """Reports, with the stacks of all threads, when nothing goes on.
+
+  Args:
+    seconds: of silence before the report; None never reports.
+  """
+
+  def __init__(self, seconds: float | None) -> None:
+    self._seconds = seconds
+    self._doing = 'starting'
+    self._since = time.monotonic()
+    self._reported = False
+    self._ended = threading.Event()
+    self._thread = threading.Thread(
+      target=self._watch, name='metajax-stall', daemon=True
+    )
+
+  def __enter__(self) -> Self:
+    if self._seconds is not None:
+      self._thread.start()
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    self._ended.set()
+
+  def now(self, doing: str) -> None:
+    """Something goes on; says what."""
+    self._doing, self._since = doing, time.monotonic()
+    self._reported = False
+
+  def _watch(self) -> None:
+    assert self._seconds is not None
+    while not self._ended.wait(min(1.0, self._seconds / 4)):
+      silent = time.monotonic() - self._since
+      if silent >= self._seconds and not self._reported:
+        self._reported = True
+        print(
+          f'nothing has gone on for {silent:.0f} s (--stall_seconds), while'
+          f' {self._doing}; the stacks of all threads:',
+          file=sys.stderr,
+          flush=True,
+        )
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)

@@ -1,0 +1,448 @@
+"""The outer loop of an experiment: train, validate, save, resume, stop."""
+
+import contextlib
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments import STARTED
+from experiments.runner import cluster, options, report
+from experiments.runner.interrupts import (
+  Interrupted,
+  StallWatch,
+  Stops,
+  on_signals,
+  stop_at_once,
+)
+from experiments.runner.options import FLAGS, UsageError
+from experiments.runner.problem import Judge, Problem, Trained, make_judge, test
+from experiments.runner.workdir import Workdir, open_workdir, write_json
+from metajax.base import PyTree
+from metajax.devices.distributed import (
+  agree,
+  gather,
+  is_lost_connection,
+  is_primary,
+)
+from metajax.devices.mesh import Rule, replicated
+from metajax.devices.parallel import ChunkSize
+from metajax.runs.checkpoint import Checkpointer, CheckpointError, Restored
+from metajax.runs.training import TrainState, TrainStep, make_train_step
+from metajax.runs.writers import (
+  VALIDATION,
+  JsonLines,
+  TensorBoard,
+  Terminal,
+  Writers,
+)
+
+# Seeds of evaluations: fixed, so that all methods are tested on the same tasks.
+VALIDATION_SEED = 1_000_001
+TEST_SEED = 1_000_002
+
+MAX_SKIPPED_IN_A_ROW = 20
+
+
+class DivergenceError(Exception):
+  """The meta-gradient was not finite too many times in a row."""
+
+
+def train(
+  problem: Problem,
+  judge: Judge,
+  train_step: TrainStep,
+  loaded: PyTree | None,
+  workdir: Workdir,
+  watch: StallWatch,
+) -> Trained:
+  """Trains to the last step, or raises `Interrupted` with all saved."""
+  recipe = problem.recipe
+  initial = train_step.init(jax.random.key(FLAGS.seed))
+  if loaded is not None:
+    initial = initial._replace(meta_params=loaded)
+  if recipe.steps == 0 or FLAGS.test_only:
+    return Trained(initial.meta_params, 0, 0, None, None, 0.0)
+  checkpointer = Checkpointer(
+    workdir.path / 'checkpoints',
+    best_metric=problem.metric,
+    best_mode='max' if problem.higher_is_better else 'min',
+  )
+  with checkpointer:
+    state = initial
+    if workdir.resume:
+      state = _resumed(checkpointer, initial, recipe.steps)
+    start = int(state.step)
+    with _writers(workdir.path, problem, start) as writers:
+      run = _Run(
+        problem, judge, train_step, checkpointer, writers, state, watch
+      )
+      run.to_the_end(workdir)
+    return run.trained()
+
+
+def _writers(workdir: Path, problem: Problem, start: int) -> Writers:
+  if not is_primary():
+    return Writers()
+  try:
+    lines = JsonLines(workdir / 'metrics.jsonl', resume_at=start)
+  except ValueError as error:
+    raise UsageError('workdir', str(error)) from error
+  return Writers(
+    lines,
+    TensorBoard(workdir / 'tensorboard', resume_at=start),
+    Terminal(
+      problem.recipe.steps,
+      tasks_per_step=problem.recipe.tasks_per_step,
+      start_step=start,
+    ),
+  )
+
+
+def load_meta_params(train_step: TrainStep, workdir: Path) -> PyTree:
+  """Reads the newest good checkpoint of another run."""
+  if not (workdir / 'checkpoints').is_dir():
+    raise UsageError('load', f'{workdir} holds no checkpoints')
+  try:
+    with Checkpointer(workdir / 'checkpoints') as checkpointer:
+      restored = checkpointer.restore(train_step.template())
+  except CheckpointError as error:
+    raise UsageError('load', str(error)) from error
+  _report(restored, 'loaded')
+  return restored.state.meta_params
+
+
+def _report(restored: Restored, verb: str) -> None:
+  for reason in restored.rejected:
+    print(f'passed over a bad checkpoint: {reason}', flush=True)
+  print(f'{verb} step {restored.step}', flush=True)
+
+
+def _resumed(
+  checkpointer: Checkpointer, initial: TrainState, steps: int
+) -> TrainState:
+  if not agree(checkpointer.steps()):
+    # A run that was killed before its first checkpoint begins again.
+    return initial
+  try:
+    restored = checkpointer.restore(initial)
+  except CheckpointError as error:
+    raise UsageError('resume', str(error)) from error
+  if restored.step > steps:
+    raise UsageError(
+      'steps', f'the run is at step {restored.step} already, beyond {steps}'
+    )
+  _report(restored, 'resumed from')
+  return restored.state
+
+
+def run(
+  problem: Problem,
+  name: str,
+  baseline: Callable[[], dict[str, float]],
+  draw: Callable[['Finished'], None],
+) -> int:
+  """A whole experiment: train, test, report.
+
+  Args:
+    problem: what to train and test.
+    name: of the run; the default workdir is `runs/<name>`.
+    baseline: what the result is compared with.
+    draw: makes the pictures.
+
+  Returns:
+    The exit code.
+  """
+  settings = options.settings(problem.recipe)
+  settings['workdir'] = settings['workdir'] or str(Path('runs') / name)
+  options.use_compilation_cache()
+  cluster.check_agreement(settings)
+  if FLAGS.dry_run is not None:
+    return _dry_run(problem, settings)
+  mesh = cluster.make_mesh(problem.recipe.tasks_per_step)
+  problem = problem._replace(mesh=mesh)
+  train_step = _make_train_step(problem, mesh, problem.recipe.chunk_size)
+  # What can be refused is refused before the workdir is touched.
+  loaded = None
+  if FLAGS.load is not None:
+    loaded = load_meta_params(train_step, Path(FLAGS.load))
+  workdir = open_workdir(settings)
+  judge = make_judge(problem)
+  try:
+    with on_signals(stop_at_once), StallWatch(FLAGS.stall_seconds) as watch:
+      trained = train(problem, judge, train_step, loaded, workdir, watch)
+      watch.now('testing')
+      evaluation = test(
+        problem,
+        judge,
+        trained.meta_params,
+        problem.test,
+        TEST_SEED,
+        FLAGS.eval_tasks,
+      )
+      meta_params = whole(trained.meta_params)
+      if not is_primary():
+        return 0
+      watch.now('reporting')
+      outcome = report.result(
+        problem, settings, trained, meta_params, evaluation, baseline()
+      )
+      write_json(workdir.path / 'result.json', outcome)
+      draw(Finished(problem, judge, meta_params, outcome, workdir.path))
+  except Interrupted as stop:
+    # All is saved; whoever insists shall have the exit code that says so.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print(stop, flush=True)
+    return stop.exit_code
+  except DivergenceError as stop:
+    print(stop, file=sys.stderr, flush=True)
+    return 1
+  except (ValueError, jax.errors.JaxRuntimeError) as error:
+    if is_lost_connection(error):
+      cluster.end_with_the_others(error)
+    raise
+  except BrokenPipeError:  # of whoever reads our output
+    raise
+  except (CheckpointError, OSError) as error:
+    raise UsageError(
+      'workdir', f'{error}; put that right, and --resume goes on'
+    ) from error
+  finally:
+    workdir.release()
+  report.show(problem, outcome)
+  files = [name for name in os.listdir(workdir.path) if name[0] != '.']
+  print(f'{workdir.path}: {", ".join(sorted(files))}')
+  return 0
+
+
+def _make_train_step(
+  problem: Problem, mesh: Mesh | None, chunk_size: ChunkSize
+) -> TrainStep:
+  def make(rule: Rule) -> TrainStep:
+    return make_train_step(
+      problem.meta_learner(),
+      problem.algorithm.optimizer(problem.recipe),
+      problem.train,
+      tasks_per_step=problem.recipe.tasks_per_step,
+      chunk_size=chunk_size,
+      max_skipped_in_a_row=MAX_SKIPPED_IN_A_ROW,
+      mesh=mesh,
+      rule=rule,
+    )
+
+  if not FLAGS.shard:
+    return make(replicated)
+  try:
+    train_step = make(cluster.make_rule(mesh))
+  except ValueError as error:  # of a dimension that cannot be divided
+    raise UsageError('shard', str(error)) from error
+  assert mesh is not None  # or there is no rule
+  cluster.check_rules(mesh, train_step.template().meta_params)
+  return train_step
+
+
+def _dry_run(problem: Problem, settings: dict[str, Any]) -> int:
+  """Compiles for --dry_run and reports; exit code 1 if it does not fit."""
+  from experiments.runner import dry_run
+
+  if problem.recipe.steps == 0:
+    raise UsageError('dry_run', f'{FLAGS.algorithm} takes no steps')
+  report = dry_run.dry_run(
+    partial(_make_train_step, problem),
+    FLAGS.dry_run,
+    cluster.parse_mesh(FLAGS.mesh) if FLAGS.mesh else None,
+    problem.recipe.tasks_per_step,
+    problem.recipe.chunk_size,
+  )
+  dry_run.show(report)
+  workdir = Path(settings['workdir'])
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / 'dry_run.json', report._asdict())
+  except OSError as error:
+    raise options.unwritable('workdir', workdir, error) from error
+  print(workdir / 'dry_run.json')
+  return 0 if report.fits else 1
+
+
+def whole(tree: PyTree) -> PyTree:
+  """The arrays as this process can use them by itself.
+
+  What lies in pieces on a mesh is gathered; every process has to call it.
+  """
+
+  def fetch(leaf: Any) -> Any:
+    if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
+      return leaf
+    return np.asarray(gather(leaf))
+
+  return jax.tree.map(fetch, tree)
+
+
+class Finished(NamedTuple):
+  """What the pictures of a run are drawn from."""
+
+  problem: Problem
+  judge: Judge
+  meta_params: PyTree
+  outcome: dict[str, Any]
+  workdir: Path
+
+
+class _Run:
+  """The state of one training run, from here to its last step."""
+
+  def __init__(
+    self,
+    problem: Problem,
+    judge: Judge,
+    train_step: TrainStep,
+    checkpointer: Checkpointer,
+    writers: Writers,
+    state: TrainState,
+    watch: StallWatch,
+  ):
+    self.problem = problem
+    self.judge = judge
+    self.train_step = train_step
+    self.checkpointer = checkpointer
+    self.writers = writers
+    self.state = state
+    self.watch = watch
+    self.step = int(state.step)
+    self.saved = self.step
+    self.seconds_to_first_step: float | None = None
+    self.dispatches = 0
+    self.timed_steps = 0
+    self.timed_seconds = 0.0
+
+  def to_the_end(self, workdir: Workdir) -> None:
+    """Alternates dispatches and checkpoints until the last step."""
+    recipe = self.problem.recipe
+    stops, number = Stops(), None
+    with on_signals(stops.remember):
+      while self.step < recipe.steps and number is None:
+        with self._profile(workdir.path):
+          self.dispatch()
+        due = self.step % recipe.checkpoint_every == 0
+        if due or self.step == recipe.steps:
+          self.save(self.validate())
+        number = stops.requested(self.dispatches)
+      self.watch.now(f'saving step {self.step}')
+      self.save({})
+      self.checkpointer.wait()
+    if number is not None:
+      stop = Interrupted(number, self.step)
+      if stop.preempted:
+        workdir.mark_preempted()
+      raise stop
+
+  def _profile(self, workdir: Path) -> contextlib.AbstractContextManager[None]:
+    """Records the third dispatch, when all is compiled."""
+    self.dispatches += 1
+    if not FLAGS.profile or self.dispatches != 3:
+      return contextlib.nullcontext()
+    trace: contextlib.AbstractContextManager[None] = jax.profiler.trace(
+      str(workdir / 'profile')
+    )
+    return trace
+
+  def dispatch(self) -> None:
+    """Runs up to the next step at which something is due."""
+    recipe = self.problem.recipe
+    size = min(
+      recipe.steps - self.step,
+      recipe.log_every - self.step % recipe.log_every,
+      recipe.checkpoint_every - self.step % recipe.checkpoint_every,
+    )
+    first = self.seconds_to_first_step is None
+    if first:
+      size = 1
+    self.watch.now(f'taking {size} steps from step {self.step}')
+    begun = time.perf_counter()
+    self.state, means = self.train_step.run(self.state, size)
+    metrics = {name: float(value) for name, value in means.items()}
+    seconds = time.perf_counter() - begun
+    before, self.step = self.step, int(self.state.step)
+    if first:
+      self.seconds_to_first_step = time.perf_counter() - STARTED
+    else:
+      self.timed_steps += self.step - before
+      self.timed_seconds += seconds
+    if self.step % recipe.log_every == 0 or self.step == recipe.steps:
+      self.writers.write(self.step, metrics)
+    self._check_progress()
+
+  def _check_progress(self) -> None:
+    in_a_row = int(self.state.skipped_in_a_row)
+    if in_a_row < min(MAX_SKIPPED_IN_A_ROW, self.problem.recipe.steps):
+      return
+    self.checkpointer.wait()
+    steps = self.checkpointer.steps()
+    good = f'that of step {steps[-1]}' if steps else 'none, as none was due'
+    raise DivergenceError(
+      f'step {self.step}: the meta-gradient was not finite {in_a_row} times in'
+      f' a row ({int(self.state.skipped)} steps skipped in all); the last good'
+      f' checkpoint is {good}; try a smaller --inner_lr or --outer_lr, in'
+      ' another --workdir'
+    )
+
+  def validate(self) -> dict[str, float]:
+    """Tests on validation tasks."""
+    self.watch.now(f'validating step {self.step}')
+    evaluation = test(
+      self.problem,
+      self.judge,
+      self.state.meta_params,
+      self.problem.validation,
+      VALIDATION_SEED,
+      FLAGS.validation_tasks,
+    )
+    metrics = {
+      name: float(values[-1]) for name, values in evaluation.mean.items()
+    }
+    self.writers.write(
+      self.step, {VALIDATION + name: value for name, value in metrics.items()}
+    )
+    return metrics
+
+  def save(self, metrics: dict[str, float]) -> None:
+    """Saves in the background; a second save of one step does nothing."""
+    if self.step == self.saved:
+      return
+    finite = {
+      name: value for name, value in metrics.items() if math.isfinite(value)
+    }
+    self.checkpointer.save(self.step, self.state, finite)
+    self.saved = self.step
+
+  def trained(self) -> Trained:
+    """What the test needs, with the parameters that the user asked for."""
+    state, step = self.state, self.step
+    if FLAGS.test_checkpoint == 'best':
+      restored = self.checkpointer.restore(state, best=True)
+      state, step = restored.state, restored.step
+    rate = None
+    if self.timed_seconds:
+      rate = (
+        self.timed_steps
+        * self.problem.recipe.tasks_per_step
+        / self.timed_seconds
+      )
+    return Trained(
+      state.meta_params,
+      step,
+      int(state.skipped),
+      rate,
+      self.seconds_to_first_step,
+      self.timed_seconds,
+    )

@@ -1,0 +1,123 @@
+"""Runs of experiments as processes of their own, by those that need many."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from experiments.runner.options import FLAGS, UsageError
+from experiments.runner.workdir import write_json
+
+_RESULT = 'result.json'
+# Flags of a comparison that do not shape its results.
+_FREE = ('workdir', 'help', 'helpfull', 'cache_dir')
+
+
+def claim(workdir: Path, free: Sequence[str]) -> None:
+  """Makes the workdir, or checks that it holds this very comparison.
+
+  Args:
+    workdir: of the comparison.
+    free: flags that may differ from one start to the next.
+
+  Raises:
+    UsageError: if it holds another comparison, or cannot be written.
+  """
+  own = FLAGS.get_key_flags_for_module(sys.argv[0])
+  settings = {
+    flag.name: flag.value for flag in own if flag.name not in {*free, *_FREE}
+  }
+  record = workdir / 'config.json'
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not record.exists():
+      write_json(record, settings)
+    before = json.loads(record.read_text())
+  except (OSError, ValueError) as error:
+    raise UsageError('workdir', f'{workdir}: {error}; name another') from error
+  differing = [
+    f'--{name} was {before.get(name)!r} and is {value!r}'
+    for name, value in sorted(settings.items())
+    if before.get(name) != value
+  ]
+  if differing:
+    raise UsageError(
+      'workdir',
+      f'{workdir} holds another comparison: {"; ".join(differing)}; name'
+      ' another directory, or set these as they were',
+    )
+
+
+class FailedError(Exception):
+  """A run that ended badly; says how."""
+
+
+@contextlib.contextmanager
+def noted(failed: dict[str, str], name: str) -> Iterator[None]:
+  """Notes and says how a run has failed, if it does; the others go on."""
+  try:
+    yield
+  except FailedError as error:
+    failed[name] = str(error)
+    print(f'{name}: {error}', file=sys.stderr, flush=True)
+
+
+def run(
+  workdir: Path, module: str, arguments: Sequence[str], resume: bool
+) -> None:
+  """Runs `python -m module`, which goes on if its workdir holds a beginning.
+
+  What it prints goes into a file beside the workdir.
+
+  Raises:
+    FailedError: if its exit code is not 0.
+  """
+  command = [
+    sys.executable, '-m', module, *arguments, f'--workdir={workdir}',
+  ]  # fmt: skip
+  if resume and (workdir / 'config.json').exists():
+    command.append('--resume')
+  workdir.parent.mkdir(parents=True, exist_ok=True)
+  with open(f'{workdir}.log', 'a') as log:
+    process = subprocess.Popen(
+      command, stdout=log, stderr=subprocess.PIPE, text=True
+    )
+    try:
+      _, complaint = process.communicate()
+    except BaseException:
+      # It saves what it has, so that the next start goes on from there.
+      with contextlib.suppress(KeyboardInterrupt):
+        process.terminate()
+        process.wait()
+      raise
+  if process.returncode:
+    last = complaint.strip().splitlines() or ['no message']
+    raise FailedError(
+      f'exit code {process.returncode}: {last[-1]} (see {workdir}.log)'
+    )
+
+
+def is_done(workdir: Path) -> bool:
+  """Whether a run has come to its end."""
+  return (workdir / _RESULT).exists()
+
+
+def read(workdir: Path) -> dict[str, Any]:
+  """What a run that is done has found."""
+  outcome: dict[str, Any] = json.loads((workdir / _RESULT).read_text())
+  return outcome
+
+
+def leave_on_sigterm() -> None:
+  """Makes SIGTERM an exception, so that it ends the run that goes on, too."""
+
+  def leave(number: int, frame: FrameType | None) -> None:
+    del frame
+    sys.exit(128 + number)
+
+  signal.signal(signal.SIGTERM, leave)

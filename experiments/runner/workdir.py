@@ -1,0 +1,193 @@
+"""The directory of a run: whose it is, and files that are never half there."""
+
+import fcntl
+import json
+import math
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from experiments.runner import cluster, options
+from experiments.runner.options import FLAGS, UsageError
+from metajax.algorithms.recipes import ANNEALED
+from metajax.devices.distributed import agree, is_primary
+
+_RECORD = 'config.json'
+_LOCK = '.lock'
+# Left by a run that was asked to stop, for the next start to go on by itself.
+_PREEMPTED = '.preempted'
+
+
+class Workdir:
+  """A directory that this run has to itself until it ends."""
+
+  def __init__(self, path: Path, resume: bool) -> None:
+    self.path = path
+    self.resume = resume  # whether it holds the beginning of this run
+    self._lock: int | None = None
+
+  def take(self) -> None:
+    """Locks it against other runs; the lock ends with the process."""
+    lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      owner = _owner(lock)
+      os.close(lock)
+      raise UsageError(
+        'workdir',
+        f'{self.path} is in use by another run ({owner}); wait for it, stop'
+        ' it, or name another',
+      ) from error
+    os.ftruncate(lock, 0)
+    os.write(lock, f'process {os.getpid()} on {socket.gethostname()}'.encode())
+    self._lock = lock
+
+  def release(self) -> None:
+    """Lets other runs have it."""
+    if self._lock is not None:
+      os.close(self._lock)
+      self._lock = None
+
+  def mark_preempted(self) -> None:
+    """Lets the next start go on without being asked to."""
+    if is_primary():
+      (self.path / _PREEMPTED).touch()
+
+
+def wait_until_free(path: Path) -> None:
+  """Waits for the end of the run that has this workdir, if one has.
+
+  A process that is killed cannot stop the run that it waits for, which goes on
+  to its end. Beside a second run neither would be measured rightly.
+  """
+  try:
+    lock = os.open(path / _LOCK, os.O_RDWR)
+  except FileNotFoundError:
+    return
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    print(f'waiting for another run in {path} ({_owner(lock)})', flush=True)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+  finally:
+    os.close(lock)
+
+
+def _owner(lock: int) -> str:
+  return os.read(lock, 200).decode(errors='replace').strip()
+
+
+def open_workdir(settings: dict[str, Any]) -> Workdir:
+  """Claims the workdir for these settings, or refuses without touching it.
+
+  Process 0 does it for all.
+  """
+  opened, refusal = None, None
+  if is_primary():
+    try:
+      opened = _open(settings)
+    except UsageError as error:
+      refusal = str(error)
+  if refusal := agree(refusal):
+    flag, _, message = refusal.removeprefix('--').partition(': ')
+    raise UsageError(flag, message)
+  resume = agree(opened.resume if opened else None)
+  return opened or Workdir(Path(settings['workdir']), resume)
+
+
+def _open(settings: dict[str, Any]) -> Workdir:
+  path = Path(settings['workdir'])
+  record = path / _RECORD
+  if record.exists():
+    return _reopen(path, record, settings)
+  if FLAGS.resume:
+    raise UsageError(
+      'resume',
+      f'{path} holds no run; check --workdir, or leave --resume out to begin'
+      ' one',
+    )
+  workdir = Workdir(path, resume=False)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    found = {each.name for each in path.iterdir()}
+    # What a killed process leaves, and a dry run.
+    if found - {_partial(record).name, _LOCK, 'dry_run.json'}:
+      raise UsageError(
+        'workdir', f'{path} is not empty and holds no run; name another'
+      )
+    workdir.take()
+    write_json(record, settings)
+  except OSError as error:
+    raise options.unwritable('workdir', path, error) from error
+  return workdir
+
+
+def _reopen(path: Path, record: Path, settings: dict[str, Any]) -> Workdir:
+  try:
+    before = json.loads(record.read_text())
+  except ValueError as error:
+    raise UsageError(
+      'workdir', f'{record} is not readable ({error}); name another'
+    ) from error
+  _check_same(path, before, settings)
+  mark = path / _PREEMPTED
+  if not (FLAGS.resume or mark.exists() or cluster.is_distributed()):
+    raise UsageError(
+      'workdir',
+      f'{path} already holds this run; add --resume to go on with it, or'
+      ' name another',
+    )
+  workdir = Workdir(path, resume=True)
+  try:
+    workdir.take()
+    mark.unlink(missing_ok=True)
+  except OSError as error:
+    raise options.unwritable('workdir', path, error) from error
+  return workdir
+
+
+def _check_same(
+  path: Path, before: dict[str, Any], now: dict[str, Any]
+) -> None:
+  may_change = options.MAY_CHANGE
+  if now['outer_schedule'] in ANNEALED:  # then they have shaped every step
+    may_change -= {'steps'}
+  differing = [
+    f'--{name} was {before.get(name)!r} and is {now.get(name)!r}'
+    for name in sorted({*before, *now} - may_change)
+    if before.get(name) != now.get(name)
+  ]
+  if differing:
+    raise UsageError(
+      'workdir',
+      f'{path} holds a run with other settings: {"; ".join(differing)};'
+      ' name another directory, or set these as they were',
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a file all at once or not at all."""
+  partial = _partial(path)
+  try:
+    text = json.dumps(_null_for_nan(value), indent=2, allow_nan=False)
+    partial.write_text(text + '\n')
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def _null_for_nan(value: Any) -> Any:
+  """JSON has neither NaN nor infinity."""
+  if isinstance(value, dict):
+    return {name: _null_for_nan(item) for name, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_null_for_nan(item) for item in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def _partial(path: Path) -> Path:
+  return path.with_name(path.name + '.partial')

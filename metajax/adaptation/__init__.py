@@ -1,0 +1,1 @@
+"""Pieces of adaptation that several methods share."""

@@ -1,0 +1,1 @@
+"""The inner loop: how to adapt by gradient, and how to differentiate it."""

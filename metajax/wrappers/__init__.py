@@ -1,0 +1,1 @@
+"""Wrappers of any method: ensembles, distillation, selection, mining."""

@@ -1,0 +1,74 @@
+"""Splitting parameters by path."""
+
+import jax
+import numpy as np
+import pytest
+
+from metajax.inner import partition
+
+PARAMS = {
+  'body': {'kernel': np.ones((2, 3)), 'bias': np.zeros(3)},
+  'head': {'kernel': np.full((3, 1), 2.0)},
+  'headlight': np.arange(4.0),
+}
+
+
+def shapes(tree) -> list[tuple[int, ...]]:
+  return [leaf.shape for leaf in jax.tree.leaves(tree)]
+
+
+def test_the_halves_are_disjoint_and_merge_to_the_whole():
+  selected, rest = partition.split(PARAMS, lambda path: 'kernel' in path)
+  assert shapes(selected) == [(2, 3), (3, 1)]
+  assert shapes(rest) == [(3,), (4,)]
+  for whole in (
+    partition.merge(selected, rest),
+    partition.merge(rest, selected),
+  ):
+    assert jax.tree.structure(whole) == jax.tree.structure(PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, whole, PARAMS)
+
+
+def test_head_selects_the_layer_of_that_name_alone():
+  selected, _ = partition.split(PARAMS, partition.head)
+  assert shapes(selected) == [(3, 1)]
+
+
+def test_everything_leaves_no_rest():
+  selected, rest = partition.split(PARAMS, partition.everything)
+  assert shapes(selected) == shapes(PARAMS)
+  assert jax.tree.leaves(rest) == []
+
+
+def test_a_single_leaf_can_be_split():
+  selected, rest = partition.split(3.0, partition.everything)
+  assert (selected, rest) == (3.0, None)
+  assert partition.merge(selected, rest) == 3.0
+
+
+def test_no_parameters_at_all_are_nothing_to_complain_of():
+  assert partition.split({}, partition.head) == ({}, {})
+
+
+def test_selecting_nothing_is_refused_with_the_paths_there_are():
+  with pytest.raises(ValueError, match='head selects none') as error:
+    partition.split({'first': {'kernel': 1.0}, 'last': 2.0}, partition.head)
+  assert 'first/kernel, last' in str(error.value)
+
+
+def test_gradients_of_one_half_have_its_structure():
+  selected, rest = partition.split(PARAMS, partition.head)
+
+  def loss(selected):
+    whole = partition.merge(selected, rest)
+    return sum((leaf**2).sum() for leaf in jax.tree.leaves(whole))
+
+  gradient = jax.grad(loss)(selected)
+  assert jax.tree.structure(gradient) == jax.tree.structure(selected)
+  np.testing.assert_allclose(gradient['head']['kernel'], np.full((3, 1), 4.0))
+
+
+def test_repeat_adds_a_leading_axis():
+  repeated = partition.repeat({'a': np.arange(2.0), 'b': 1.0}, 3)
+  np.testing.assert_array_equal(repeated['a'], [[0, 1]] * 3)
+  np.testing.assert_array_equal(repeated['b'], [1, 1, 1])

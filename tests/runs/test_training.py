@@ -1,0 +1,370 @@
+"""The outer loop: replay, resume, skipped steps; and evaluation."""
+
+from functools import partial
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import metajax
+from metajax.base import Task, sample_tasks
+from metajax.models import mlp
+from metajax.runs.training import all_finite, example_task
+from metajax.tasks import sinusoid
+
+MODEL = mlp([4], 1)
+LEARNER = metajax.maml(MODEL, metajax.mean_squared_error, 0.05, 1)
+OPTIMIZER = optax.adam(1e-2)
+TASKS_PER_STEP = 2
+MAX_SKIPPED = 6
+SINUSOID = sinusoid(3, 3)
+KEY = jax.random.key(0)
+
+
+def sample_with_gaps(probability: jax.Array, key: jax.Array) -> Task:
+  """A sine wave, some of whose targets are missing with this probability."""
+  task = SINUSOID(key)
+  missing = jax.random.uniform(jax.random.fold_in(key, 0)) < probability
+  targets = task.query.targets.at[0].set(
+    jnp.where(missing, jnp.nan, task.query.targets[0])
+  )
+  return task._replace(query=task.query._replace(targets=targets))
+
+
+def sampler(probability: float) -> jax.tree_util.Partial:
+  return jax.tree_util.Partial(sample_with_gaps, jnp.float32(probability))
+
+
+def make_train(probability: float = 0.0, **options) -> metajax.TrainStep:
+  return metajax.make_train_step(
+    LEARNER,
+    OPTIMIZER,
+    sampler(probability),
+    tasks_per_step=TASKS_PER_STEP,
+    max_skipped_in_a_row=MAX_SKIPPED,
+    **options,
+  )
+
+
+@pytest.fixture(scope='module')
+def train() -> metajax.TrainStep:
+  return make_train()
+
+
+def on_the_host(tree):
+  """A copy that no donation can touch."""
+
+  def copy(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      leaf = jax.random.key_data(leaf)
+    return np.array(leaf)
+
+  return jax.tree.map(copy, tree)
+
+
+def on_the_device(state: metajax.TrainState) -> metajax.TrainState:
+  state = jax.tree.map(jnp.asarray, state)
+  return state._replace(key=jax.random.wrap_key_data(state.key))
+
+
+def assert_identical(a, b):
+  jax.tree.map(np.testing.assert_array_equal, on_the_host(a), on_the_host(b))
+
+
+@jax.jit
+def one_step(state: metajax.TrainState, sample):
+  """The documented step, written down a second time."""
+  sample_key, grad_key = jax.random.split(
+    jax.random.fold_in(state.key, state.step)
+  )
+  tasks = sample_tasks(sample, sample_key, TASKS_PER_STEP)
+  gradient, metrics = LEARNER.grad(grad_key, state.meta_params, tasks)
+  updates, optimizer_state = OPTIMIZER.update(
+    gradient, state.optimizer_state, state.meta_params
+  )
+  moved = state._replace(
+    step=state.step + 1,
+    meta_params=optax.apply_updates(state.meta_params, updates),
+    optimizer_state=optimizer_state,
+  )
+  stayed = state._replace(step=state.step + 1)
+  return moved, stayed, metrics, all_finite(gradient)
+
+
+def by_hand(state: metajax.TrainState, probability: float, num_steps: int):
+  """State after some steps, which of them were bad, and losses of the rest."""
+  bad, losses = [], []
+  for _ in range(num_steps):
+    moved, stayed, metrics, finite = one_step(state, sampler(probability))
+    state = moved if finite else stayed
+    bad.append(not finite)
+    if finite:
+      losses.append(float(metrics['loss']))
+  return state, bad, losses
+
+
+def assert_close(a, b):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), a, b
+  )
+
+
+def test_the_key_of_step_n_is_the_key_folded_with_n(train):
+  expected, _, losses = by_hand(train.init(KEY), 0.0, 4)
+  state, metrics = train.run(train.init(KEY), 4)
+  assert_close(state.meta_params, expected.meta_params)
+  np.testing.assert_allclose(metrics['loss'], np.mean(losses), rtol=1e-5)
+  assert (int(state.step), int(metrics['skipped'])) == (4, 0)
+
+
+def test_dividing_a_run_changes_no_bit(train):
+  whole, _ = train.run(train.init(KEY), 10)
+  halves, _ = train.run(train.run(train.init(KEY), 5)[0], 5)
+  assert_identical(whole, halves)
+
+
+def test_a_state_that_was_saved_and_loaded_ends_at_the_same_bits(train):
+  whole, _ = train.run(train.init(KEY), 10)
+  saved = on_the_host(train.run(train.init(KEY), 3)[0])
+  resumed, _ = make_train().run(on_the_device(saved), 7)
+  assert_identical(whole, resumed)
+
+
+def test_runs_differ_by_key_and_only_by_key(train):
+  first, again, other = (
+    train.run(train.init(jax.random.key(seed)), 2)[0] for seed in (1, 1, 2)
+  )
+  assert_identical(first, again)
+  kernels = [
+    np.asarray(state.meta_params['head']['kernel']) for state in (first, other)
+  ]
+  assert (kernels[0] != kernels[1]).all()
+
+
+def test_no_steps_change_nothing(train):
+  state, metrics = train.run(train.init(KEY), 0)
+  assert_identical(state, train.init(KEY))
+  assert int(metrics['skipped']) == 0
+
+
+def test_the_state_given_to_run_is_donated(train):
+  state = train.init(KEY)
+  train.run(state, 1)
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.meta_params))
+
+
+def test_chunks_of_tasks_lead_to_the_same_parameters(train):
+  plain, _ = train.run(train.init(KEY), 3)
+  chunked, _ = make_train(chunk_size=1).run(train.init(KEY), 3)
+  assert_close(chunked.meta_params, plain.meta_params)
+
+
+def test_a_step_whose_gradient_is_not_finite_is_left_out_and_counted():
+  train = make_train(0.15)
+  expected, bad, losses = by_hand(train.init(KEY), 0.15, 12)
+  assert any(bad)
+  assert not all(bad)
+  state, metrics = train.run(train.init(KEY), 12)
+  assert int(state.step) == 12
+  assert int(state.skipped) == int(metrics['skipped']) == sum(bad)
+  assert_close(state.meta_params, expected.meta_params)
+  assert_close(state.optimizer_state, expected.optimizer_state)
+  # The mean is over the steps that were applied.
+  np.testing.assert_allclose(metrics['loss'], np.mean(losses), rtol=1e-4)
+
+
+def test_a_good_step_ends_a_row_of_bad_ones():
+  train = make_train(0.15)
+  state = train.init(KEY)
+  _, bad, _ = by_hand(train.init(KEY), 0.15, 12)
+  row, rows = 0, []
+  for is_bad in bad:
+    state, _ = train.run(state, 1)
+    row = row + 1 if is_bad else 0
+    rows.append(row)
+    assert int(state.skipped_in_a_row) == row
+  assert any(before and not after for before, after in pairwise(rows))
+
+
+def test_nothing_but_bad_steps_stops_early_and_touches_nothing():
+  train = make_train(1.0)
+  state, metrics = train.run(train.init(KEY), 100)
+  untouched = train.init(KEY)
+  assert int(state.step) == int(state.skipped) == MAX_SKIPPED
+  assert int(state.skipped_in_a_row) == int(metrics['skipped']) == MAX_SKIPPED
+  assert_identical(state.meta_params, untouched.meta_params)
+  assert_identical(state.optimizer_state, untouched.optimizer_state)
+  assert np.isnan(metrics['loss'])  # the mean of no steps
+
+
+def test_a_run_that_gave_up_takes_no_further_step():
+  train = make_train(1.0)
+  state, _ = train.run(train.init(KEY), 100)
+  state, metrics = train.run(state, 5)
+  assert (int(state.step), int(metrics['skipped'])) == (MAX_SKIPPED, 0)
+
+
+@pytest.mark.parametrize(
+  'tree',
+  [{'a': jnp.ones(3)}, {'a': jnp.ones(3), 'count': jnp.int32(2)}, ()],
+)
+def test_all_finite_accepts_numbers(tree):
+  assert all_finite(tree)
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_all_finite_finds_one_bad_number(bad):
+  assert not all_finite({'a': jnp.ones(3), 'b': jnp.array([[1.0, bad]])})
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'tasks_per_step': 0}, 'tasks_per_step must be 1 or more, got 0'),
+    ({'tasks_per_step': 2, 'chunk_size': 0}, 'a number from 1'),
+    (
+      {'tasks_per_step': 2, 'max_skipped_in_a_row': 0},
+      'max_skipped_in_a_row must be 1 or more, got 0',
+    ),
+  ],
+)
+def test_counts_that_are_not_positive_are_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    metajax.make_train_step(LEARNER, OPTIMIZER, SINUSOID, **options)
+
+
+# Evaluation.
+
+
+@pytest.fixture(scope='module')
+def params():
+  return jax.jit(MODEL.init)(jax.random.key(3), jnp.zeros((1, 1)))
+
+
+TEST_SAMPLE = sinusoid(3, 5)
+
+
+@pytest.fixture(scope='module')
+def evaluate(params):
+  return partial(
+    metajax.evaluate,
+    LEARNER,
+    metajax.mean_squared_error,
+    params,
+    TEST_SAMPLE,
+    key=KEY,
+  )
+
+
+@pytest.fixture(scope='module')
+def seven(evaluate) -> metajax.Evaluation:
+  """Seven tasks, which chunks of three do not divide."""
+  return evaluate(num_tasks=7, chunk_size=3)
+
+
+def test_there_is_a_value_for_every_task_and_number_of_steps(seven):
+  assert set(seven.values) == {'loss', 'mse'}
+  assert seven.values['mse'].shape == (7, 2)
+  assert seven.mean['mse'].shape == seven.ci95['mse'].shape == (2,)
+
+
+def test_means_and_intervals_are_those_of_the_values(seven):
+  values = np.asarray(seven.values['mse'])
+  np.testing.assert_allclose(seven.mean['mse'], values.mean(0), rtol=1e-5)
+  np.testing.assert_allclose(
+    seven.ci95['mse'], 1.96 * values.std(0, ddof=1) / np.sqrt(7), rtol=1e-4
+  )
+
+
+def test_values_are_the_objective_before_and_after_adaptation(seven, params):
+  adapt, predict = jax.jit(LEARNER.adapt), jax.jit(LEARNER.predict)
+  for index in (0, 5):
+    task = example_task(TEST_SAMPLE, KEY, index)
+    adapted, _ = adapt(KEY, params, task.support)
+    for step, state in enumerate((params, adapted)):
+      error = predict(state, task.query.inputs) - task.query.targets
+      np.testing.assert_allclose(
+        seven.values['mse'][index, step], np.mean(error**2), rtol=1e-4
+      )
+
+
+def test_chunks_that_do_not_divide_the_tasks_change_no_value(seven, evaluate):
+  one_by_one = evaluate(num_tasks=7, chunk_size=1)
+  np.testing.assert_allclose(
+    seven.values['mse'], one_by_one.values['mse'], rtol=1e-4
+  )
+
+
+def test_fewer_tasks_are_the_first_of_more(seven, evaluate):
+  few = evaluate(num_tasks=4, chunk_size=3)
+  np.testing.assert_array_equal(few.values['mse'], seven.values['mse'][:4])
+
+
+def test_two_methods_meet_the_same_tasks(seven, evaluate, params):
+  other = metajax.evaluate(
+    metajax.anil(MODEL, metajax.mean_squared_error, 0.05, 1),
+    metajax.mean_squared_error,
+    params,
+    TEST_SAMPLE,
+    key=KEY,
+    num_tasks=7,
+    chunk_size=3,
+  )
+  before, after = (other.values['mse'] - seven.values['mse']).T
+  np.testing.assert_allclose(before, np.zeros(7), atol=1e-4)
+  assert np.abs(after).min() > 1e-3
+
+
+def test_another_key_draws_other_tasks(seven, params):
+  other = metajax.evaluate(
+    LEARNER,
+    metajax.mean_squared_error,
+    params,
+    TEST_SAMPLE,
+    key=jax.random.key(1),
+    num_tasks=7,
+    chunk_size=3,
+  )
+  assert not np.isin(other.values['mse'], seven.values['mse']).any()
+
+
+def test_any_number_of_tasks_and_any_parameters_need_one_program(params):
+  traces = []
+
+  def counting(outputs, targets):
+    traces.append(1)
+    return metajax.mean_squared_error(outputs, targets)
+
+  learner = metajax.fomaml(MODEL, metajax.mean_squared_error, 0.05, 1)
+  for num_tasks in (2, 4, 5):
+    metajax.evaluate(
+      learner,
+      counting,
+      jax.tree.map(lambda leaf, n=num_tasks: n * leaf, params),
+      TEST_SAMPLE,
+      key=jax.random.key(num_tasks),
+      num_tasks=num_tasks,
+      chunk_size=3,
+    )
+    if num_tasks == 2:
+      first = len(traces)
+  assert len(traces) == first > 0
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'num_tasks': 1}, 'num_tasks must be 2 or more, got 1'),
+    ({'num_tasks': 2, 'chunk_size': 0}, 'chunk_size must be 1 or more, got 0'),
+    (
+      {'num_tasks': 2, 'normalisation': 'population'},
+      "'transductive' or 'support', got 'population'",
+    ),
+  ],
+)
+def test_what_cannot_be_evaluated_is_refused(evaluate, options, message):
+  with pytest.raises(ValueError, match=message):
+    evaluate(**options)

@@ -1,0 +1,81 @@
+"""Hard tasks: of each group the one with the highest loss, and no other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import metajax
+from metajax.base import Batch, Model, Task
+from metajax.tasks import sinusoid
+from metajax.wrappers.mining import candidates, hardest
+
+KEY = jax.random.key(0)
+SCALE = Model(
+  init=lambda key, inputs: jnp.ones(inputs.shape[1:]),
+  apply=lambda params, inputs: inputs * params[None],
+)
+LEARNER = metajax.maml(SCALE, metajax.mean_squared_error, 0.1, 1)
+
+
+def groups_of_tasks() -> Task:
+  """Two groups of three; in the first, task 2 is the hardest, then task 0."""
+  targets = jnp.array([[1.0, 2.0, 9.0], [7.0, 1.0, 3.0]])
+  batch = Batch(jnp.ones((2, 3, 4, 1)), jnp.tile(targets[..., None, None],
+                                                  (1, 1, 4, 1)))  # fmt: skip
+  return Task(batch, batch)
+
+
+def test_the_hardest_of_every_group_is_learned_from():
+  params, groups = jnp.ones((1,)), groups_of_tasks()
+  mined = hardest(LEARNER, metajax.mean_squared_error)
+  chosen = jax.tree.map(
+    lambda leaf: leaf[jnp.array([0, 1]), jnp.array([2, 0])], groups
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    jax.jit(mined.grad)(KEY, params, groups),
+    jax.jit(LEARNER.grad)(KEY, params, chosen),
+  )
+
+
+def test_a_loss_that_is_not_finite_is_never_the_highest():
+  groups = groups_of_tasks()
+  broken = groups.query.targets.at[0, 1].set(jnp.nan)
+  groups = groups._replace(query=groups.query._replace(targets=broken))
+  mined = hardest(LEARNER, metajax.mean_squared_error)
+  gradient, _ = mined.grad(KEY, jnp.ones((1,)), groups)
+  assert np.isfinite(gradient).all()
+
+
+def test_it_trains_in_chunks_of_any_size_and_alike():
+  params = []
+  for chunk_size in (1, 4):
+    train = metajax.make_train_step(
+      hardest(LEARNER, metajax.mean_squared_error),
+      optax.sgd(0.01),
+      candidates(sinusoid(4, 5), 3),
+      tasks_per_step=4,
+      chunk_size=chunk_size,
+    )
+    state, metrics = train.run(train.init(KEY), 3)
+    assert np.isfinite(metrics['loss'])
+    params.append(state.meta_params)
+  np.testing.assert_allclose(*params, rtol=1e-6)
+
+
+def test_what_is_mined_is_harder_than_what_is_drawn():
+  sample = candidates(sinusoid(4, 5), 8)
+  groups = jax.vmap(sample)(jax.random.split(KEY, 50))
+  first = jax.tree.map(lambda leaf: leaf[:, 0], groups)
+  mined = hardest(LEARNER, metajax.mean_squared_error)
+  params = jnp.ones((1,))
+  _, hard = jax.jit(mined.grad)(KEY, params, groups)
+  _, drawn = jax.jit(LEARNER.grad)(KEY, params, first)
+  assert hard['loss'] > 1.5 * drawn['loss']
+
+
+def test_a_group_of_one_is_refused():
+  with pytest.raises(ValueError, match=r'2 or more.*got 1'):
+    candidates(sinusoid(4, 5), 1)
