@@ -1,13 +1,18 @@
 """Objectives against numpy, and what they refuse."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metajax.base import PADDING
 from metajax.objectives import (
   confidence_interval,
   cross_entropy,
+  expected_calibration_error,
+  macro_f1,
   mean_squared_error,
+  negative_log_likelihood,
 )
 
 
@@ -71,3 +76,140 @@ def test_the_interval_holds_the_true_mean_in_95_of_100_cases():
 def test_the_interval_of_one_task_is_refused():
   with pytest.raises(ValueError, match='needs 2 tasks or more, got 1'):
     confidence_interval(jnp.zeros((1, 3)))
+
+
+# Measures, each against a loop over classes or bins
+
+
+def softmax(logits):
+  odds = np.exp(logits - logits.max(1, keepdims=True))
+  return odds / odds.sum(1, keepdims=True)
+
+
+def numpy_macro_f1(logits, targets):
+  predicted = logits.argmax(1)
+  scores = []
+  for label in set(targets) | set(predicted):
+    hits = np.sum((targets == label) & (predicted == label))
+    precision = hits / max(np.sum(predicted == label), 1)
+    recall = hits / max(np.sum(targets == label), 1)
+    both = precision + recall
+    scores.append(2 * precision * recall / both if both else 0)
+  return np.mean(scores)
+
+
+def numpy_calibration_error(logits, targets):
+  confidence = softmax(logits).max(1)
+  correct = logits.argmax(1) == targets
+  error = 0
+  for low in range(15):
+    inside = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+    if inside.any():
+      gap = correct[inside].mean() - confidence[inside].mean()
+      error += inside.mean() * abs(gap)
+  return error
+
+
+def numpy_likelihood(logits, targets):
+  return -np.log(softmax(logits)[np.arange(len(targets)), targets]).mean()
+
+
+MEASURES = [
+  (macro_f1, numpy_macro_f1),
+  (expected_calibration_error, numpy_calibration_error),
+  (negative_log_likelihood, numpy_likelihood),
+]
+each_measure = pytest.mark.parametrize(('measure', 'expected'), MEASURES)
+
+
+def draw(seed, examples=40, classes=7):
+  generator = np.random.default_rng(seed)
+  # Few of the classes are true, so that some occur nowhere at all.
+  return (
+    generator.normal(scale=2, size=(examples, classes)),
+    generator.integers(0, 3, examples),
+  )
+
+
+@each_measure
+@pytest.mark.parametrize('examples', [1, 3, 200])
+def test_measures_are_those_of_numpy(float64, measure, expected, examples):
+  for seed in range(5):
+    logits, targets = draw(seed, examples)
+    np.testing.assert_allclose(
+      measure(jnp.asarray(logits), jnp.asarray(targets)),
+      expected(logits, targets),
+      rtol=1e-12,
+    )
+
+
+def test_macro_f1_by_hand():
+  predicted, targets = jnp.array([0, 0, 1, 1]), jnp.array([0, 1, 1, 2])
+  logits = jnp.eye(5)[predicted]
+  # Class 0: 2/3, class 1: 1/2, class 2 is never found; 3 and 4 do not occur.
+  np.testing.assert_allclose(
+    macro_f1(logits, targets), (2 / 3 + 1 / 2 + 0) / 3, rtol=1e-6
+  )
+  assert macro_f1(jnp.eye(3), jnp.arange(3)) == 1
+
+
+def test_calibration_error_by_hand():
+  logits = jnp.log(jnp.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.6, 0.4]]))
+  targets = jnp.array([0, 1, 1, 0])
+  # Of the two at 0.9 a half is right; the others are alone in their bins.
+  expected = 2 / 4 * 0.4 + 1 / 4 * 0.3 + 1 / 4 * 0.4
+  np.testing.assert_allclose(
+    expected_calibration_error(logits, targets), expected, rtol=1e-5
+  )
+  sure = 100 * jnp.eye(2)
+  assert expected_calibration_error(sure, jnp.array([0, 1])) == 0
+  assert expected_calibration_error(sure, jnp.array([1, 0])) == 1
+
+
+@each_measure
+def test_measures_leave_padding_out(float64, measure, expected):
+  logits, targets = draw(0)
+  padded = targets.copy()
+  padded[::3] = PADDING
+  real = padded != PADDING
+  np.testing.assert_allclose(
+    measure(jnp.asarray(logits), jnp.asarray(padded)),
+    expected(logits[real], targets[real]),
+    rtol=1e-12,
+  )
+  assert measure(jnp.asarray(logits), jnp.full(40, PADDING)) == 0
+
+
+@each_measure
+@pytest.mark.parametrize('x64', [False, True])
+def test_measures_are_the_same_for_one_batch_and_for_many(
+  measure, expected, x64
+):
+  with jax.enable_x64(x64):
+    dtype = jnp.float64 if x64 else jnp.float32
+    batches = [draw(seed) for seed in range(3)]
+    logits = jnp.asarray([logits for logits, _ in batches], dtype)
+    targets = jnp.asarray([targets for _, targets in batches])
+    for many in (
+      jax.jit(jax.vmap(measure))(logits, targets),
+      jax.lax.map(lambda one: measure(*one), (logits, targets)),
+    ):
+      assert many.dtype == dtype
+      np.testing.assert_allclose(
+        many, [expected(*one) for one in batches], rtol=1e-12 if x64 else 1e-5
+      )
+
+
+@each_measure
+def test_measures_refuse_shapes_that_do_not_fit(measure, expected):
+  del expected
+  with pytest.raises(ValueError, match='wants logits') as error:
+    measure(jnp.zeros((4, 3)), jnp.zeros(3, int))
+  for part in (measure.__name__, '(4, 3)', '(3,)'):
+    assert part in str(error.value)
+
+
+def test_what_is_not_a_number_is_seen():
+  logits = jnp.array([[jnp.nan, 0.0], [1.0, 0.0]])
+  for measure in (expected_calibration_error, negative_log_likelihood):
+    assert jnp.isnan(measure(logits, jnp.array([0, 0])))
