@@ -181,7 +181,7 @@ def _write(
   (workdir / 'by_shots.md').write_text(tables.markdown(table(rows)))
   if not rows:
     return
-  from experiments.figures.plots import by_shots
+  from experiments.figures.charts import by_shots
 
   by_shots(
     workdir / 'by_shots.png',

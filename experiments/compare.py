@@ -268,7 +268,7 @@ def _write(
   if not rows:
     return
   (workdir / 'compare.md').write_text(tables.markdown(table(rows), _NAMES))
-  from experiments.figures.plots import comparison
+  from experiments.figures.charts import comparison
 
   comparison(
     workdir / 'compare.png',

@@ -68,7 +68,7 @@ def main() -> int:
   data = image_data.load(
     Recipe(recipe.network, ways=2, tasks_per_step=recipe.tasks_per_step)
   )
-  from experiments.figures import pictures
+  from experiments.figures import regression
   from experiments.runner import loop
   from experiments.runner.problem import Problem
   from metajax.objectives import mean_squared_error
@@ -103,7 +103,7 @@ def main() -> int:
     f'completion-{image_data.file_name()}-{FLAGS.algorithm}-{recipe.shots}shot'
     f'-seed{FLAGS.seed}'
   )
-  return loop.run(problem, name, _baseline(problem), pictures.draw_completion)
+  return loop.run(problem, name, _baseline(problem), regression.draw_completion)
 
 
 def _completion(

@@ -99,7 +99,7 @@ def main() -> int:
   cluster.divide_cpu(recipe.tasks_per_step)
   data = image_data.load(recipe)
   recipe = recipe._replace(train_classes=data.train_classes)
-  from experiments.figures import pictures
+  from experiments.figures import images
   from experiments.runner import loop
   from experiments.runner.problem import Problem
   from metajax.objectives import cross_entropy
@@ -140,7 +140,7 @@ def main() -> int:
     f'{image_data.file_name()}-{FLAGS.algorithm}-{recipe.ways}way-{recipe.shots}shot'
     f'-seed{FLAGS.seed}'
   )
-  return loop.run(problem, name, _baseline(problem), pictures.draw_images)
+  return loop.run(problem, name, _baseline(problem), images.draw_images)
 
 
 def _check_size(model: Any, sample: Any) -> None:

@@ -40,7 +40,7 @@ def main() -> int:
   cluster.connect()
   cluster.divide_cpu(recipe.tasks_per_step)
   cluster.single_thread()
-  from experiments.figures import pictures
+  from experiments.figures import regression
   from experiments.runner import loop
   from experiments.runner.problem import Problem
   from metajax.objectives import mean_squared_error
@@ -71,7 +71,7 @@ def main() -> int:
     },
   )
   name = f'sinusoid-{FLAGS.algorithm}-{recipe.shots}shot-seed{FLAGS.seed}'
-  return loop.run(problem, name, _baseline(problem), pictures.draw_sinusoid)
+  return loop.run(problem, name, _baseline(problem), regression.draw_sinusoid)
 
 
 def _baseline(problem: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from processes import TINY
 
-from experiments.figures.pictures import on_grid
+from experiments.figures.regression import on_grid
 from metajax.tasks import completion
 
 SIDE = 6

@@ -8,7 +8,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from experiments.benchmark.speed.measure import Point, Row
 from experiments.benchmark.speed.methods import MethodRow
-from experiments.figures.plots import COLORS
+from experiments.figures.canvas import COLORS
 
 _MIB = 2**20
 

@@ -1,0 +1,386 @@
+"""Charts of metrics: in training, by inner step, of several methods."""
+
+import itertools
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+  FixedLocator,
+  FuncFormatter,
+  LogLocator,
+  MaxNLocator,
+  NullFormatter,
+  NullLocator,
+  PercentFormatter,
+  StrMethodFormatter,
+)
+
+from experiments.figures.canvas import (
+  BLUE,
+  GREY,
+  ORANGE,
+  color_and_dash,
+  count_steps,
+  figure_with_axes,
+  legend,
+  save,
+)
+
+__all__ = [
+  'by_shots',
+  'comparison',
+  'learning_curve',
+  'metric_by_step',
+]
+
+_LABELS = {'accuracy': 'accuracy (%)', 'mse': 'mean squared error'}
+# Where a scale that is stretched towards 100% has its ticks.
+_SHARES = (
+  0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8,
+  0.9, 0.95, 0.98, 0.99, 0.995, 0.999,
+)  # fmt: skip
+
+
+def learning_curve(
+  path: str | os.PathLike[str],
+  records: Sequence[Mapping[str, Any]],
+  metric: str,
+  title: str,
+  baseline: float | None = None,
+  baseline_name: str = 'baseline',
+) -> Figure:
+  """Draws a metric against outer steps, in training and in validation.
+
+  Args:
+    path: the PNG file.
+    records: of `metajax.runs.writers.read_json_lines`: `step`, on some
+      lines `metric`, on some `validation/<metric>`, and beside the latter
+      perhaps `validation/<metric>_ci95`, which is drawn as a band.
+    metric: `'accuracy'` (a fraction, drawn in percent), `'loss'`, `'mse'` ...
+    title: one line with the protocol.
+    baseline: drawn as a dashed line.
+    baseline_name: what the legend calls it.
+
+  Returns:
+    The figure.
+
+  Raises:
+    ValueError: if no record has the metric.
+  """
+  validation = f'validation/{metric}'
+  steps, values = _series(records, metric)
+  validation_steps, validation_values = _series(records, validation)
+  if not len(steps) and not len(validation_steps):
+    raise ValueError(
+      f'none of the {len(records)} records has a finite {metric!r}; draw a'
+      ' metric that was written'
+    )
+  figure, axes = figure_with_axes()
+  if len(steps):
+    many = len(steps) > 20
+    axes.plot(
+      steps,
+      values,
+      color=BLUE,
+      alpha=0.3 if many else 1,
+      lw=0.8,
+      marker='' if many else '.',
+      label=None if many else 'training',
+    )
+    if many:
+      axes.plot(
+        steps, _smoothed(values), color=BLUE, lw=1.8, label='training, smoothed'
+      )
+  if len(validation_steps):
+    axes.plot(
+      validation_steps,
+      validation_values,
+      color=ORANGE,
+      lw=1.2,
+      marker='o',
+      ms=4,
+      label='validation',
+    )
+  interval_steps, halves = _series(records, f'{validation}_ci95')
+  if len(halves) and np.array_equal(interval_steps, validation_steps):
+    axes.fill_between(
+      validation_steps,
+      validation_values - halves,
+      validation_values + halves,
+      color=ORANGE,
+      alpha=0.2,
+      lw=0,
+      label='95% interval',
+    )
+  axes.set_xlabel('outer steps')
+  axes.xaxis.set_major_formatter(StrMethodFormatter('{x:,.0f}'))
+  axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+  _dress(axes, metric, baseline, baseline_name)
+  return save(figure, path, title)
+
+
+def metric_by_step(
+  path: str | os.PathLike[str],
+  mean: Sequence[float],
+  ci95: Sequence[float],
+  metric: str,
+  title: str,
+  baseline: float | None = None,
+  baseline_name: str = 'baseline',
+) -> Figure:
+  """Draws a test metric against the number of inner steps.
+
+  Args:
+    path: the PNG file.
+    mean: `[steps + 1]`, the metric after 0, 1, ... inner steps.
+    ci95: `[steps + 1]`, half the width of its 95% interval.
+    metric: as in `learning_curve`.
+    title: one line with the protocol.
+    baseline: drawn as a dashed line.
+    baseline_name: what the legend calls it.
+
+  Returns:
+    The figure.
+
+  Raises:
+    ValueError: if there are no values, or not as many intervals as means.
+  """
+  means, halves = np.asarray(mean, float), np.asarray(ci95, float)
+  if means.ndim != 1 or means.shape != halves.shape or not len(means):
+    raise ValueError(
+      'mean and ci95 must be two lists of one length, 1 or more; got shapes'
+      f' {means.shape} and {halves.shape}'
+    )
+  figure, axes = figure_with_axes()
+  steps = np.arange(len(means))
+  last = _describe(metric, means[-1], halves[-1])
+  if len(means) == 1:  # a band of no width cannot be seen
+    axes.errorbar(
+      steps,
+      means,
+      halves,
+      color=BLUE,
+      fmt='o',
+      capsize=6,
+      label=f'mean, {last}',
+    )
+    axes.set_xlim(-1, 1)
+    axes.set_xticks([0])
+  else:
+    axes.plot(
+      steps,
+      means,
+      color=BLUE,
+      lw=1.5,
+      marker='o',
+      ms=4,
+      label=f'mean, after {count_steps(len(means) - 1)} {last}',
+    )
+    axes.fill_between(
+      steps,
+      means - halves,
+      means + halves,
+      color=BLUE,
+      alpha=0.2,
+      lw=0,
+      label='95% interval',
+    )
+    axes.margins(x=0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+  axes.set_xlabel('inner steps')
+  _dress(axes, metric, baseline, baseline_name)
+  return save(figure, path, title)
+
+
+def comparison(
+  path: str | os.PathLike[str],
+  curves: Mapping[str, Sequence[tuple[float, float]]],
+  results: Mapping[str, tuple[float, float, float]],
+  metric: str,
+  title: str,
+) -> Figure:
+  """Draws what methods reached, against their seconds of training.
+
+  Args:
+    path: the PNG file.
+    curves: of every method, pairs of seconds and the metric in validation.
+    results: of every method, its seconds in all, the metric at test, and half
+      its 95% interval.
+    metric: `'accuracy'` (a fraction, drawn in percent) or `'mse'`.
+    title: one line with the protocol.
+
+  Returns:
+    The figure.
+
+  Raises:
+    ValueError: if there is no result.
+  """
+  if not results:
+    raise ValueError('there is no method to compare')
+  best = -1 if metric == 'accuracy' else 1
+  order = sorted(results, key=lambda name: best * results[name][1])
+  figure = Figure(figsize=(11, 5.2), layout='constrained')
+  over_time, at_end = figure.subplots(1, 2, width_ratios=(3, 2))
+  for place, name in enumerate(order):
+    color, style = color_and_dash(place)
+    seconds, values = np.asarray(curves[name], float).reshape(-1, 2).T
+    if len(seconds):
+      over_time.plot(seconds, values, color=color, ls=style, lw=1.3)
+      # By colour and dashes a curve is told from the others.
+      at_end.axhline(place, color=color, ls=style, lw=1.3, alpha=0.45)
+    end, value, half = results[name]
+    over_time.errorbar(
+      end, value, half, color=color, marker='o', ms=4, capsize=2
+    )
+    at_end.errorbar(
+      value, place, xerr=half, color=color, marker='o', ms=4, capsize=2
+    )
+  at_end.set_yticks(range(len(order)), order, fontsize=8)
+  at_end.invert_yaxis()
+  at_end.set_xlabel(f'{_LABELS.get(metric, metric)} at test, 95% interval')
+  over_time.set_xlabel('seconds; lines: validation, dots: test')
+  over_time.set_ylabel(_LABELS.get(metric, metric))
+  over_time.grid(color='#E3E5E8', lw=0.7)
+  at_end.grid(axis='x', color='#E3E5E8', lw=0.7)
+  for axes in (over_time, at_end):
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+  if metric == 'accuracy':
+    ends = _ends(results.values())
+    drawn = [value for curve in curves.values() for _, value in curve]
+    _stretch(over_time, 'y', ends + drawn)
+    _stretch(at_end, 'x', ends)
+  return save(figure, path, title)
+
+
+def by_shots(
+  path: str | os.PathLike[str],
+  results: Mapping[str, Sequence[tuple[int, float, float]]],
+  title: str,
+) -> Figure:
+  """Draws accuracies against the number of support examples per class.
+
+  Args:
+    path: the PNG file.
+    results: of every method, numbers of examples, accuracies, and halves of
+      their 95% intervals.
+    title: one line with the protocol.
+
+  Returns:
+    The figure.
+
+  Raises:
+    ValueError: if there is no result.
+  """
+  if not any(results.values()):
+    raise ValueError('there is no method to draw')
+  figure, axes = figure_with_axes()
+  for place, (name, points) in enumerate(results.items()):
+    shots, values, halves = np.asarray(points, float).reshape(-1, 3).T
+    color, style = color_and_dash(place)
+    axes.errorbar(
+      shots,
+      values,
+      halves,
+      color=color,
+      ls=style,
+      lw=1.4,
+      marker='o',
+      ms=4,
+      capsize=2,
+      label=name,
+    )
+  ticks = sorted({point[0] for points in results.values() for point in points})
+  axes.set_xscale('log')
+  axes.set_xticks(ticks, [str(tick) for tick in ticks])
+  axes.xaxis.set_minor_formatter(NullFormatter())
+  axes.set_xlabel('support examples per class')
+  _dress(axes, 'accuracy', None, '')
+  _stretch(axes, 'y', _ends(itertools.chain(*results.values())))
+  return save(figure, path, title)
+
+
+def _dress(
+  axes: Axes, metric: str, baseline: float | None, baseline_name: str
+) -> None:
+  """What all charts of a metric share: the baseline, the y axis, the legend."""
+  percent = metric == 'accuracy'
+  if baseline is not None:
+    axes.axhline(
+      baseline,
+      color=GREY,
+      lw=1.3,
+      ls='--',
+      label=f'{baseline_name}, {_describe(metric, baseline)}',
+    )
+  axes.set_ylabel(_LABELS.get(metric, metric))
+  if percent:
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=''))
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -0.02), min(high, 1.02))
+  else:
+    drawn = np.concatenate([line.get_ydata() for line in axes.get_lines()])
+    if drawn.min() > 0 and drawn.max() > 50 * drawn.min():
+      axes.set_yscale('log')
+      few = drawn.max() < 1e4 * drawn.min()
+      axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+      axes.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
+      axes.yaxis.set_minor_formatter(NullFormatter())
+  legend(axes)
+
+
+def _ends(points: Iterable[tuple[float, float, float]]) -> list[float]:
+  """Where the intervals end: of places, values and halves of intervals."""
+  return [value + sign * half for _, value, half in points for sign in (-1, 1)]
+
+
+def _stretch(
+  axes: Axes, along: Literal['x', 'y'], shares: Sequence[float]
+) -> None:
+  """A logit scale: half as many errors are as far everywhere near 100%."""
+  ends = np.clip([min(shares), max(shares)], _SHARES[0], _SHARES[-1])
+  logits = np.log(ends / (1 - ends))
+  logits += (0.1 + 0.05 * np.ptp(logits)) * np.array([-1, 1])  # a margin
+  axis = axes.xaxis if along == 'x' else axes.yaxis
+  # Limits come first: of what is all 100% the scale could make none.
+  getattr(axes, f'set_{along}lim')(1 / (1 + np.exp(-logits)))
+  # What reaches 100% is drawn to the edge, and not left out.
+  getattr(axes, f'set_{along}scale')('logit', nonpositive='clip')
+  axis.set_major_locator(FixedLocator(_SHARES))
+  axis.set_major_formatter(FuncFormatter(lambda share, _: f'{100 * share:g}'))
+  axis.set_minor_locator(NullLocator())
+
+
+def _describe(metric: str, value: float, half: float | None = None) -> str:
+  """A value as the legend writes it, perhaps with half an interval."""
+  sign = '\N{PLUS-MINUS SIGN}'
+  if metric == 'accuracy':
+    interval = '' if half is None else f' {sign} {100 * half:.1f}'
+    return f'{100 * value:.1f}{interval}%'
+  return f'{value:.3g}' + ('' if half is None else f' {sign} {half:.2g}')
+
+
+def _series(
+  records: Sequence[Mapping[str, Any]], name: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """The steps and the finite values of one metric."""
+  pairs = [
+    (record['step'], record[name])
+    for record in records
+    if name in record and math.isfinite(record[name])
+  ]
+  steps, values = np.asarray(pairs, float).reshape(-1, 2).T
+  return steps, values
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+  """A centred average over about 1/25 of a run, which does not lag behind."""
+  width = min(len(values), 2 * (len(values) // 50) + 5)
+  weights = np.hanning(width + 2)[1:-1]
+  total = np.convolve(np.ones_like(values), weights, mode='same')
+  return np.convolve(values, weights, mode='same') / total

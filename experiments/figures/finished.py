@@ -1,0 +1,74 @@
+"""What the pictures of every finished run share: curves, title, test tasks."""
+
+import jax
+
+from experiments.figures.charts import learning_curve, metric_by_step
+from experiments.runner.loop import TEST_SEED, Finished
+from metajax.base import PyTree, SampleTask, Task
+from metajax.normalisation import predict_queries
+from metajax.runs.training import example_task
+from metajax.runs.writers import read_json_lines
+
+__all__ = [
+  'draw_curves',
+  'tested',
+  'title_of',
+]
+
+
+def draw_curves(run: Finished) -> None:
+  """Draws the metric in training, and the metric at test by inner step."""
+  metric = run.problem.metric
+  name, baseline = next(iter(run.outcome['baseline'].items()))
+  label = f'{name.removesuffix(f"_{metric}")} baseline'
+  records = run.workdir / 'metrics.jsonl'
+  if records.exists():
+    learning_curve(
+      run.workdir / 'learning_curve.png',
+      read_json_lines(records),
+      metric,
+      title_of(run),
+      baseline,
+      label,
+    )
+  metric_by_step(
+    run.workdir / f'{metric}_by_inner_step.png',
+    run.outcome['test'][f'{metric}_by_step'],
+    run.outcome['test']['ci95_by_step'],
+    metric,
+    f'{title_of(run)}, {run.outcome["protocol"]["test_tasks"]} test tasks',
+    baseline,
+    label,
+  )
+
+
+def title_of(run: Finished) -> str:
+  """The method and the protocol in one line."""
+  protocol = run.outcome['protocol']
+  ways = f'{protocol["ways"]}-way ' if 'ways' in protocol else ''
+  evaluation = protocol.get('evaluation')
+  return (
+    f'{run.outcome["algorithm"]}, {protocol["dataset"]},'
+    f' {ways}{protocol["shots"]}-shot'
+    + (f', {evaluation}' if evaluation else '')
+  )
+
+
+def tested(
+  run: Finished, sample: SampleTask, count: int
+) -> list[tuple[Task, jax.Array]]:
+  """The first test tasks, and their outputs after 0, 1, ... inner steps."""
+  learner, normalisation, prepare = run.judge
+  key = jax.random.key(TEST_SEED)
+
+  @jax.jit
+  def outputs(meta_params: PyTree, task: Task) -> jax.Array:
+    _, adaptation = learner.adapt(key, meta_params, task.support)
+    return jax.lax.map(
+      lambda adapted: predict_queries(learner, adapted, task, normalisation),
+      adaptation.trajectory,
+    )
+
+  meta_params = prepare(run.meta_params)
+  tasks = [example_task(sample, key, index) for index in range(count)]
+  return [(task, outputs(meta_params, task)) for task in tasks]

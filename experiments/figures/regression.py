@@ -1,0 +1,164 @@
+"""Pictures of regression: a wave, and images that are completed."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.figures.canvas import (
+  BLUE,
+  GREY,
+  ORANGE,
+  count_steps,
+  figure_with_axes,
+  legend,
+  same_length,
+  save,
+)
+from experiments.figures.finished import draw_curves, tested, title_of
+from experiments.figures.images import image_grid
+from experiments.runner.loop import Finished
+from metajax.runs.training import as_argument
+from metajax.tasks import completion
+
+__all__ = [
+  'draw_completion',
+  'draw_sinusoid',
+  'on_grid',
+  'sinusoid_task',
+]
+
+_COMPLETED = 6  # images in the picture of a completion
+_UNKNOWN = (0.55, 0.75, 0.95)  # the colour of pixels that are not known
+
+
+def draw_sinusoid(run: Finished) -> None:
+  """Draws the curves, and one test wave before and after adaptation."""
+  draw_curves(run)
+  ((task, outputs),) = tested(run, run.problem.test, 1)
+  order = np.argsort(task.query.inputs[:, 0])
+  curves = np.asarray(outputs)[:, order, 0]
+  last = len(curves) - 1
+  sinusoid_task(
+    run.workdir / 'test_task.png',
+    task.query.inputs[order, 0],
+    task.query.targets[order, 0],
+    task.support.inputs[:, 0],
+    task.support.targets[:, 0],
+    curves[0],
+    {step: curves[step] for step in sorted({1, last}) if step <= last},
+    f'{title_of(run)}: one test task',
+  )
+
+
+def sinusoid_task(
+  path: str | os.PathLike[str],
+  grid_x: Sequence[float],
+  true_y: Sequence[float],
+  support_x: Sequence[float],
+  support_y: Sequence[float],
+  before_y: Sequence[float],
+  after_y: Mapping[int, Sequence[float]],
+  title: str,
+) -> Figure:
+  """Draws one regression task: the curve, the points, the predictions.
+
+  Args:
+    path: the PNG file.
+    grid_x: `[points]`, increasing, in radians.
+    true_y: `[points]`, the curve that the examples come from.
+    support_x: `[examples]`.
+    support_y: `[examples]`.
+    before_y: `[points]`, the prediction before adaptation.
+    after_y: for each number of inner steps, the prediction `[points]` then.
+    title: one line with the protocol.
+
+  Returns:
+    The figure.
+
+  Raises:
+    ValueError: if lengths do not fit together.
+  """
+  x = np.ravel(grid_x)
+  curves = {'true_y': true_y, 'before_y': before_y}
+  curves |= {f'after_y[{steps}]': y for steps, y in after_y.items()}
+  for name, y in curves.items():
+    same_length('grid_x', x, name, np.ravel(y))
+  points_x, points_y = np.ravel(support_x), np.ravel(support_y)
+  same_length('support_x', points_x, 'support_y', points_y)
+
+  figure, axes = figure_with_axes()
+  axes.plot(x, np.ravel(true_y), color='black', lw=1.6, label='true curve')
+  axes.plot(
+    x,
+    np.ravel(before_y),
+    color=GREY,
+    lw=1.4,
+    ls=(0, (2, 2)),
+    label='before adaptation',
+  )
+  shades = np.linspace(0.45, 1, max(1, len(after_y)))
+  for shade, (steps, y) in zip(shades, sorted(after_y.items()), strict=False):
+    axes.plot(
+      x,
+      np.ravel(y),
+      color=(ORANGE, shade),
+      lw=1 + shade,
+      label=f'after {count_steps(steps)}',
+    )
+  axes.plot(
+    points_x,
+    points_y,
+    ls='',
+    marker='o',
+    ms=6,
+    color=BLUE,
+    mec='white',
+    zorder=5,
+    label=f'{len(points_x)} support examples',
+  )
+  axes.set_xlabel('x (radians)')
+  axes.set_ylabel('y')
+  axes.margins(x=0.02)
+  legend(axes)
+  return save(figure, path, title)
+
+
+def draw_completion(run: Finished) -> None:
+  """Draws the curves, and a few test images: known, completed, true."""
+  draw_curves(run)
+  # All that is not known is asked for, so that images are whole.
+  images = as_argument(run.problem.test).args[0]
+  height, width = images.shape[1:3]
+  shots = run.problem.recipe.shots
+  whole = completion(images, shots, height * width - shots)
+  rows = []
+  for task, outputs in tested(run, whole, _COMPLETED):
+    known = on_grid(task.support.inputs, task.support.targets, height, width)
+    true = known + on_grid(task.query.inputs, task.query.targets, height, width)
+    guess = known + on_grid(
+      task.query.inputs, jnp.clip(outputs[-1], 0, 1), height, width
+    )
+    is_known = on_grid(
+      task.support.inputs, jnp.ones_like(task.support.targets), height, width
+    )
+    # Ink is dark, what is not known is coloured.
+    given = jnp.where(is_known > 0, 1 - known, jnp.array(_UNKNOWN))
+    rows.append([given, *(jnp.tile(1 - grey, 3) for grey in (guess, true))])
+  image_grid(
+    run.workdir / 'completed.png',
+    np.asarray(rows).swapaxes(0, 1),  # an image a column
+    f'{title_of(run)}: known, completed, true',
+  )
+
+
+def on_grid(
+  places: jax.Array, values: jax.Array, height: int, width: int
+) -> jax.Array:
+  """Values at places from -1 to 1, as an image that is 0 elsewhere."""
+  lengths = jnp.array([[height, width]])
+  rows, columns = jnp.floor((places + 1) / 2 * lengths).astype(int).T
+  return jnp.zeros((height, width, 1)).at[rows, columns].set(values)

@@ -1,0 +1,142 @@
+"""Charts: what is in the files and in the figures."""
+
+import numpy as np
+import pytest
+from drawn import TITLE, assert_nothing_is_cut, count, pixels, texts
+
+from experiments.figures import canvas, charts
+
+
+def records(num=100):
+  rows = [
+    {'step': 10 * i, 'accuracy': i / num, 'loss': 0.01 + num - i}
+    for i in range(1, num + 1)
+  ]
+  for row in rows[9::10]:
+    row['validation/accuracy'] = row['accuracy'] - 0.05
+    row['validation/accuracy_ci95'] = 0.02
+  return rows
+
+
+def test_learning_curve_draws_training_validation_and_baseline(tmp_path):
+  path = tmp_path / 'curve.png'
+  figure = charts.learning_curve(
+    path, records(), 'accuracy', TITLE, 0.4, 'pixel baseline'
+  )
+  image = pixels(path)
+  assert image.shape == (690, 1050, 3)
+  assert_nothing_is_cut(image)
+  for color in (canvas.BLUE, canvas.ORANGE, canvas.GREY):
+    assert count(image, color) > 100
+  drawn = texts(figure)
+  for text in (
+    TITLE,
+    'accuracy (%)',
+    'outer steps',
+    'training, smoothed',
+    'validation',
+    '95% interval',
+    'pixel baseline, 40.0%',
+  ):
+    assert text in drawn
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_learning_curve_leaves_out_what_is_not_finite(tmp_path):
+  rows = [*records(), {'step': 1010, 'loss': float('inf')}]
+  figure = charts.learning_curve(tmp_path / 'a.png', rows, 'loss', TITLE)
+  raw = figure.axes[0].get_lines()[0]
+  assert len(raw.get_xdata()) == 100
+  assert figure.axes[0].get_yscale() == 'log'
+  only_bad = [{'step': 1, 'loss': float('nan')}]
+  with pytest.raises(ValueError, match=r"none of the 1 records has .* 'loss'"):
+    charts.learning_curve(tmp_path / 'b.png', only_bad, 'loss', TITLE)
+  assert not (tmp_path / 'b.png').exists()
+
+
+def test_smoothing_keeps_a_constant_and_does_not_lag(tmp_path):
+  rows = [{'step': i, 'mse': abs(i - 50.0)} for i in range(101)]
+  figure = charts.learning_curve(tmp_path / 'a.png', rows, 'mse', TITLE)
+  smooth = figure.axes[0].get_lines()[1].get_ydata()
+  assert np.argmin(smooth) == 50
+  rows = [{'step': i, 'mse': 3.0} for i in range(101)]
+  figure = charts.learning_curve(tmp_path / 'b.png', rows, 'mse', TITLE)
+  smooth = figure.axes[0].get_lines()[1].get_ydata()
+  np.testing.assert_allclose(smooth, 3.0)
+
+
+@pytest.mark.parametrize('steps', [0, 1, 10])
+def test_metric_by_step_shows_the_last_value_and_its_interval(tmp_path, steps):
+  path = tmp_path / 'steps.png'
+  mean = np.linspace(0.2, 0.975, steps + 1)
+  figure = charts.metric_by_step(
+    path, mean, [0.004] * (steps + 1), 'accuracy', TITLE, 0.45
+  )
+  assert_nothing_is_cut(pixels(path))
+  expected = f'{100 * mean[-1]:.1f} \N{PLUS-MINUS SIGN} 0.4%'
+  assert any(text.endswith(expected) for text in texts(figure))
+
+
+def test_metric_by_step_refuses_lists_that_do_not_fit(tmp_path):
+  for mean, ci95 in (([0.1, 0.2], [0.1]), ([], []), ([[0.1]], [[0.1]])):
+    with pytest.raises(ValueError, match='two lists of one length'):
+      charts.metric_by_step(tmp_path / 'a.png', mean, ci95, 'mse', TITLE)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_comparison_shows_every_method_and_the_best_first(tmp_path):
+  path = tmp_path / 'comparison.png'
+  figure = charts.comparison(
+    path,
+    {'maml': [(1, 0.5), (2, 0.7)], 'pixels': []},
+    {'maml': (3, 0.9, 0.01), 'pixels': (0, 0.4, 0.02)},
+    'accuracy',
+    TITLE,
+  )
+  _, at_end = figure.axes
+  names = [label.get_text() for label in at_end.get_yticklabels()]
+  assert names == ['maml', 'pixels']
+  assert TITLE in texts(figure)
+  # As far from 80% to 90% of accuracy as from 90% to 95%, or nearly.
+  places = at_end.transData.transform([(x, 0) for x in (0.8, 0.9, 0.95)])[:, 0]
+  first, second = np.diff(places)
+  assert 0.9 < second / first < 1.1
+  assert_nothing_is_cut(pixels(path))
+
+
+def test_a_comparison_of_methods_without_a_mistake_can_be_drawn(tmp_path):
+  """Where all is 100% a logit scale has nothing to go by."""
+  figure = charts.comparison(
+    tmp_path / 'comparison.png',
+    {'maml': [(1, 1.0)]},
+    {'maml': (3, 1.0, 0.0)},
+    'accuracy',
+    TITLE,
+  )
+  for low, high in (figure.axes[0].get_ylim(), figure.axes[1].get_xlim()):
+    assert 0.9 < low < high < 1
+
+
+def test_accuracies_by_shots_show_every_number_of_examples(tmp_path):
+  path = tmp_path / 'by_shots.png'
+  figure = charts.by_shots(
+    path,
+    {
+      'maml': [(1, 0.9, 0.01), (10, 0.95, 0.01)],
+      'transfer': [(1, 0.7, 0.02), (5, 0.9, 0.01), (10, 1.0, 0.0)],
+    },
+    TITLE,
+  )
+  (axes,) = figure.axes
+  assert [label.get_text() for label in axes.get_xticklabels()] == [
+    '1', '5', '10',
+  ]  # fmt: skip
+  assert {'maml', 'transfer', TITLE} <= set(texts(figure))
+  assert_nothing_is_cut(pixels(path))
+  with pytest.raises(ValueError, match='no method'):
+    charts.by_shots(path, {}, TITLE)
+
+
+def test_a_comparison_of_nothing_is_refused(tmp_path):
+  with pytest.raises(ValueError, match='no method'):
+    charts.comparison(tmp_path / 'x.png', {}, {}, 'accuracy', TITLE)
