@@ -17,27 +17,54 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import flags
-
-from experiments.runner import options, runs, tables
-from experiments.runner.options import FLAGS, UsageError
+from experiments import images
+from experiments.figures import charts
+from experiments.runner import flags, runs, tables
+from experiments.runner.errors import UsageError
+from experiments.runner.settings import (
+  Base,
+  Listed,
+  Text,
+  Whole,
+  said,
+  setting,
+  settings,
+)
 from experiments.runner.workdir import wait_until_free, write_json
-
-# What a test takes over from the run, where it was set.
-_KEPT = (
-  'algorithm', 'dataset', 'data_dir', 'data_file', 'split_dir', 'split_seed',
-  'image_size', 'skip_unreadable', 'rotate', 'rotate_test', 'within_groups',
-  'ways', 'width', 'precision', 'evaluation', 'inner_lr', 'inner_steps',
-  'inner_batch', 'eval_inner_steps',
-  'outer_schedule',  # which the optimiser in a checkpoint has a state for
-)  # fmt: skip
-# What all runs must agree on, for their tasks to be the same.
-_SHARED = (
-  'dataset', 'ways', 'split_seed', 'rotate_test', 'within_groups',
-)  # fmt: skip
+from metajax.metric import ACCURACY
 
 
-class Row(NamedTuple):
+@settings
+class Settings(Base):
+  """Which runs are tested, and from how many examples."""
+
+  # Which rows are made, not what they are.
+  runs: tuple[str, ...] = setting(
+    (), Listed(), 'workdirs of trained runs', of='machine', resume=True
+  )
+  shots: tuple[str, ...] = setting(
+    ('1', '2', '5', '10'), Listed(), 'examples per class',
+    of='machine', resume=True,
+  )  # fmt: skip
+  queries: int = setting(
+    5, Whole(), 'query examples per class; what shares batch statistics over'
+    ' them gains from more',
+    of='test', resume=False,
+  )  # fmt: skip
+  eval_tasks: int = setting(
+    200, Whole(2), 'test tasks', of='test', resume=False
+  )
+  cache_dir: str | None = setting(
+    None, Text(), "compiled programs [default: the user's cache directory]",
+    of='machine', resume=True,
+  )  # fmt: skip
+  workdir: str = setting(
+    'runs/by_shots', Text(), 'where the results go',
+    of='machine', resume=True,
+  )  # fmt: skip
+
+
+class Tested(NamedTuple):
   """One run from one number of examples; the first two are shares."""
 
   run: str
@@ -46,70 +73,56 @@ class Row(NamedTuple):
   ci95: float
 
 
-def define_flags() -> None:
-  """Defines the flags of this binary."""
-  flags.DEFINE_list('runs', [], 'workdirs of trained runs')
-  flags.DEFINE_list('shots', ['1', '2', '5', '10'], 'examples per class')
-  options.define_count(
-    'queries', 5, 'query examples per class; what shares batch statistics over'
-    ' them gains from more',
-  )  # fmt: skip
-  options.define_count('eval_tasks', 200, 'test tasks', at_least=2)
-  flags.DEFINE_string(
-    'cache_dir', None, "compiled programs [default: the user's cache directory]"
-  )
-  flags.DEFINE_string('workdir', 'runs/by_shots', 'where the results go')
-
-
-def main() -> int:
+def run(settings: Settings) -> int:
   """Tests what is left, then shows all; exit code 1 if a test failed."""
-  shots, configs = _shots(), _configs()
-  workdir = Path(FLAGS.workdir)
-  runs.claim(workdir, free=('runs', 'shots'))
+  shots, configs = _shots(settings), _configs(settings)
+  workdir = Path(settings.workdir)
+  runs.claim(workdir, settings)
   runs.leave_on_sigterm()
-  rows, failed = list[Row](), dict[str, str]()
-  for name, (run, config) in configs.items():
+  rows, failed = list[Tested](), dict[str, str]()
+  for name, (path, config) in configs.items():
     for examples in shots:
       label = f'{name}, {examples} examples per class'
       print(label, flush=True)
       with runs.noted(failed, label):
-        outcome = _outcome(workdir, run, config, examples)
+        outcome = _outcome(settings, workdir, path, config, examples)
         rows.append(_row(name, examples, outcome))
-      _write(workdir, rows, failed, config)
+      _write(settings, workdir, rows, failed, config)
   tables.show(table(rows))
   print(f'{workdir}: by_shots.json, by_shots.md, by_shots.png')
   return 1 if failed else 0
 
 
-def _shots() -> list[int]:
+def _shots(settings: Settings) -> list[int]:
   try:
-    shots = sorted({int(text) for text in FLAGS.shots})
+    shots = sorted({int(text) for text in settings.shots})
   except ValueError:
     shots = []
   if not shots or shots[0] < 1:
     raise UsageError(
-      'shots', f'{",".join(FLAGS.shots)!r} must be whole numbers from 1, with'
-      ' commas between them'
-    )  # fmt: skip
+      'shots',
+      f'{",".join(settings.shots)!r} must be whole numbers from 1, with commas'
+      ' between them',
+    )
   return shots
 
 
-def _configs() -> dict[str, tuple[Path, dict[str, Any]]]:
+def _configs(settings: Settings) -> dict[str, tuple[Path, dict[str, Any]]]:
   """The workdirs and settings of the runs, by their names."""
-  if not FLAGS.runs:
+  if not settings.runs:
     raise UsageError('runs', 'names no run; give workdirs of trained ones')
   configs = dict[str, tuple[Path, dict[str, Any]]]()
-  for path in map(Path, FLAGS.runs):
+  for path in map(Path, settings.runs):
     if path.name in configs:
       raise UsageError('runs', f'two are called {path.name}; rename one')
     configs[path.name] = path, _config(path)
   (first, (_, reference)), *others = configs.items()
   for name, (_, config) in others:
-    for setting in _SHARED:
-      if config[setting] != reference[setting]:
+    for shared in _of('tasks'):
+      if config.get(shared) != reference.get(shared):
         raise UsageError(
-          'runs', f'{first} and {name} have other tasks: --{setting} is'
-          f' {reference[setting]!r} and {config[setting]!r}'
+          'runs', f'{first} and {name} have other tasks: --{shared} is'
+          f' {reference.get(shared)!r} and {config.get(shared)!r}'
         )  # fmt: skip
   return configs
 
@@ -130,39 +143,54 @@ def _config(path: Path) -> dict[str, Any]:
   return config
 
 
+def _of(*parts: str) -> list[str]:
+  """The settings of `experiments.images` that are of these parts."""
+  return [
+    name for name, each in said(images.Settings).items() if each.of in parts
+  ]
+
+
 def _outcome(
-  workdir: Path, run: Path, config: Mapping[str, Any], shots: int
+  settings: Settings,
+  workdir: Path,
+  path: Path,
+  config: Mapping[str, Any],
+  shots: int,
 ) -> dict[str, Any]:
   """What a test found: read, if it is done already, or else made."""
-  test = workdir / run.name / f'{shots}_shots'
+  test = workdir / path.name / f'{shots}_shots'
   wait_until_free(test)
   if not runs.is_done(test):
-    arguments = [
-      f'--{name}={config[name]}'
-      for name in _KEPT
-      if config.get(name) is not None
-    ]
-    arguments += [
-      f'--shots={shots}',
-      f'--queries={FLAGS.queries}',
-      f'--eval_tasks={FLAGS.eval_tasks}',
-    ]
-    if FLAGS.cache_dir:
-      arguments.append(f'--cache_dir={FLAGS.cache_dir}')
-    if (run / 'checkpoints').exists():  # what needs no training has none
-      arguments += [f'--load={run}', '--test_only']
-    runs.run(test, 'experiments.images', arguments, resume=True)
+    trained = (path / 'checkpoints').exists()  # what needs no training has none
+    of_test = images.Settings(
+      **{
+        # What the run has learned, from which tasks.
+        **{
+          name: config[name]
+          for name in _of('tasks', 'data', 'method')
+          if config.get(name) is not None
+        },
+        'shots': shots,
+        'queries': settings.queries,
+        'eval_tasks': settings.eval_tasks,
+        'cache_dir': settings.cache_dir,
+        'load': str(path) if trained else None,
+        'test_only': trained,
+      }
+    )
+    runs.start('experiments.images', of_test, test, resume=True)
   return runs.read(test)
 
 
-def _row(name: str, shots: int, outcome: Mapping[str, Any]) -> Row:
+def _row(name: str, shots: int, outcome: Mapping[str, Any]) -> Tested:
   test = outcome['test']
-  return Row(name, shots, test['accuracy'], test['ci95'])
+  return Tested(name, shots, test['accuracy'], test['ci95'])
 
 
 def _write(
+  settings: Settings,
   workdir: Path,
-  rows: Sequence[Row],
+  rows: Sequence[Tested],
   failed: Mapping[str, str],
   config: Mapping[str, Any],
 ) -> None:
@@ -172,8 +200,8 @@ def _write(
     {
       'dataset': config['dataset'],
       'ways': config['ways'],
-      'queries_per_class': FLAGS.queries,
-      'test_tasks': FLAGS.eval_tasks,
+      'queries_per_class': settings.queries,
+      'test_tasks': settings.eval_tasks,
       'rows': records,
       'failed': failed,
     },
@@ -181,28 +209,27 @@ def _write(
   (workdir / 'by_shots.md').write_text(tables.markdown(table(rows)))
   if not rows:
     return
-  from experiments.figures.charts import by_shots
-
-  by_shots(
+  charts.by_shots(
     workdir / 'by_shots.png',
     {
       name: [(row.shots, row.accuracy, row.ci95) for row in of_run]
       for name, of_run in _by_run(rows).items()
     },
-    f'{config["dataset"]}, {config["ways"]}-way, {FLAGS.queries} queries per'
-    f' class, {FLAGS.eval_tasks} test tasks',
+    ACCURACY,
+    f'{config["dataset"]}, {config["ways"]}-way, {settings.queries} queries per'
+    f' class, {settings.eval_tasks} test tasks',
   )
 
 
-def _by_run(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def _by_run(rows: Sequence[Tested]) -> dict[str, list[Tested]]:
   """Rows of each run, the run first that is best from the fewest examples."""
-  grouped = dict[str, list[Row]]()
+  grouped = dict[str, list[Tested]]()
   for row in rows:
     grouped.setdefault(row.run, []).append(row)
   return dict(sorted(grouped.items(), key=lambda item: -item[1][0].accuracy))
 
 
-def table(rows: Sequence[Row]) -> list[list[str]]:
+def table(rows: Sequence[Tested]) -> list[list[str]]:
   """The header, and a line for every run."""
   shots = sorted({row.shots for row in rows})
   table = [['run', *(f'{examples}-shot %' for examples in shots)]]
@@ -212,10 +239,9 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
   return table
 
 
-def _cell(row: Row) -> str:
-  return f'{100 * row.accuracy:.1f} \N{PLUS-MINUS SIGN} {100 * row.ci95:.1f}'
+def _cell(row: Tested) -> str:
+  return ACCURACY.format_interval(row.accuracy, row.ci95)
 
 
 if __name__ == '__main__':
-  define_flags()
-  sys.exit(options.run(main))
+  sys.exit(flags.main(Settings, run))

@@ -21,20 +21,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import flags
-
-from experiments.data import images as image_data
-from experiments.runner import options, runs, tables
-from experiments.runner.options import FLAGS, UsageError
+from experiments import images, sinusoid
+from experiments.data.images import ImageData, check_meaning, dataset
+from experiments.figures.charts import comparison
+from experiments.recipes import images as on_images
+from experiments.recipes import regression as on_waves
+from experiments.recipes.kinds import methods, published
+from experiments.runner import flags, runs, tables
+from experiments.runner.common import Common
+from experiments.runner.errors import UsageError
+from experiments.runner.report import metric_of
 from experiments.runner.runs import FailedError
+from experiments.runner.settings import (
+  Listed,
+  OneOf,
+  Positive,
+  Text,
+  Whole,
+  import_plugins,
+  said,
+  setting,
+  settings,
+)
 from experiments.runner.workdir import wait_until_free, write_json
-from metajax.algorithms.recipes import ANNEALED, Recipe
+from metajax.algorithms.recipe import ANNEALED, Recipe
 from metajax.algorithms.table import ALGORITHMS
+from metajax.metric import Metric
+from metajax.models.encoders import ENCODERS
 from metajax.runs.writers import VALIDATION, read_json_lines
 
-# What is passed on to every run, if it is set, and to those on images.
-_FORWARDED = ('shots', 'seed', 'eval_tasks', 'validation_tasks', 'cache_dir')
-_FORWARDED_IMAGES = ('dataset', 'ways', 'width', 'images_on', *image_data.OWN)
 # Dispatches of a pilot after the first one, which compiles.
 _PILOT_DISPATCHES = 8
 _VALIDATIONS = 10  # in a run
@@ -42,42 +57,97 @@ _NAMES = 2  # columns of the table that are no figures
 _WRITTEN = ('compare.json', 'compare.md', 'compare.png')
 
 
-def define_flags() -> None:
-  """Defines the flags of this binary."""
-  image_data.define_flags(others=['sinusoid'])
-  flags.DEFINE_list('methods', ['all'], 'rows of the table, or all')
-  options.define_positive(
-    'minutes_each', 5.0, 'of training, without compilation and validation'
+@settings
+class Settings(ImageData):
+  """What is compared, and for how long; the rest goes to every run."""
+
+  dataset: str = dataset('sinusoid')
+  # Which rows are made, not what they are.
+  methods: tuple[str, ...] = setting(
+    ('all',), Listed(), 'rows of the table, or all', of='machine', resume=True
   )
-  options.define_count('ways', 5, 'classes per test task', at_least=2)
-  options.define_count('shots', 1, 'support examples per class')
-  options.define_count(
-    'queries', None, 'query examples per class at test; to what shares batch'
+  plugin: tuple[str, ...] = setting(
+    (), Listed(),
+    'modules, with commas between them, that register methods of their own'
+    ' (metajax.algorithms.register)',
+    of='machine', resume=True,
+  )  # fmt: skip
+  minutes_each: float = setting(
+    5.0, Positive(), 'of training, without compilation and validation',
+    of='training', resume=False,
+  )  # fmt: skip
+  ways: int = setting(
+    5, Whole(2), 'classes per test task', of='tasks', resume=False
+  )
+  shots: int = setting(
+    1, Whole(), 'support examples per class', of='test', resume=False
+  )
+  queries: int | None = setting(
+    None, Whole(), 'query examples per class at test; to what shares batch'
     ' statistics over them, their number matters, and methods by gradient are'
     ' published with [default: as many as --shots]',
+    of='test', resume=False,
   )  # fmt: skip
-  options.define_count(
-    'train_ways', None, 'classes per training task of methods that have more of'
-    ' them than at test [default: the recipe]', at_least=2,
+  train_ways: int | None = setting(
+    None, Whole(2), 'classes per training task of methods that have more of'
+    ' them than at test [default: the recipe]',
+    of='training', resume=False,
   )  # fmt: skip
-  options.define_count('width', 64, 'channels of every convolution')
-  options.define_count('seed', 0, 'of everything random', at_least=0)
-  options.define_count('eval_tasks', 1000, 'test tasks', at_least=2)
-  options.define_count('validation_tasks', 100, 'validation tasks', at_least=2)
-  flags.DEFINE_string(
-    'cache_dir', None, "compiled programs [default: the user's cache directory]"
+  network: str | None = setting(
+    None, OneOf(lambda: list(ENCODERS)),
+    'what every method adapts, but for the head [default: the recipe]',
+    of='method', resume=False,
+  )  # fmt: skip
+  width: int | None = setting(
+    None, Whole(), 'of the network: channels of every convolution, or units of'
+    ' every layer [default: the recipe]',
+    of='method', resume=False,
+  )  # fmt: skip
+  depth: int | None = setting(
+    None, Whole(), 'of the network, where it has a choice'
+    ' [default: the recipe]',
+    of='method', resume=False,
+  )  # fmt: skip
+  seed: int = setting(
+    0, Whole(0), 'of everything random', of='training', resume=False
   )
-  flags.DEFINE_string('workdir', 'runs/compare', 'where the results go')
+  eval_tasks: int = setting(
+    1000, Whole(2), 'test tasks', of='test', resume=False
+  )
+  validation_tasks: int = setting(
+    100, Whole(2), 'validation tasks', of='training', resume=False
+  )
+  cache_dir: str | None = setting(
+    None, Text(), "compiled programs [default: the user's cache directory]",
+    of='machine', resume=True,
+  )  # fmt: skip
+  workdir: str = setting(
+    'runs/compare', Text(), 'where the results go', of='machine', resume=True
+  )
+
+  @property
+  def on_images(self) -> bool:
+    """Whether it is images that are learned from."""
+    return self.dataset != 'sinusoid'
+
+  def recipe(self, method: str) -> Recipe:
+    """The published recipe of a method."""
+    return published(self.kind, method, self.ways, self.shots)
+
+  @property
+  def kind(self) -> Any:
+    """The recipes of what is learned from."""
+    return on_images if self.on_images else on_waves
 
 
-class Row(NamedTuple):
+class Compared(NamedTuple):
   """One method of the comparison; accuracies and intervals are shares."""
 
   method: str
   ways: int | None
   shots: int
   evaluation: str | None
-  metric: str
+  metric: Metric
   value: float
   ci95: float
   before: float
@@ -89,111 +159,103 @@ class Row(NamedTuple):
   def record(self) -> dict[str, Any]:
     """The row as `compare.json` has it: named by what was measured."""
     fields = self._asdict()
-    metric = fields.pop('metric')
+    metric = fields.pop('metric').name
     return fields | {
       metric: fields.pop('value'),
       f'{metric}_before': fields.pop('before'),
     }
 
 
-def main() -> int:
+def run(settings: Settings) -> int:
   """Runs what is left, then shows all; exit code 1 if a method failed."""
-  if FLAGS.dataset == 'sinusoid':  # runs on images check these themselves
-    image_data.check_flags(allowed=frozenset())
-  methods, workdir = _methods(), Path(FLAGS.workdir)
-  runs.claim(workdir, free=('methods', 'download', 'images_on'))
+  import_plugins(settings.plugin)
+  if not settings.on_images:  # runs on images check these themselves
+    check_meaning(settings, allowed=frozenset())
+  chosen, workdir = _chosen(settings), Path(settings.workdir)
+  runs.claim(workdir, settings)
   runs.leave_on_sigterm()
-  rows, failed = list[Row](), dict[str, str]()
-  for number, method in enumerate(methods, 1):
-    print(f'{method} ({number} of {len(methods)})', flush=True)
+  rows, failed = list[Compared](), dict[str, str]()
+  for number, method in enumerate(chosen, 1):
+    print(f'{method} ({number} of {len(chosen)})', flush=True)
     with runs.noted(failed, method):
-      rows.append(_row(method, _outcome(method, workdir), workdir))
-    _write(workdir, rows, failed)
+      outcome = _outcome(settings, method, workdir)
+      rows.append(_row(method, outcome, workdir))
+    _write(settings, workdir, rows, failed)
   if rows:
-    tables.show(table(rows), _NAMES, _title(rows[0]))
+    tables.show(table(rows), _NAMES, _title(settings, rows[0]))
   print(f'{workdir}: {", ".join(_WRITTEN if rows else _WRITTEN[:1])}')
   return 1 if failed else 0
 
 
-def _methods() -> list[str]:
-  able = [name for name in ALGORITHMS if _recipe(name) is not None]
-  if FLAGS.methods == ['all']:
+def _chosen(settings: Settings) -> list[str]:
+  able = methods(settings.kind)
+  if settings.methods == ('all',):
     return able
-  if not FLAGS.methods:
+  if not settings.methods:
     raise UsageError('methods', 'names no method; give some, or all')
-  for name in FLAGS.methods:
+  for name in settings.methods:
     if name not in able:
       raise UsageError(
         'methods',
-        f'{name!r} is no method for {FLAGS.dataset}; they are'
+        f'{name!r} is no method for {settings.dataset}; they are'
         f' {", ".join(able)}, or all',
       )
-  return list(dict.fromkeys(FLAGS.methods))
+  return list(dict.fromkeys(settings.methods))
 
 
-def _recipe(method: str) -> Recipe | None:
-  row = ALGORITHMS[method]
-  if FLAGS.dataset == 'sinusoid':
-    return row.sinusoid
-  return row.images(FLAGS.ways, FLAGS.shots) if row.images else None
-
-
-def _outcome(method: str, workdir: Path) -> dict[str, Any]:
+def _outcome(settings: Settings, method: str, workdir: Path) -> dict[str, Any]:
   """What a method reached: read, if it is done already, or else run."""
-  run = workdir / method
-  wait_until_free(run)
-  if not runs.is_done(run):
-    arguments = _arguments(method)
-    recipe = _recipe(method)
-    assert recipe is not None
-    if recipe.steps:
-      steps = _steps(method, recipe, workdir, arguments)
-      arguments += [
-        f'--steps={steps}',
-        f'--checkpoint_every={max(1, -(-steps // _VALIDATIONS))}',
-      ]
-    runs.run(run, _module(), arguments, resume=True)
-  return runs.read(run)
+  path = workdir / method
+  wait_until_free(path)
+  if not runs.is_done(path):
+    of_run = _settings_of(settings, method)
+    if settings.recipe(method).steps:
+      steps = _steps(settings, method, workdir, of_run)
+      of_run = of_run.replace(
+        steps=steps, checkpoint_every=max(1, -(-steps // _VALIDATIONS))
+      )
+    runs.start(_module(settings), of_run, path, resume=True)
+  return runs.read(path)
 
 
-def _module() -> str:
+def _module(settings: Settings) -> str:
   """The experiment that trains."""
-  name = 'sinusoid' if FLAGS.dataset == 'sinusoid' else 'images'
-  return f'experiments.{name}'
+  return f'experiments.{"images" if settings.on_images else "sinusoid"}'
 
 
-def _arguments(method: str) -> list[str]:
-  """The flags of a run that do not depend on how long it is."""
-  recipe = _recipe(method)
-  assert recipe is not None
-  regression = FLAGS.dataset == 'sinusoid'
-  arguments = [f'--algorithm={method}']
+def _settings_of(settings: Settings, method: str) -> Common:
+  """The settings of a run, but for how long it is."""
+  recipe, row = settings.recipe(method), ALGORITHMS[method]
+  cls = images.Settings if settings.on_images else sinusoid.Settings
+  compared = said(Settings)
+  values: dict[str, Any] = {
+    name: getattr(settings, name)
+    for name, each in said(cls).items()
+    if each.forwarded and name in compared
+  }
+  if row.head.kind == 'none':
+    values |= {'network': None, 'width': None, 'depth': None}
   if recipe.steps and recipe.outer_schedule not in ANNEALED:
     # The published numbers of steps, at which rates are low, are out of reach.
-    arguments.append('--outer_schedule=cosine')
+    values['outer_schedule'] = 'cosine'
   if recipe.short_outer_lr is not None:
-    arguments.append(f'--outer_lr={recipe.short_outer_lr}')
-  arguments += [
-    f'--{name}={value}'
-    for name in (*_FORWARDED, *(() if regression else _FORWARDED_IMAGES))
-    if (value := FLAGS[name].value) is not None
-  ]
-  if regression:
-    return arguments
-  arguments.append(f'--queries={FLAGS.queries or FLAGS.shots}')
-  on_tasks = ALGORITHMS[method].trains_on == 'tasks'
-  if FLAGS.train_ways is not None and recipe.train_ways is not None:
-    arguments.append(f'--train_ways={FLAGS.train_ways}')
-  if on_tasks and recipe.steps and recipe.train_queries is None:
-    # At test there may be other numbers of queries than the method trains on.
-    arguments.append(f'--train_queries={recipe.queries}')
-  return arguments
+    values['outer_lr'] = recipe.short_outer_lr
+  if settings.on_images:
+    values['queries'] = settings.queries or settings.shots
+    if settings.train_ways is not None and recipe.train_ways is not None:
+      values['train_ways'] = settings.train_ways
+    on_tasks = row.trains_on == 'tasks'
+    if on_tasks and recipe.steps and recipe.train_queries is None:
+      # At test there may be other numbers of queries than it trains on.
+      values['train_queries'] = recipe.queries
+  return cls(algorithm=method, **values)
 
 
 def _steps(
-  method: str, recipe: Recipe, workdir: Path, arguments: Sequence[str]
+  settings: Settings, method: str, workdir: Path, of_run: Common
 ) -> int:
   """How many steps fit the time, by a pilot; remembered, to go on with."""
+  recipe = settings.recipe(method)
   plan = workdir / 'plan.json'
   steps: dict[str, int] = json.loads(plan.read_text()) if plan.exists() else {}
   if method not in steps:
@@ -203,22 +265,17 @@ def _steps(
     wait_until_free(pilot)
     # The rest of one that was stopped would be too short to measure.
     shutil.rmtree(pilot, ignore_errors=True)
-    runs.run(
-      pilot,
-      _module(),
-      [
-        *arguments,
-        f'--steps={length}',
-        f'--log_every={every}',
-        f'--checkpoint_every={length}',
-        '--eval_tasks=2',
-        '--validation_tasks=2',
-      ],
-      resume=False,
+    short = of_run.replace(
+      steps=length,
+      log_every=every,
+      checkpoint_every=length,
+      eval_tasks=2,
+      validation_tasks=2,
     )
+    runs.start(_module(settings), short, pilot, resume=False)
     seconds = _seconds_per_step(runs.read(pilot))
     assert seconds is not None  # a whole pilot has measured it
-    steps[method] = max(1, round(60 * FLAGS.minutes_each / seconds))
+    steps[method] = max(1, round(60 * settings.minutes_each / seconds))
     write_json(plan, steps)
   return steps[method]
 
@@ -233,24 +290,24 @@ def _seconds_per_step(outcome: Mapping[str, Any]) -> float | None:
   return float(outcome['config']['tasks_per_step'] / rate) if rate else None
 
 
-def _row(method: str, outcome: Mapping[str, Any], workdir: Path) -> Row:
+def _row(method: str, outcome: Mapping[str, Any], workdir: Path) -> Compared:
   protocol, test = outcome['protocol'], outcome['test']
-  metric = 'mse' if 'mse' in test else 'accuracy'
-  if test[metric] is None:
-    raise FailedError(f'its {metric} at test is not finite')
+  metric = metric_of(outcome)
+  if test[metric.name] is None:
+    raise FailedError(f'its {metric.name} at test is not finite')
   seconds, steps = _seconds_per_step(outcome), outcome['steps']
   pilot = _pilot(workdir, method)
   if seconds is None and steps and runs.is_done(pilot):
     seconds = _seconds_per_step(runs.read(pilot))
-  return Row(
+  return Compared(
     method=method,
     ways=protocol.get('ways'),
     shots=protocol['shots'],
     evaluation=protocol.get('evaluation'),
     metric=metric,
-    value=test[metric],
+    value=test[metric.name],
     ci95=_number(test['ci95']),
-    before=_number(test[f'{metric}_before']),
+    before=_number(test[f'{metric.name}_before']),
     # A run that was stopped has measured what it did after that alone.
     train_seconds=steps * seconds if seconds else outcome['training_seconds'],
     steps=steps,
@@ -260,7 +317,10 @@ def _row(method: str, outcome: Mapping[str, Any], workdir: Path) -> Row:
 
 
 def _write(
-  workdir: Path, rows: Sequence[Row], failed: Mapping[str, str]
+  settings: Settings,
+  workdir: Path,
+  rows: Sequence[Compared],
+  failed: Mapping[str, str],
 ) -> None:
   curves = {row.method: _curve(workdir / row.method, row) for row in rows}
   records = [row.record() | {'curve': curves[row.method]} for row in rows]
@@ -268,14 +328,12 @@ def _write(
   if not rows:
     return
   (workdir / 'compare.md').write_text(tables.markdown(table(rows), _NAMES))
-  from experiments.figures.charts import comparison
-
   comparison(
     workdir / 'compare.png',
     curves,
     {row.method: (row.train_seconds, row.value, row.ci95) for row in rows},
     rows[0].metric,
-    _title(rows[0]),
+    _title(settings, rows[0]),
   )
 
 
@@ -284,9 +342,9 @@ def _number(value: float | None) -> float:
   return math.nan if value is None else value
 
 
-def _curve(workdir: Path, row: Row) -> list[tuple[float, float]]:
+def _curve(workdir: Path, row: Compared) -> list[tuple[float, float]]:
   """Seconds of training, as those of the row, and the validation then."""
-  path, name = workdir / 'metrics.jsonl', VALIDATION + row.metric
+  path, name = workdir / 'metrics.jsonl', VALIDATION + row.metric.name
   if not path.exists() or row.seconds_per_step is None:
     return []
   return [
@@ -296,24 +354,20 @@ def _curve(workdir: Path, row: Row) -> list[tuple[float, float]]:
   ]
 
 
-def _title(row: Row) -> str:
+def _title(settings: Settings, row: Compared) -> str:
   ways = f'{row.ways}-way ' if row.ways else ''
   return (
-    f'{FLAGS.dataset}, {ways}{row.shots}-shot, {FLAGS.minutes_each:g} minutes'
-    f' each, {FLAGS.eval_tasks} test tasks'
+    f'{settings.dataset}, {ways}{row.shots}-shot,'
+    f' {settings.minutes_each:g} minutes each, {settings.eval_tasks} test tasks'
   )
 
 
-def _sorted(rows: Sequence[Row]) -> list[Row]:
+def _sorted(rows: Sequence[Compared]) -> list[Compared]:
   """The best first."""
-  return sorted(
-    rows, key=lambda row: row.value if row.metric == 'mse' else -row.value
-  )
+  return sorted(rows, key=lambda row: row.metric.sort_key(row.value))
 
 
-def _cells(row: Row, reference: float | None) -> list[str]:
-  percent = row.metric == 'accuracy'
-  scale, digits = (100, 1) if percent else (1, 3)
+def _cells(row: Compared, reference: float | None) -> list[str]:
   step, added = '', ''
   if row.seconds_per_step:
     step = tables.three_digits(1e3 * row.seconds_per_step)
@@ -322,9 +376,8 @@ def _cells(row: Row, reference: float | None) -> list[str]:
   return [
     row.method,
     row.evaluation or '',
-    f'{scale * row.value:.{digits}f} \N{PLUS-MINUS SIGN}'
-    f' {scale * row.ci95:.{digits}f}',
-    f'{scale * row.before:.{digits}f}',
+    row.metric.format_interval(row.value, row.ci95),
+    row.metric.format(row.before),
     f'{row.train_seconds:.0f}',
     f'{row.steps:,}',
     step,
@@ -333,9 +386,9 @@ def _cells(row: Row, reference: float | None) -> list[str]:
   ]
 
 
-def table(rows: Sequence[Row]) -> list[list[str]]:
+def table(rows: Sequence[Compared]) -> list[list[str]]:
   """The header, and a line for every row."""
-  label = 'accuracy %' if rows and rows[0].metric == 'accuracy' else 'mse'
+  label = rows[0].metric.heading if rows else ''
   reference = {row.method: row.seconds_per_step for row in rows}.get('maml')
   return [
     [
@@ -347,5 +400,4 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 
 
 if __name__ == '__main__':
-  define_flags()
-  sys.exit(options.run(main))
+  sys.exit(flags.main(Settings, run))

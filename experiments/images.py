@@ -17,172 +17,143 @@ they take:
 The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
 `checkpoints/`, and pictures: `learning_curve.png`,
 `accuracy_by_inner_step.png`, `test_task.png`.
+
+From Python, `images.run(images.Settings(algorithm='protonet', steps=200))`
+returns what `result.json` holds.
 """
 
 import sys
-from typing import Any
 
-from experiments.data import images as image_data
-from experiments.runner import cluster, options
-from experiments.runner.options import FLAGS, UsageError
-from metajax.algorithms.recipes import Recipe
+from experiments.data import images as data_sets
+from experiments.data.images import ImageData
+from experiments.data.samplers import Wanted, sizes
+from experiments.figures.images import draw_images
+from experiments.recipes import images as kind
+from experiments.recipes.kinds import methods, published
+from experiments.recipes.overrides import with_settings
+from experiments.runner.baselines import pixels
+from experiments.runner.common import Common, algorithm, count, evaluation
+from experiments.runner.errors import UsageError
+from experiments.runner.experiment import Experiment
+from experiments.runner.networks import check_network, make_model
+from experiments.runner.problem import Problem, tested_how
+from experiments.runner.settings import settings
+from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS
+from metajax.metric import (
+  ACCURACY,
+  EXPECTED_CALIBRATION_ERROR,
+  MACRO_F1,
+  NEGATIVE_LOG_LIKELIHOOD,
+)
+from metajax.objectives import cross_entropy
 
 
-def define_flags() -> None:
-  """Defines what this experiment has beyond the shared flags."""
-  options.define_flags(
-    (name for name, row in ALGORITHMS.items() if row.images),
-    ['transductive', 'support', 'population'],
+@settings
+class Settings(Common, ImageData):
+  """What this experiment has beyond the shared settings."""
+
+  algorithm: str = algorithm('maml', lambda: sorted(methods(kind)))
+  evaluation: str | None = evaluation(['transductive', 'support', 'population'])
+  ways: int | None = count(
+    'classes per test task', of='tasks', forwarded=True, at_least=2
   )
-  cluster.define_flags()
-  image_data.define_flags()
-  for name, text in (
-    ('ways', 'classes per test task'),
-    ('train_ways', 'classes per training task'),
-  ):
-    options.define_count(
-      name, None, f'{text} [default: the recipe]', at_least=2
-    )
-  options.define_count(
-    'min_ways', None, 'tasks have from so many classes to --ways, and are'
-    ' filled up to these [default: all have the same]', at_least=2,
-  )  # fmt: skip
-  options.define_count(
-    'min_shots', None, 'the same of support examples per class'
+  train_ways: int | None = count(
+    'classes per training task', of='training', at_least=2
   )
-  options.define_count(
-    'batch_size', None, 'images per step of methods that train on all classes'
-    ' at once [default: the recipe]',
+  min_ways: int | None = count(
+    'tasks have from so many classes to --ways, and are filled up to these',
+    of='training', at_least=2, default='all have the same',
   )  # fmt: skip
-  options.define_count('width', 64, 'channels of every convolution')
+  min_shots: int | None = count(
+    'the same of support examples per class',
+    of='training', default='all have the same',
+  )  # fmt: skip
+  batch_size: int | None = count(
+    'images per step of methods that train on all classes at once',
+    of='training',
+  )  # fmt: skip
 
 
-def make_recipe() -> Recipe:
-  """The published recipe for these ways and shots, as the flags change it."""
-  row = ALGORITHMS[FLAGS.algorithm]
-  assert row.images is not None  # --algorithm takes no other
-  recipe = row.images(FLAGS.ways or 5, FLAGS.shots or 1)
-  if FLAGS.dataset == 'strokes':
+def make_recipe(settings: Settings) -> Recipe:
+  """The published recipe for these ways and shots, as settings change it."""
+  row = ALGORITHMS[settings.algorithm]
+  recipe = published(
+    kind, settings.algorithm, settings.ways or 5, settings.shots or 1
+  )
+  if settings.dataset == 'strokes':
     recipe = recipe._replace(steps=recipe.short_steps)
-  if row.weights is None and FLAGS.evaluation == 'population':
+  if row.weights is None and settings.evaluation == 'population':
     raise UsageError(
-      'evaluation', f'{FLAGS.algorithm} has no weights to measure a'
-      ' population with; use transductive or support'
-    )  # fmt: skip
-  recipe = options.with_overrides(recipe)
+      'evaluation',
+      f'{settings.algorithm} has no weights to measure a population with; use'
+      ' transductive or support',
+    )
+  recipe = with_settings(recipe, settings)
   if row.adapts_by_gradient and recipe.train_ways not in (None, recipe.ways):
     raise UsageError(
-      'train_ways', f'is {recipe.train_ways}, but {FLAGS.algorithm} has an'
-      f' output for each class, so only --ways={recipe.ways} is allowed'
-    )  # fmt: skip
-  _refuse_other_training(row.trains_on)
+      'train_ways',
+      f'is {recipe.train_ways}, but {settings.algorithm} has an output for each'
+      f' class, so only --ways={recipe.ways} is allowed',
+    )
+  on_classes, on_tasks = ('batch_size',), _OF_TASKS
+  for name in on_tasks if row.trains_on == 'classes' else on_classes:
+    if (value := getattr(settings, name)) is not None:
+      raise UsageError(
+        name,
+        f'is {value}, but has no meaning for {settings.algorithm}, which trains'
+        f' on {row.trains_on}',
+      )
   return recipe
 
 
-def _refuse_other_training(trains_on: str) -> None:
-  """Refuses flags of the kind of training that the method does not have."""
-  on_classes = ('batch_size',)
-  on_tasks = ('train_ways', 'train_shots', 'train_queries')
-  for name in on_tasks if trains_on == 'classes' else on_classes:
-    if FLAGS[name].value is not None:
-      raise UsageError(
-        name, f'is {FLAGS[name].value}, but has no meaning for'
-        f' {FLAGS.algorithm}, which trains on {trains_on}'
-      )  # fmt: skip
+_OF_TASKS = ('train_ways', 'train_shots', 'train_queries')
 
 
-def main() -> int:
-  """Runs the experiment that the flags describe."""
-  recipe = make_recipe()
-  cluster.connect()
-  cluster.divide_cpu(recipe.tasks_per_step)
-  data = image_data.load(recipe)
-  recipe = recipe._replace(train_classes=data.train_classes)
-  from experiments.figures import images
-  from experiments.runner import loop
-  from experiments.runner.problem import Problem
-  from metajax.objectives import cross_entropy
-  from metajax.precision import with_precision
-
-  train_ways, _, _ = image_data.sizes(recipe, training=True)
-  model = with_precision(
-    recipe.network(train_ways, width=FLAGS.width), FLAGS.precision
+def make_problem(settings: Settings, recipe: Recipe) -> Problem:
+  """Loads the data and makes the network."""
+  settings = data_sets.resolve(settings)
+  data = data_sets.load(
+    Wanted(settings, recipe, settings.min_ways, settings.min_shots)
   )
-  _check_size(model, data.train)
-  problem = Problem(
-    algorithm=ALGORITHMS[FLAGS.algorithm],
+  recipe = recipe._replace(train_classes=data.train_classes)
+  train_ways, _, _ = sizes(recipe, training=True)
+  model = make_model(settings, recipe, train_ways)
+  origin = 'data_file' if settings.data_file else 'dataset'
+  check_network(model, data.train, origin, getattr(settings, origin))
+  return Problem(
+    name=f'{data_sets.file_name(settings)}-{settings.algorithm}-{recipe.ways}way'
+    f'-{recipe.shots}shot-seed{settings.seed}',
+    settings=settings,
     recipe=recipe,
     objective=cross_entropy,
     model=model,
     train=data.train,
     validation=data.validation,
     test=data.test,
-    metric='accuracy',
+    metric=ACCURACY,
+    metrics=(MACRO_F1, EXPECTED_CALIBRATION_ERROR, NEGATIVE_LOG_LIKELIHOOD),
     protocol={
-      'dataset': FLAGS.dataset,
+      'dataset': settings.dataset,
       'ways': recipe.ways,
       'shots': recipe.shots,
       'queries_per_class': recipe.queries,
       'evaluation': recipe.evaluation,
-      'test_tasks': FLAGS.eval_tasks,
-      'test_seed': loop.TEST_SEED,
-      'precision': FLAGS.precision,
+      **tested_how(settings),
       **{
-        name: FLAGS[name].value
+        name: value
         for name in ('min_ways', 'min_shots')
-        if FLAGS[name].value is not None
+        if (value := getattr(settings, name)) is not None
       },
       **data.protocol,
     },
+    baseline=pixels,
+    draw=draw_images,
   )
-  name = (
-    f'{image_data.file_name()}-{FLAGS.algorithm}-{recipe.ways}way-{recipe.shots}shot'
-    f'-seed{FLAGS.seed}'
-  )
-  return loop.run(problem, name, _baseline(problem), images.draw_images)
 
 
-def _check_size(model: Any, sample: Any) -> None:
-  """Checks that the network can take images of this size."""
-  import jax
-
-  def outputs(key: Any) -> Any:
-    inputs = sample(key).support.inputs
-    return model.apply(model.init(key, inputs), inputs)
-
-  try:
-    jax.eval_shape(outputs, jax.random.key(0))
-  except ValueError as error:
-    flag = 'data_file' if FLAGS.data_file else 'dataset'
-    raise UsageError(flag, f'{FLAGS[flag].value}: {error}') from error
-
-
-def _baseline(problem: Any) -> Any:
-  """Nearest class mean in pixel space, on the very same test tasks."""
-
-  def measure() -> dict[str, float]:
-    import jax
-
-    from experiments.runner.loop import TEST_SEED
-    from metajax import evaluate, nearest_class_mean
-
-    evaluation = evaluate(
-      nearest_class_mean(problem.objective, problem.recipe.ways),
-      problem.objective,
-      (),
-      problem.test,
-      key=jax.random.key(TEST_SEED),
-      num_tasks=FLAGS.eval_tasks,
-    )
-    return {
-      'pixel_accuracy': float(evaluation.mean['accuracy'][-1]),
-      'pixel_ci95': float(evaluation.ci95['accuracy'][-1]),
-    }
-
-  return measure
-
+EXPERIMENT = Experiment(Settings, make_recipe, make_problem)
+run = EXPERIMENT.run
 
 if __name__ == '__main__':
-  define_flags()
-  sys.exit(cluster.run(main))
+  sys.exit(EXPERIMENT.main())

@@ -6,7 +6,7 @@ arrays or of pure functions, so any single piece can be taken out and used.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +133,26 @@ class MetaLearner(NamedTuple):
   adapt: Adapt
   predict: Predict
   grad: MetaGradient
+
+
+class Head(NamedTuple):
+  """What a method wants at the end of a network.
+
+  `outputs`: a linear layer called `head`, an output for every class or target.
+  `features`: a vector for every example, of `size` numbers where it is given.
+  `maps`: maps of features, `[examples, height, width, channels]`. `none`: it
+  takes no network.
+  """
+
+  kind: Literal['outputs', 'features', 'maps', 'none'] = 'outputs'
+  size: int | None = None  # of a vector of features
+  warps: bool = False  # whether linear layers called `warp_...` are in it
+
+  def describe(self) -> str:
+    """What it is, in the words of an error."""
+    size = f' of size {self.size}' if self.size else ''
+    warps = ' with warps between its layers' if self.warps else ''
+    return f'{self.kind}{size}{warps}'
 
 
 class Objective(Protocol):

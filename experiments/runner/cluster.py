@@ -1,4 +1,4 @@
-"""Flags of a run on many devices and processes, and what they stand for."""
+"""A run on many devices and processes, as its settings say."""
 
 import math
 import os
@@ -8,21 +8,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from absl import flags
-
-from experiments.runner import options
-from experiments.runner.options import FLAGS, UsageError, define_count
+from experiments.runner.common import MOST_CPU_DEVICES, Machine
+from experiments.runner.errors import UsageError
 
 if TYPE_CHECKING:
   from jax.sharding import Mesh, PartitionSpec
 
   from metajax.base import PyTree
   from metajax.devices.mesh import Rule
-
-flags.disclaim_key_flags()  # they belong to the binary that asks for them
 
 # Smaller arrays are not worth an exchange.
 SHARD_AT_LEAST = 2**16
@@ -32,57 +28,17 @@ _OWN = frozenset({'process_id'})
 _GRACE_SECONDS = 15
 # For the others to end as well, when this process has failed.
 _PARTING_SECONDS = 10
-# Every device holds the data set.
-_MOST_CPU_DEVICES = 8
 _MESH = re.compile(r'(\w+):(\d+)(?:,(\w+):(\d+))*')
 
 
-def define_flags() -> None:
-  """Defines the flags of devices and processes."""
-  flags.DEFINE_string(
-    'mesh', None,
-    'devices along each axis, such as task:8 or task:4,model:2; tasks are'
-    ' divided over task, networks (see --shard) over model [default: all'
-    ' devices on task; a CPU is then as many devices as it has cores, up to'
-    f' {_MOST_CPU_DEVICES}, and as divide the tasks, or as many as the'
-    ' environment variable JAX_NUM_CPU_DEVICES says]',
-  )  # fmt: skip
-  flags.DEFINE_multi_string(
-    'shard', [],
-    'how parameters and the state of the optimiser are divided: an axis of'
-    ' --mesh, which divides the largest dimension of every large array (model:'
-    ' the network itself; task: between steps only, as ZeRO), or'
-    ' PATTERN=AXIS,AXIS,... with - for a dimension that stays whole, for arrays'
-    ' whose path matches; may be repeated, the first match decides',
-  )  # fmt: skip
-  flags.DEFINE_string(
-    'distributed', 'off',
-    'how processes find each other: off, for a single one; auto, on a TPU pod,'
-    ' Slurm, GKE or Open MPI; or the host:port of process 0, with'
-    ' --num_processes and --process_id. A distributed run goes on by itself'
-    ' from what its workdir holds',
-  )  # fmt: skip
-  define_count('num_processes', None, 'processes, with --distributed=host:port')
-  define_count(
-    'process_id', None, 'which of them this one is, from 0', at_least=0
-  )
-  define_count(
-    'distributed_timeout', 300, 'seconds to wait for the other processes'
-  )
-  define_count(
-    'heartbeat_seconds', 30,
-    'seconds of silence after which a process counts as dead, and all end',
-  )  # fmt: skip
-
-
-def run(main: Callable[[], int]) -> int:
-  """As `options.run`, for a main that may call `connect`.
+def leave_with_the_others(run: Callable[[], int]) -> int:
+  """Returns the exit code of `run`, which may call `connect`.
 
   JAX has the processes wait for one another at their end, for minutes; one that
   has failed, while the others go on, waits for a moment and leaves.
   """
   try:
-    code = options.run(main)
+    code = run()
   except Exception:
     if not _is_connected():
       raise
@@ -110,28 +66,24 @@ def _leave(code: int) -> NoReturn:
   os._exit(code)
 
 
-def is_distributed() -> bool:
-  """Whether there are other processes."""
-  return 'distributed' in FLAGS and FLAGS.distributed != 'off'
-
-
-def connect() -> None:
+def connect(settings: Machine) -> None:
   """Joins the other processes; comes before any use of JAX."""
-  if not is_distributed():
+  if not settings.is_distributed:
     for name in ('num_processes', 'process_id'):
-      if name in FLAGS and FLAGS[name].value is not None:
+      if getattr(settings, name) is not None:
         raise UsageError(name, 'goes with --distributed=host:port')
     return
   from metajax.devices import distributed
 
-  coordinator = None if FLAGS.distributed == 'auto' else FLAGS.distributed
+  coordinator = settings.distributed
+
   try:
     distributed.initialize(
-      coordinator,
-      FLAGS.num_processes,
-      FLAGS.process_id,
-      timeout=FLAGS.distributed_timeout,
-      heartbeat=FLAGS.heartbeat_seconds,
+      None if coordinator == 'auto' else coordinator,
+      settings.num_processes,
+      settings.process_id,
+      timeout=settings.distributed_timeout,
+      heartbeat=settings.heartbeat_seconds,
     )
   except (ValueError, distributed.ClusterError) as error:
     raise UsageError('distributed', str(error)) from error
@@ -139,29 +91,43 @@ def connect() -> None:
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
 
 
-def divide_cpu(tasks_per_step: int) -> None:
+def divide_cpu(settings: Machine, tasks_per_step: int) -> None:
   """Has JAX take every core for a device, as far as they divide the tasks.
 
   The products of one task are too small to keep two cores busy, two tasks are
-  not (docs/performance.md). It comes before any use of a device; where the user
-  has said how many there are, or what they are for, it does nothing.
+  not (docs/performance.md). It comes before any use of a device. Where the user
+  has said how many there are, these have to divide the tasks; where a mesh or
+  other processes say what they are for, it does nothing.
   """
   import jax
 
-  chosen = (
+  if settings.is_distributed or settings.mesh:
+    return
+  if _devices_are_chosen():
+    if jax.devices()[0].platform == 'cpu':
+      check_shares(tasks_per_step, jax.device_count())
+    return
+  most = min(_cores(), MOST_CPU_DEVICES)
+  jax.config.update(
+    'jax_num_cpu_devices', _largest_divisor(tasks_per_step, most)
+  )
+
+
+def _devices_are_chosen() -> bool:
+  """Whether the user has said how many devices a CPU is."""
+  import jax
+
+  return (
     jax.config.jax_num_cpu_devices > 0  # type: ignore[attr-defined]
     or 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
   )
-  if chosen or is_distributed() or ('mesh' in FLAGS and FLAGS.mesh):
-    return
-  most = min(_cores(), _MOST_CPU_DEVICES)
-  jax.config.update(
-    'jax_num_cpu_devices',
-    max(each for each in range(1, most + 1) if tasks_per_step % each == 0),
-  )
 
 
-def single_thread() -> None:
+def _largest_divisor(number: int, most: int) -> int:
+  return max(each for each in range(1, most + 1) if number % each == 0)
+
+
+def single_thread(settings: Machine) -> None:
   """Has XLA's CPU backend take one operation after the other, unless told.
 
   Operations of small networks take a few microseconds, which is less than it
@@ -169,7 +135,7 @@ def single_thread() -> None:
   before any use of a device. NPROC, how many threads there are, stays where the
   user has set it; processes and meshes have as many as they would.
   """
-  if not (is_distributed() or ('mesh' in FLAGS and FLAGS.mesh)):
+  if not (settings.is_distributed or settings.mesh):
     os.environ.setdefault('NPROC', '1')
 
 
@@ -180,15 +146,15 @@ def _cores() -> int:
   return os.cpu_count() or 1
 
 
-def check_agreement(settings: Mapping[str, Any]) -> None:
+def check_agreement(settings: Machine, record: Mapping[str, Any]) -> None:
   """Refuses to start where hosts differ in flags or versions."""
-  if not is_distributed():
+  if not settings.is_distributed:
     return
   from experiments.runner.report import versions
   from metajax.devices.distributed import collect
 
   facts = {
-    f'--{name}': value for name, value in settings.items() if name not in _OWN
+    f'--{name}': value for name, value in record.items() if name not in _OWN
   }
   everyone = collect([socket.gethostname(), facts | versions()])
   first_host, first = everyone[0]
@@ -206,7 +172,7 @@ def check_agreement(settings: Mapping[str, Any]) -> None:
     )
 
 
-def end_with_the_others(error: Exception) -> NoReturn:
+def end_with_the_others(settings: Machine, error: Exception) -> NoReturn:
   """Ends this process after another one died.
 
   JAX's runtime notices the silence of the dead one, writes its number to stderr
@@ -217,40 +183,45 @@ def end_with_the_others(error: Exception) -> NoReturn:
 
   print(
     f'an exchange with the other processes failed ({reason(error)[:200]});'
-    f' within {FLAGS.heartbeat_seconds} s (--heartbeat_seconds) JAX names the'
-    ' process that is gone, below; the same command for all goes on from the'
-    ' last checkpoint',
+    f' within {settings.heartbeat_seconds} s (--heartbeat_seconds) JAX names'
+    ' the process that is gone, below; the same command for all goes on from'
+    ' the last checkpoint',
     file=sys.stderr,
     flush=True,
   )
-  time.sleep(FLAGS.heartbeat_seconds + _GRACE_SECONDS)
+  time.sleep(settings.heartbeat_seconds + _GRACE_SECONDS)
   os._exit(1)
 
 
-def make_mesh(tasks_per_step: int) -> 'Mesh | None':
-  """The mesh that the flags describe; None for a single device."""
+def make_mesh(settings: Machine, tasks_per_step: int) -> 'Mesh | None':
+  """The mesh that the settings describe; None for a single device."""
   import jax
 
   from metajax.devices import mesh
 
-  if FLAGS.mesh is None:
-    if jax.device_count() == 1:
+  devices = jax.devices()
+  if settings.mesh is None:
+    if devices[0].platform == 'cpu' and not settings.is_distributed:
+      devices = devices[: _largest_divisor(tasks_per_step, len(devices))]
+    if len(devices) == 1:
       return None
-    axes = {mesh.TASK: jax.device_count()}
+    axes = {mesh.TASK: len(devices)}
   else:
-    axes = parse_mesh(FLAGS.mesh)
+    axes = parse_mesh(settings.mesh)
   try:
-    made = mesh.make_mesh(axes)
+    made = mesh.make_mesh(axes, devices)
   except ValueError as error:
     raise UsageError('mesh', str(error)) from error
-  check_shares(tasks_per_step, axes.get(mesh.TASK, 0))
+  check_shares(tasks_per_step, axes.get(mesh.TASK, 0), settings.mesh)
   return made
 
 
-def check_shares(tasks_per_step: int, shares: int) -> None:
+def check_shares(
+  tasks_per_step: int, shares: int, mesh: str | None = None
+) -> None:
   """Refuses tasks that the axis of tasks does not divide."""
   if not shares:
-    raise UsageError('mesh', f'{FLAGS.mesh} has no axis task')
+    raise UsageError('mesh', f'{mesh} has no axis task')
   if tasks_per_step % shares:
     raise UsageError(
       'tasks_per_step',
@@ -276,18 +247,20 @@ def parse_mesh(text: str) -> dict[str, int]:
   return {name: int(size) for name, _, size in parts}
 
 
-def make_rule(mesh: 'Mesh | None') -> 'Rule':
+def make_rule(mesh: 'Mesh | None', shard: Sequence[str]) -> 'Rule':
   """How parameters are divided, by --shard."""
   from metajax.devices.mesh import by_path, largest_dimension
 
   if mesh is None:
     raise UsageError('shard', 'needs more than one device')
-  if len(FLAGS.shard) == 1 and '=' not in FLAGS.shard[0]:
-    return largest_dimension(mesh, FLAGS.shard[0], SHARD_AT_LEAST)
-  return by_path(mesh, [_parse_rule(text) for text in FLAGS.shard])
+  if len(shard) == 1 and '=' not in shard[0]:
+    return largest_dimension(mesh, shard[0], SHARD_AT_LEAST)
+  return by_path(mesh, [_parse_rule(text) for text in shard])
 
 
-def check_rules(mesh: 'Mesh', parameters: 'PyTree') -> None:
+def check_rules(
+  mesh: 'Mesh', shard: Sequence[str], parameters: 'PyTree'
+) -> None:
   """Refuses a --shard that has no effect on the parameters."""
   import jax
 
@@ -296,7 +269,7 @@ def check_rules(mesh: 'Mesh', parameters: 'PyTree') -> None:
     for path, leaf in jax.tree.leaves_with_path(parameters)
   }
   largest = max(shapes, key=lambda path: math.prod(shapes[path]))
-  for text in FLAGS.shard:
+  for text in shard:
     pattern, equals, _ = text.rpartition('=')
     if equals:
       if not any(re.search(pattern, path) for path in shapes):
@@ -306,7 +279,7 @@ def check_rules(mesh: 'Mesh', parameters: 'PyTree') -> None:
           f' {", ".join(shapes)}',
         )
       continue
-    rule = make_rule(mesh)
+    rule = make_rule(mesh, shard)
     if not any(any(rule(path, shape)) for path, shape in shapes.items()):
       raise UsageError(
         'shard',

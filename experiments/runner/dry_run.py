@@ -22,7 +22,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from experiments.runner.cluster import check_shares
-from experiments.runner.options import UsageError
+from experiments.runner.errors import UsageError
 from metajax.devices.collectives import Collective, collectives
 from metajax.devices.mesh import TASK, make_mesh
 from metajax.runs.training import TrainStep

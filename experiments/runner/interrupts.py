@@ -13,7 +13,7 @@ from typing import Self
 
 from jax.experimental import multihost_utils
 
-from experiments.runner import cluster
+from experiments.runner.common import Machine
 
 # Of sysexits.h, "try again": all is saved, and the next start goes on.
 PREEMPTED = 75
@@ -43,15 +43,18 @@ def stop_at_once(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def on_signals(
-  handle: Callable[[int, FrameType | None], None],
+  handle: Callable[[int, FrameType | None], None], settings: Machine
 ) -> Iterator[None]:
   """Handles SIGTERM and Ctrl-C for the length of a block.
 
   Of several processes JAX's runtime receives the SIGTERM, to spread the word.
+  Another thread than the first one cannot be told of signals.
   """
   numbers = [signal.SIGINT]
-  if not cluster.is_distributed():
+  if not settings.is_distributed:
     numbers.append(signal.SIGTERM)
+  if threading.current_thread() is not threading.main_thread():
+    numbers = []
   previous = {number: signal.signal(number, handle) for number in numbers}
   try:
     yield
@@ -63,15 +66,16 @@ def on_signals(
 class Stops:
   """Requests to stop, between steps; a second one is obeyed at once."""
 
-  def __init__(self) -> None:
+  def __init__(self, settings: Machine) -> None:
     self._received: list[int] = []
+    self._is_distributed = settings.is_distributed
 
   def remember(self, number: int, frame: FrameType | None) -> None:
     """A handler that lets the step end."""
     if self._received:
       stop_at_once(number, frame)
     self._received.append(number)
-    if cluster.is_distributed():
+    if self._is_distributed:
       os.kill(os.getpid(), signal.SIGTERM)  # JAX's runtime tells the others
 
   def requested(self, dispatch: int) -> int | None:
@@ -80,7 +84,7 @@ class Stops:
     JAX's runtime spreads the word between them, and counts dispatches to find
     one that no process has passed yet: it wants consecutive numbers.
     """
-    if cluster.is_distributed():
+    if self._is_distributed:
       reached = multihost_utils.reached_preemption_sync_point(dispatch)
       return signal.SIGTERM if reached else None
     return self._received[0] if self._received else None

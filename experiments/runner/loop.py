@@ -2,11 +2,7 @@
 
 import contextlib
 import math
-import os
-import signal
-import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +11,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments import STARTED
-from experiments.runner import cluster, options, report
+from experiments.runner import cluster, dry_run, report
+from experiments.runner.common import Common
+from experiments.runner.errors import UsageError, unwritable
 from experiments.runner.interrupts import (
   Interrupted,
   StallWatch,
@@ -24,9 +21,17 @@ from experiments.runner.interrupts import (
   on_signals,
   stop_at_once,
 )
-from experiments.runner.options import FLAGS, UsageError
-from experiments.runner.problem import Judge, Problem, Trained, make_judge, test
+from experiments.runner.problem import (
+  TEST_SEED,
+  VALIDATION_SEED,
+  Judge,
+  Problem,
+  Trained,
+  judged,
+  make_judge,
+)
 from experiments.runner.workdir import Workdir, open_workdir, write_json
+from metajax.algorithms.recipe import Recipe
 from metajax.base import PyTree
 from metajax.devices.distributed import (
   agree,
@@ -46,10 +51,6 @@ from metajax.runs.writers import (
   Writers,
 )
 
-# Seeds of evaluations: fixed, so that all methods are tested on the same tasks.
-VALIDATION_SEED = 1_000_001
-TEST_SEED = 1_000_002
-
 MAX_SKIPPED_IN_A_ROW = 20
 
 
@@ -64,18 +65,19 @@ def train(
   loaded: PyTree | None,
   workdir: Workdir,
   watch: StallWatch,
+  started: float,
 ) -> Trained:
   """Trains to the last step, or raises `Interrupted` with all saved."""
   recipe = problem.recipe
-  initial = train_step.init(jax.random.key(FLAGS.seed))
+  initial = train_step.init(jax.random.key(problem.settings.seed))
   if loaded is not None:
     initial = initial._replace(meta_params=loaded)
-  if recipe.steps == 0 or FLAGS.test_only:
+  if recipe.steps == 0 or problem.settings.test_only:
     return Trained(initial.meta_params, 0, 0, None, None, 0.0)
   checkpointer = Checkpointer(
     workdir.path / 'checkpoints',
-    best_metric=problem.metric,
-    best_mode='max' if problem.higher_is_better else 'min',
+    best_metric=problem.metric.name,
+    best_mode=problem.metric.mode,
   )
   with checkpointer:
     state = initial
@@ -84,7 +86,7 @@ def train(
     start = int(state.step)
     with _writers(workdir.path, problem, start) as writers:
       run = _Run(
-        problem, judge, train_step, checkpointer, writers, state, watch
+        problem, judge, train_step, checkpointer, writers, state, watch, started
       )
       run.to_the_end(workdir)
     return run.trained()
@@ -146,69 +148,51 @@ def _resumed(
 
 
 def run(
-  problem: Problem,
-  name: str,
-  baseline: Callable[[], dict[str, float]],
-  draw: Callable[['Finished'], None],
-) -> int:
-  """A whole experiment: train, test, report.
+  problem: Problem, workdir: Path, started: float | None = None
+) -> dict[str, Any]:
+  """A whole run: train, test, report.
 
   Args:
     problem: what to train and test.
-    name: of the run; the default workdir is `runs/<name>`.
-    baseline: what the result is compared with.
-    draw: makes the pictures.
+    workdir: where everything goes.
+    started: when the process did, as `time.perf_counter` counts; now without
+      it.
 
   Returns:
-    The exit code.
+    What `result.json` holds, or the report of a dry run. Nothing on processes
+    but the first one.
+
+  Raises:
+    UsageError: if something is wrong that the user can put right.
+    DivergenceError: if meta-gradients are not finite for too long.
+    Interrupted: if a signal stopped it, with all saved.
   """
-  settings = options.settings(problem.recipe)
-  settings['workdir'] = settings['workdir'] or str(Path('runs') / name)
-  options.use_compilation_cache()
-  cluster.check_agreement(settings)
-  if FLAGS.dry_run is not None:
-    return _dry_run(problem, settings)
-  mesh = cluster.make_mesh(problem.recipe.tasks_per_step)
+  started = time.perf_counter() if started is None else started
+  settings = problem.settings
+  record = recorded(settings, problem.recipe)
+  cluster.check_agreement(settings, record)
+  if settings.dry_run is not None:
+    return _dry_run(problem, workdir)
+  mesh = cluster.make_mesh(settings, problem.recipe.tasks_per_step)
   problem = problem._replace(mesh=mesh)
   train_step = _make_train_step(problem, mesh, problem.recipe.chunk_size)
   # What can be refused is refused before the workdir is touched.
   loaded = None
-  if FLAGS.load is not None:
-    loaded = load_meta_params(train_step, Path(FLAGS.load))
-  workdir = open_workdir(settings)
+  if settings.load is not None:
+    loaded = load_meta_params(train_step, Path(settings.load))
+  opened = open_workdir(workdir, settings, record)
   judge = make_judge(problem)
   try:
-    with on_signals(stop_at_once), StallWatch(FLAGS.stall_seconds) as watch:
-      trained = train(problem, judge, train_step, loaded, workdir, watch)
-      watch.now('testing')
-      evaluation = test(
-        problem,
-        judge,
-        trained.meta_params,
-        problem.test,
-        TEST_SEED,
-        FLAGS.eval_tasks,
+    with (
+      on_signals(stop_at_once, settings),
+      StallWatch(settings.stall_seconds) as watch,
+    ):
+      return _trained_and_tested(
+        problem, judge, train_step, loaded, opened, watch, started
       )
-      meta_params = whole(trained.meta_params)
-      if not is_primary():
-        return 0
-      watch.now('reporting')
-      outcome = report.result(
-        problem, settings, trained, meta_params, evaluation, baseline()
-      )
-      write_json(workdir.path / 'result.json', outcome)
-      draw(Finished(problem, judge, meta_params, outcome, workdir.path))
-  except Interrupted as stop:
-    # All is saved; whoever insists shall have the exit code that says so.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print(stop, flush=True)
-    return stop.exit_code
-  except DivergenceError as stop:
-    print(stop, file=sys.stderr, flush=True)
-    return 1
   except (ValueError, jax.errors.JaxRuntimeError) as error:
     if is_lost_connection(error):
-      cluster.end_with_the_others(error)
+      cluster.end_with_the_others(settings, error)
     raise
   except BrokenPipeError:  # of whoever reads our output
     raise
@@ -217,11 +201,55 @@ def run(
       'workdir', f'{error}; put that right, and --resume goes on'
     ) from error
   finally:
-    workdir.release()
-  report.show(problem, outcome)
-  files = [name for name in os.listdir(workdir.path) if name[0] != '.']
-  print(f'{workdir.path}: {", ".join(sorted(files))}')
-  return 0
+    opened.release()
+
+
+def _trained_and_tested(
+  problem: Problem,
+  judge: Judge,
+  train_step: TrainStep,
+  loaded: PyTree | None,
+  workdir: Workdir,
+  watch: StallWatch,
+  started: float,
+) -> dict[str, Any]:
+  settings = problem.settings
+  trained = train(problem, judge, train_step, loaded, workdir, watch, started)
+  watch.now('testing')
+  evaluation = judged(
+    problem,
+    judge,
+    trained.meta_params,
+    problem.test,
+    TEST_SEED,
+    settings.eval_tasks,
+    problem.metrics,
+  )
+  meta_params = whole(trained.meta_params)
+  if not is_primary():
+    return {}
+  watch.now('reporting')
+  outcome = report.result(
+    problem,
+    recorded(settings, problem.recipe),
+    trained,
+    meta_params,
+    evaluation,
+    problem.baseline(problem),
+  )
+  outcome = write_json(workdir.path / 'result.json', outcome)
+  problem.draw(Finished(problem, judge, meta_params, outcome, workdir.path))
+  return outcome
+
+
+def recorded(settings: Common, recipe: Recipe) -> dict[str, Any]:
+  """All settings by name, with the defaults of the recipe filled in."""
+  return {
+    name: getattr(recipe, name)
+    if value is None and name in Recipe._fields
+    else value
+    for name, value in settings.given().items()
+  }
 
 
 def _make_train_step(
@@ -239,39 +267,39 @@ def _make_train_step(
       rule=rule,
     )
 
-  if not FLAGS.shard:
+  shard = problem.settings.shard
+  if not shard:
     return make(replicated)
   try:
-    train_step = make(cluster.make_rule(mesh))
+    train_step = make(cluster.make_rule(mesh, shard))
   except ValueError as error:  # of a dimension that cannot be divided
     raise UsageError('shard', str(error)) from error
   assert mesh is not None  # or there is no rule
-  cluster.check_rules(mesh, train_step.template().meta_params)
+  cluster.check_rules(mesh, shard, train_step.template().meta_params)
   return train_step
 
 
-def _dry_run(problem: Problem, settings: dict[str, Any]) -> int:
-  """Compiles for --dry_run and reports; exit code 1 if it does not fit."""
-  from experiments.runner import dry_run
-
+def _dry_run(problem: Problem, workdir: Path) -> dict[str, Any]:
+  """Compiles for another machine, and reports."""
+  settings = problem.settings
   if problem.recipe.steps == 0:
-    raise UsageError('dry_run', f'{FLAGS.algorithm} takes no steps')
-  report = dry_run.dry_run(
+    raise UsageError('dry_run', f'{settings.algorithm} takes no steps')
+  assert settings.dry_run is not None  # or nobody calls this
+  found = dry_run.dry_run(
     partial(_make_train_step, problem),
-    FLAGS.dry_run,
-    cluster.parse_mesh(FLAGS.mesh) if FLAGS.mesh else None,
+    settings.dry_run,
+    cluster.parse_mesh(settings.mesh) if settings.mesh else None,
     problem.recipe.tasks_per_step,
     problem.recipe.chunk_size,
   )
-  dry_run.show(report)
-  workdir = Path(settings['workdir'])
+  dry_run.show(found)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / 'dry_run.json', report._asdict())
+    outcome = write_json(workdir / 'dry_run.json', found._asdict())
   except OSError as error:
-    raise options.unwritable('workdir', workdir, error) from error
+    raise unwritable('workdir', workdir, error) from error
   print(workdir / 'dry_run.json')
-  return 0 if report.fits else 1
+  return outcome
 
 
 def whole(tree: PyTree) -> PyTree:
@@ -310,6 +338,7 @@ class _Run:
     writers: Writers,
     state: TrainState,
     watch: StallWatch,
+    started: float,
   ):
     self.problem = problem
     self.judge = judge
@@ -318,6 +347,7 @@ class _Run:
     self.writers = writers
     self.state = state
     self.watch = watch
+    self.started = started
     self.step = int(state.step)
     self.saved = self.step
     self.seconds_to_first_step: float | None = None
@@ -328,8 +358,9 @@ class _Run:
   def to_the_end(self, workdir: Workdir) -> None:
     """Alternates dispatches and checkpoints until the last step."""
     recipe = self.problem.recipe
-    stops, number = Stops(), None
-    with on_signals(stops.remember):
+    settings = self.problem.settings
+    stops, number = Stops(settings), None
+    with on_signals(stops.remember, settings):
       while self.step < recipe.steps and number is None:
         with self._profile(workdir.path):
           self.dispatch()
@@ -349,7 +380,7 @@ class _Run:
   def _profile(self, workdir: Path) -> contextlib.AbstractContextManager[None]:
     """Records the third dispatch, when all is compiled."""
     self.dispatches += 1
-    if not FLAGS.profile or self.dispatches != 3:
+    if not self.problem.settings.profile or self.dispatches != 3:
       return contextlib.nullcontext()
     trace: contextlib.AbstractContextManager[None] = jax.profiler.trace(
       str(workdir / 'profile')
@@ -374,7 +405,7 @@ class _Run:
     seconds = time.perf_counter() - begun
     before, self.step = self.step, int(self.state.step)
     if first:
-      self.seconds_to_first_step = time.perf_counter() - STARTED
+      self.seconds_to_first_step = time.perf_counter() - self.started
     else:
       self.timed_steps += self.step - before
       self.timed_seconds += seconds
@@ -399,13 +430,13 @@ class _Run:
   def validate(self) -> dict[str, float]:
     """Tests on validation tasks."""
     self.watch.now(f'validating step {self.step}')
-    evaluation = test(
+    evaluation = judged(
       self.problem,
       self.judge,
       self.state.meta_params,
       self.problem.validation,
       VALIDATION_SEED,
-      FLAGS.validation_tasks,
+      self.problem.settings.validation_tasks,
     )
     metrics = {
       name: float(values[-1]) for name, values in evaluation.mean.items()
@@ -428,7 +459,7 @@ class _Run:
   def trained(self) -> Trained:
     """What the test needs, with the parameters that the user asked for."""
     state, step = self.state, self.step
-    if FLAGS.test_checkpoint == 'best':
+    if self.problem.settings.test_checkpoint == 'best':
       restored = self.checkpointer.restore(state, best=True)
       state, step = restored.state, restored.step
     rate = None

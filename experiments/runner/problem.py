@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from metajax.algorithms.recipes import Recipe
-from metajax.algorithms.table import Algorithm
+from experiments.runner.common import Common
+from experiments.runner.errors import UsageError
+from experiments.runner.networks import check_network, make_model
+from metajax.algorithms.recipe import Recipe
+from metajax.algorithms.table import ALGORITHMS, Algorithm
 from metajax.base import (
   Learner,
   MetaLearner,
@@ -18,40 +21,63 @@ from metajax.base import (
   sample_tasks,
 )
 from metajax.devices.mesh import put
+from metajax.metric import MEAN_SQUARED_ERROR, Metric, with_metrics
 from metajax.normalisation import Normalisation, population
+from metajax.objectives import mean_squared_error
 from metajax.runs.training import Evaluation, as_argument, evaluate
+
+# Seeds of evaluations: fixed, so that all methods are tested on the same tasks.
+VALIDATION_SEED = 1_000_001
+TEST_SEED = 1_000_002
 
 
 class Problem(NamedTuple):
   """A method, its task distributions, and how it is judged."""
 
-  algorithm: Algorithm
+  name: str  # of a run of it
+  settings: Common
   recipe: Recipe
   objective: Objective
   model: Model
   train: SampleTask
   validation: SampleTask
   test: SampleTask
-  metric: str  # the headline: 'accuracy', or 'mse'
+  metric: Metric  # the headline
   protocol: dict[str, Any]
+  # What the result is compared with, on the very same test tasks.
+  baseline: Callable[['Problem'], dict[str, float]]
+  draw: Callable[[Any], None]  # the pictures of a run that is `Finished`
+  metrics: tuple[Metric, ...] = ()  # what else a test measures
   mesh: Mesh | None = None  # of devices; the default device alone without one
 
   @property
-  def higher_is_better(self) -> bool:
-    """Whether the metric is one to maximise."""
-    return self.metric == 'accuracy'
+  def algorithm(self) -> Algorithm:
+    """The row of the method."""
+    return ALGORITHMS[self.settings.algorithm]
 
   def meta_learner(self) -> MetaLearner:
     """The method as it is trained."""
     recipe = self.recipe
-    return self.algorithm.make(
+    return self.make(
       self.model,
-      self.objective,
       recipe._replace(
         ways=recipe.train_ways or recipe.ways,
         shots=recipe.train_shots or recipe.shots,
       ),
     )
+
+  def make(self, model: Model, recipe: Recipe) -> MetaLearner:
+    """The method on a network.
+
+    Raises:
+      UsageError: if the method refuses an option that the user has set.
+    """
+    try:
+      return self.algorithm.make(model, self.objective, recipe)
+    except (ValueError, TypeError) as error:
+      if not self.settings.set:
+        raise
+      raise UsageError('set', str(error)) from error
 
 
 class Trained(NamedTuple):
@@ -81,7 +107,7 @@ def make_judge(problem: Problem) -> Judge:
   )
 
   def make(model: Model) -> MetaLearner:
-    return problem.algorithm.make(model, problem.objective, recipe)
+    return problem.make(model, recipe)
 
   if recipe.evaluation != 'population':
     return Judge(make(problem.model), recipe.evaluation, lambda params: params)
@@ -114,22 +140,87 @@ def _population_tasks(sample: SampleTask) -> int:
   return -(-1000 // len(images))
 
 
-def test(
+def judged(
   problem: Problem,
   judge: Judge,
   meta_params: PyTree,
   sample: SampleTask,
   seed: int,
   num_tasks: int,
+  measured: tuple[Metric, ...] = (),
 ) -> Evaluation:
-  """Judges meta-parameters on tasks that the seed fixes."""
+  """Judges meta-parameters on tasks that the seed fixes.
+
+  Args:
+    problem: whose method and objective it is.
+    judge: of the problem.
+    meta_params: as they are trained.
+    sample: draws the tasks.
+    seed: of these tasks.
+    num_tasks: how many.
+    measured: metrics beside those of the objective.
+  """
   return evaluate(
     judge.learner,
-    problem.objective,
+    with_metrics(problem.objective, *measured),
     judge.prepare(meta_params),
     sample,
     key=jax.random.key(seed),
     num_tasks=num_tasks,
     normalisation=judge.normalisation,
     mesh=problem.mesh,
+  )
+
+
+def tested_how(settings: Common) -> dict[str, Any]:
+  """What every protocol says of the test."""
+  return {
+    'test_tasks': settings.eval_tasks,
+    'test_seed': TEST_SEED,
+    'precision': settings.precision,
+  }
+
+
+def regression(
+  settings: Common,
+  recipe: Recipe,
+  data: Any,
+  *,
+  name: str,
+  dataset: str,
+  baseline: Callable[[Problem], dict[str, float]],
+  draw: Callable[[Any], None],
+) -> Problem:
+  """A problem of regression: a mean squared error on tasks without classes.
+
+  Args:
+    settings: of the run.
+    recipe: with these settings.
+    data: samplers, protocol and number of targets (`experiments.data`).
+    name: of a run.
+    dataset: what the tasks are of.
+    baseline: what the result is compared with.
+    draw: makes the pictures.
+  """
+  model = make_model(settings, recipe, data.num_targets)
+  check_network(model, data.train, 'network', recipe.network)
+  return Problem(
+    name=name,
+    settings=settings,
+    recipe=recipe,
+    objective=mean_squared_error,
+    model=model,
+    train=data.train,
+    validation=data.validation,
+    test=data.test,
+    metric=MEAN_SQUARED_ERROR,
+    protocol={
+      'dataset': dataset,
+      'shots': recipe.shots,
+      'queries': recipe.queries,
+      **tested_how(settings),
+      **data.protocol,
+    },
+    baseline=baseline,
+    draw=draw,
   )

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import rich.table
 
 from experiments.runner.problem import Problem, Trained
 from metajax.base import PyTree
+from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR, Metric
 from metajax.runs.training import Evaluation
 
 
@@ -22,13 +24,15 @@ def result(
   baseline: dict[str, float],
 ) -> dict[str, Any]:
   """Collects what `result.json` holds; shares are in [0, 1]."""
-  metric = problem.metric
+  metric = problem.metric.name
   mean = [float(value) for value in evaluation.mean[metric]]
   ci95 = [float(value) for value in evaluation.ci95[metric]]
   return {
     'algorithm': settings['algorithm'],
     'dataset': problem.protocol['dataset'],
     'protocol': problem.protocol,
+    # What a metric measures by, a file cannot say.
+    'metric': problem.metric._replace(measure=None)._asdict(),
     'steps': trained.step,
     'skipped_steps': trained.skipped,
     'test': {
@@ -37,6 +41,13 @@ def result(
       'ci95': ci95[-1],
       f'{metric}_by_step': mean,
       'ci95_by_step': ci95,
+      'metrics': {
+        name: {
+          'mean': float(evaluation.mean[name][-1]),
+          'ci95': float(evaluation.ci95[name][-1]),
+        }
+        for name in evaluation.mean
+      },
     },
     'baseline': baseline,
     'tasks_per_second': trained.tasks_per_second,
@@ -47,6 +58,14 @@ def result(
     'devices': [device.device_kind for device in _devices(problem)],
     'versions': versions(),
   }
+
+
+def metric_of(outcome: Mapping[str, Any]) -> Metric:
+  """The headline of what `result.json` holds; older ones do not name it."""
+  if 'metric' in outcome:
+    return Metric(**outcome['metric'])
+  known = (ACCURACY, MEAN_SQUARED_ERROR)
+  return next(each for each in known if each.name in outcome['test'])
 
 
 def _devices(problem: Problem) -> list[jax.Device]:
@@ -74,29 +93,25 @@ def versions() -> dict[str, str]:
 def show(problem: Problem, outcome: dict[str, Any]) -> None:
   """Prints the result with the protocol under it."""
   metric, test = problem.metric, outcome['test']
+  means, halves = test[f'{metric.name}_by_step'], test['ci95_by_step']
   table = rich.table.Table(
     title=f'{outcome["algorithm"]} on {outcome["dataset"]}, held-out tasks'
   )
   table.add_column('inner steps', justify='right')
-  percent = metric == 'accuracy'
-  table.add_column('accuracy %' if percent else metric, justify='right')
+  table.add_column(metric.heading, justify='right')
   table.add_column('95% interval', justify='right')
-  scale = 100 if percent else 1
-  digits = 1 if percent else 3
-  for step, (mean, half) in enumerate(
-    zip(test[f'{metric}_by_step'], test['ci95_by_step'], strict=True)
-  ):
-    if _is_shown(step, len(test[f'{metric}_by_step'])):
+  for step, (mean, half) in enumerate(zip(means, halves, strict=True)):
+    if _is_shown(step, len(means)):
       table.add_row(
         'before' if step == 0 else str(step),
-        f'{scale * mean:.{digits}f}',
-        f'\N{PLUS-MINUS SIGN} {scale * half:.{digits}f}',
+        metric.format(mean),
+        f'\N{PLUS-MINUS SIGN} {metric.format(half)}',
       )
   table.add_section()
   for name, value in outcome['baseline'].items():
     if value is not None and not name.endswith('ci95'):
-      label = f'{name.removesuffix(f"_{metric}")} baseline'
-      table.add_row(label, f'{scale * value:.{digits}f}', '')
+      label = f'{name.removesuffix(f"_{metric.name}")} baseline'
+      table.add_row(label, metric.format(value), '')
   console = rich.console.Console()
   console.print(table)
   console.print(

@@ -5,45 +5,49 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from experiments.runner.options import FLAGS, UsageError
+from experiments.runner.common import Common
+from experiments.runner.errors import UsageError
+from experiments.runner.settings import Base, is_identity, said
 from experiments.runner.workdir import write_json
 
 _RESULT = 'result.json'
-# Flags of a comparison that do not shape its results.
-_FREE = ('workdir', 'help', 'helpfull', 'cache_dir')
 
 
-def claim(workdir: Path, free: Sequence[str]) -> None:
+def claim(workdir: Path, settings: Base) -> None:
   """Makes the workdir, or checks that it holds this very comparison.
 
   Args:
     workdir: of the comparison.
-    free: flags that may differ from one start to the next.
+    settings: of the comparison; those that are its identity must be the same
+      from one start to the next.
 
   Raises:
     UsageError: if it holds another comparison, or cannot be written.
   """
-  own = FLAGS.get_key_flags_for_module(sys.argv[0])
-  settings = {
-    flag.name: flag.value for flag in own if flag.name not in {*free, *_FREE}
+  given = settings.given()
+  identity = {
+    name: given[name]
+    for name, each in said(type(settings)).items()
+    if is_identity(each.of)
   }
   record = workdir / 'config.json'
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     if not record.exists():
-      write_json(record, settings)
+      write_json(record, given)
     before = json.loads(record.read_text())
   except (OSError, ValueError) as error:
     raise UsageError('workdir', f'{workdir}: {error}; name another') from error
+  usual = type(settings)().given()
   differing = [
     f'--{name} was {before.get(name)!r} and is {value!r}'
-    for name, value in sorted(settings.items())
-    if before.get(name) != value
+    for name, value in sorted(identity.items())
+    if before.get(name, usual[name]) != value
   ]
   if differing:
     raise UsageError(
@@ -67,28 +71,37 @@ def noted(failed: dict[str, str], name: str) -> Iterator[None]:
     print(f'{name}: {error}', file=sys.stderr, flush=True)
 
 
-def run(
-  workdir: Path, module: str, arguments: Sequence[str], resume: bool
+def start(
+  experiment: str, settings: Common, workdir: Path, resume: bool
 ) -> None:
-  """Runs `python -m module`, which goes on if its workdir holds a beginning.
+  """Runs an experiment in a process of its own, to its end.
 
-  What it prints goes into a file beside the workdir.
+  The process receives the settings as a value. What it prints goes into a file
+  beside the workdir.
+
+  Args:
+    experiment: its module.
+    settings: of the experiment.
+    workdir: of the run.
+    resume: whether it goes on if its workdir holds a beginning.
 
   Raises:
     FailedError: if its exit code is not 0.
   """
-  command = [
-    sys.executable, '-m', module, *arguments, f'--workdir={workdir}',
-  ]  # fmt: skip
-  if resume and (workdir / 'config.json').exists():
-    command.append('--resume')
+  begun = resume and (workdir / 'config.json').exists()
+  settings = settings.replace(workdir=str(workdir), resume=begun)
+  command = [sys.executable, '-m', 'experiments.runner.child', experiment]
   workdir.parent.mkdir(parents=True, exist_ok=True)
   with open(f'{workdir}.log', 'a') as log:
     process = subprocess.Popen(
-      command, stdout=log, stderr=subprocess.PIPE, text=True
+      command,
+      stdin=subprocess.PIPE,
+      stdout=log,
+      stderr=subprocess.PIPE,
+      text=True,
     )
     try:
-      _, complaint = process.communicate()
+      _, complaint = process.communicate(json.dumps(settings.given()))
     except BaseException:
       # It saves what it has, so that the next start goes on from there.
       with contextlib.suppress(KeyboardInterrupt):

@@ -8,9 +8,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from experiments.runner import cluster, options
-from experiments.runner.options import FLAGS, UsageError
-from metajax.algorithms.recipes import ANNEALED
+from experiments.runner.common import Common
+from experiments.runner.errors import UsageError, unwritable
+from experiments.runner.settings import said
+from metajax.algorithms.recipe import ANNEALED
 from metajax.devices.distributed import agree, is_primary
 
 _RECORD = 'config.json'
@@ -79,30 +80,36 @@ def _owner(lock: int) -> str:
   return os.read(lock, 200).decode(errors='replace').strip()
 
 
-def open_workdir(settings: dict[str, Any]) -> Workdir:
-  """Claims the workdir for these settings, or refuses without touching it.
+def open_workdir(
+  path: Path, settings: Common, record: dict[str, Any]
+) -> Workdir:
+  """Claims a workdir for these settings, or refuses without touching it.
 
   Process 0 does it for all.
+
+  Args:
+    path: of the directory.
+    settings: of the run.
+    record: the settings by name, with the defaults of the recipe; what the
+      directory remembers.
   """
   opened, refusal = None, None
   if is_primary():
     try:
-      opened = _open(settings)
+      opened = _open(path, settings, record)
     except UsageError as error:
-      refusal = str(error)
+      refusal = [error.setting, error.message]
   if refusal := agree(refusal):
-    flag, _, message = refusal.removeprefix('--').partition(': ')
-    raise UsageError(flag, message)
+    raise UsageError(*refusal)
   resume = agree(opened.resume if opened else None)
-  return opened or Workdir(Path(settings['workdir']), resume)
+  return opened or Workdir(path, resume)
 
 
-def _open(settings: dict[str, Any]) -> Workdir:
-  path = Path(settings['workdir'])
-  record = path / _RECORD
-  if record.exists():
-    return _reopen(path, record, settings)
-  if FLAGS.resume:
+def _open(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
+  file = path / _RECORD
+  if file.exists():
+    return _reopen(path, settings, record)
+  if settings.resume:
     raise UsageError(
       'resume',
       f'{path} holds no run; check --workdir, or leave --resume out to begin'
@@ -113,27 +120,28 @@ def _open(settings: dict[str, Any]) -> Workdir:
     path.mkdir(parents=True, exist_ok=True)
     found = {each.name for each in path.iterdir()}
     # What a killed process leaves, and a dry run.
-    if found - {_partial(record).name, _LOCK, 'dry_run.json'}:
+    if found - {_partial(file).name, _LOCK, 'dry_run.json'}:
       raise UsageError(
         'workdir', f'{path} is not empty and holds no run; name another'
       )
     workdir.take()
-    write_json(record, settings)
+    write_json(file, record)
   except OSError as error:
-    raise options.unwritable('workdir', path, error) from error
+    raise unwritable('workdir', path, error) from error
   return workdir
 
 
-def _reopen(path: Path, record: Path, settings: dict[str, Any]) -> Workdir:
+def _reopen(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
+  file = path / _RECORD
   try:
-    before = json.loads(record.read_text())
+    before = json.loads(file.read_text())
   except ValueError as error:
     raise UsageError(
-      'workdir', f'{record} is not readable ({error}); name another'
+      'workdir', f'{file} is not readable ({error}); name another'
     ) from error
-  _check_same(path, before, settings)
+  _check_same(path, settings, before, record)
   mark = path / _PREEMPTED
-  if not (FLAGS.resume or mark.exists() or cluster.is_distributed()):
+  if not (settings.resume or mark.exists() or settings.is_distributed):
     raise UsageError(
       'workdir',
       f'{path} already holds this run; add --resume to go on with it, or'
@@ -144,20 +152,30 @@ def _reopen(path: Path, record: Path, settings: dict[str, Any]) -> Workdir:
     workdir.take()
     mark.unlink(missing_ok=True)
   except OSError as error:
-    raise options.unwritable('workdir', path, error) from error
+    raise unwritable('workdir', path, error) from error
   return workdir
 
 
 def _check_same(
-  path: Path, before: dict[str, Any], now: dict[str, Any]
+  path: Path, settings: Common, before: dict[str, Any], now: dict[str, Any]
 ) -> None:
-  may_change = options.MAY_CHANGE
+  """Refuses settings that differ from those that have shaped the run."""
+  known = said(type(settings))
+  fixed = {name for name, each in known.items() if not each.resume}
   if now['outer_schedule'] in ANNEALED:  # then they have shaped every step
-    may_change -= {'steps'}
+    fixed.add('steps')
+  # A setting that all experiments have, and a record has not, is newer than
+  # the record; the run was then as it is by default.
+  newer = {name for name in said(Common) if name not in before}
+  given, usual = settings.given(), type(settings)().given()
   differing = [
     f'--{name} was {before.get(name)!r} and is {now.get(name)!r}'
-    for name in sorted({*before, *now} - may_change)
-    if before.get(name) != now.get(name)
+    for name in sorted(fixed | (before.keys() - known.keys()))
+    if (
+      given[name] != usual[name]
+      if name in newer
+      else before.get(name) != now.get(name)
+    )
   ]
   if differing:
     raise UsageError(
@@ -167,8 +185,8 @@ def _check_same(
     )
 
 
-def write_json(path: Path, value: Any) -> None:
-  """Writes a file all at once or not at all."""
+def write_json(path: Path, value: Any) -> Any:
+  """Writes a file all at once or not at all; returns what it then holds."""
   partial = _partial(path)
   try:
     text = json.dumps(_null_for_nan(value), indent=2, allow_nan=False)
@@ -176,6 +194,7 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(partial, path)
   finally:
     partial.unlink(missing_ok=True)
+  return json.loads(text)
 
 
 def _null_for_nan(value: Any) -> Any:

@@ -1,12 +1,16 @@
-"""Every method in one table, each with its published setting.
+"""Every method in one table, and a door for those from outside.
 
 The conformance test, the experiments and the benchmark read this table and
-know no method by name; a new method is a new row.
+know no method by name; a new method is a new row. What a row's `factory` is
+called is exported by `metajax.algorithms` and `metajax`.
 """
 
-from collections.abc import Callable
+import inspect
+import sys
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import optax
 
@@ -37,46 +41,13 @@ from metajax.algorithms.neural_process import neural_process
 from metajax.algorithms.protomaml import protomaml
 from metajax.algorithms.protonet import protonet
 from metajax.algorithms.r2d2 import r2d2
-from metajax.algorithms.recipes import (
-  CAVIA_SINUSOID,
-  ES_MAML_SINUSOID,
-  IMAML_SINUSOID,
-  IN_CONTEXT_SINUSOID,
-  MAML_PLUS_PLUS_SINUSOID,
-  MAML_SINUSOID,
-  META_SGD_SINUSOID,
-  NEURAL_PROCESS_SINUSOID,
-  R2D2_SINUSOID,
-  WARPGRAD_SINUSOID,
+from metajax.algorithms.recipe import (
   Recipe,
   adam,
-  boil_images,
-  cavia_images,
-  classes_images,
   clipped_adam,
   counted_adam,
-  delta_encoder_images,
   delta_encoder_optimizer,
-  es_maml_images,
-  hallucination_images,
-  imaml_images,
-  in_context_images,
   interpolation,
-  leo_images,
-  maml_images,
-  maml_plus_plus_images,
-  matchingnet_images,
-  meta_curvature_images,
-  meta_sgd_images,
-  metaoptnet_images,
-  protomaml_images,
-  protonet_images,
-  r2d2_images,
-  relationnet_images,
-  reptile_images,
-  siamese_images,
-  untrained_images,
-  warpgrad_images,
 )
 from metajax.algorithms.relationnet import relationnet
 from metajax.algorithms.reptile import reptile
@@ -89,36 +60,121 @@ from metajax.algorithms.transfer import (
   transfer,
 )
 from metajax.algorithms.warpgrad import warpgrad
-from metajax.base import MetaLearner, Model, Objective, PyTree
+from metajax.base import Head, MetaLearner, Model, Objective, PyTree
 from metajax.models import mlp
+
+Make = Callable[[Model, Objective, Recipe], MetaLearner]
+# A recipe, or what makes one from the numbers of ways and shots.
+AnyRecipe = Recipe | Callable[[int, int], Recipe]
 
 
 class Algorithm(NamedTuple):
-  """A row of the table."""
+  """A row of the table: what a method is, on any kind of problem."""
 
-  make: Callable[[Model, Objective, Recipe], MetaLearner]
-  optimizer: Callable[[Recipe], optax.GradientTransformation]
-  images: Callable[[int, int], Recipe] | None  # from ways and shots
-  sinusoid: Recipe | None
-  # The weights of the model among the meta-parameters.
+  make: Make
+  optimizer: Callable[[Recipe], optax.GradientTransformation] = adam
+  head: Head = Head('outputs')  # what it wants at the end of a network
+  # The weights of the model among the meta-parameters; None: there are none.
   weights: Callable[[PyTree], PyTree] | None = lambda meta_params: meta_params
   adapts_by_gradient: bool = True
   adapts_at_random: bool = False  # another key, another meta-gradient
   # 'classes': training "tasks" are batches with the labels of all classes.
   trains_on: Literal['tasks', 'classes'] = 'tasks'
+  # What a recipe may set beside its own fields, with what is taken otherwise.
+  options: Mapping[str, Any] = MappingProxyType({})
+  factory: Callable[..., Any] | None = None  # the function that the row is of
 
 
-def _gradient_method(
-  factory: Callable[..., MetaLearner], *options: str
-) -> Callable[[Model, Objective, Recipe], MetaLearner]:
-  """Of inner steps; options are fields of the recipe beside rate and steps."""
-  return lambda model, objective, recipe: factory(
-    model,
-    objective,
-    recipe.inner_lr,
-    recipe.inner_steps,
-    **{option: getattr(recipe, option) for option in options},
+def own_options(factory: Callable[..., Any], **taken: Any) -> dict[str, Any]:
+  """The options of a factory that a recipe may set, with their defaults.
+
+  They are its keyword-only parameters with a plain value, but for those that
+  recipes have as a field.
+
+  Args:
+    factory: makes a method.
+    **taken: values in place of the defaults.
+  """
+  return {
+    name: each.default
+    for name, each in inspect.signature(factory).parameters.items()
+    if each.kind is each.KEYWORD_ONLY
+    and isinstance(each.default, bool | int | float | str)
+    and name not in Recipe._fields
+  } | taken
+
+
+def gradient_method(
+  factory: Callable[..., MetaLearner],
+  optimizer: Callable[[Recipe], optax.GradientTransformation] = adam,
+  *fields: str,
+  options: Mapping[str, Any] = MappingProxyType({}),
+  **row: Any,
+) -> Algorithm:
+  """A row of what takes inner steps.
+
+  Args:
+    factory: `(model, objective, inner_lr, num_steps, ...) -> MetaLearner`.
+    optimizer: the outer one.
+    *fields: of the recipe that it takes beside rate and steps, by keyword.
+    options: values in place of the defaults of the factory.
+    **row: further fields of the row.
+  """
+
+  def make(model: Model, objective: Objective, recipe: Recipe) -> MetaLearner:
+    return factory(
+      model,
+      objective,
+      recipe.inner_lr,
+      recipe.inner_steps,
+      **{field: getattr(recipe, field) for field in fields},
+      **{**options, **recipe.options},
+    )
+
+  return Algorithm(
+    make,
+    optimizer,
+    options=own_options(factory, **options),
+    factory=factory,
+    **row,
   )
+
+
+def closed_form_method(
+  factory: Callable[..., MetaLearner],
+  optimizer: Callable[[Recipe], optax.GradientTransformation] = adam,
+  *fields: str,
+  options: Mapping[str, Any] = MappingProxyType({}),
+  **row: Any,
+) -> Algorithm:
+  """A row of what is made of the classes of a support set.
+
+  Args:
+    factory: `(model, objective, num_classes, ...) -> MetaLearner`.
+    optimizer: the outer one.
+    *fields: of the recipe that come after the number of classes, such as the
+      rate and the steps of what descends from there.
+    options: values in place of the defaults of the factory.
+    **row: further fields of the row.
+  """
+
+  def make(model: Model, objective: Objective, recipe: Recipe) -> MetaLearner:
+    return factory(
+      model,
+      objective,
+      recipe.ways,
+      *(getattr(recipe, field) for field in fields),
+      **{**options, **recipe.options},
+    )
+
+  return Algorithm(
+    make,
+    optimizer,
+    adapts_by_gradient=False,
+    options=own_options(factory, **options),
+    head=Head('features'),
+    factory=factory,
+  )._replace(**row)
 
 
 def _params(meta_params: PyTree) -> PyTree:
@@ -128,48 +184,47 @@ def _params(meta_params: PyTree) -> PyTree:
 def _make_maml_plus_plus(
   model: Model, objective: Objective, recipe: Recipe
 ) -> MetaLearner:
+  options = _MAML_PLUS_PLUS | dict(recipe.options)
+  first_order = options.pop('first_order')
   return maml_plus_plus(
     model,
     objective,
     recipe.inner_lr,
     recipe.inner_steps,
     multi_step=recipe.steps // 10,  # the authors' 10 of 100 epochs
-    first_order=int(recipe.first_order * recipe.steps),
+    first_order=int(first_order * recipe.steps),
+    **options,
   )
 
 
-def _class_method(
-  factory: Callable[..., MetaLearner],
-) -> Callable[[Model, Objective, Recipe], MetaLearner]:
-  """Of steps from what is made of the classes of a support set."""
-  return lambda model, objective, recipe: factory(
-    model, objective, recipe.ways, recipe.inner_lr, recipe.inner_steps
-  )
-
-
-def _by_classes(
-  factory: Callable[..., MetaLearner],
-) -> Callable[[Model, Objective, Recipe], MetaLearner]:
-  """Of a method that adapts in closed form, or reads the support set."""
-  return lambda model, objective, recipe: factory(model, objective, recipe.ways)
+# Its first order is a share of the steps, the first ones.
+_MAML_PLUS_PLUS = own_options(maml_plus_plus, first_order=0.0)
+del _MAML_PLUS_PLUS['multi_step']
 
 
 def _make_protonet_hallucination(
   model: Model, objective: Objective, recipe: Recipe
 ) -> MetaLearner:
   base = protonet(identity, objective, recipe.ways)
-  return hallucinate(model, objective, base, noisy_copies())
+  return hallucinate(model, objective, base, noisy_copies(), **recipe.options)
 
 
 def _make_delta_encoder(
   model: Model, objective: Objective, recipe: Recipe
 ) -> MetaLearner:
   base = protonet(identity, objective, recipe.ways)
-  return delta_encoder(model, objective, base)
+  return delta_encoder(model, objective, base, **recipe.options)
+
+
+def _make_neural_process(
+  model: Model, objective: Objective, recipe: Recipe, attends: bool = False
+) -> MetaLearner:
+  attention = mlp([128], 128) if attends else None
+  return neural_process(model, objective, attention=attention, **recipe.options)
 
 
 def _from_classes(
-  factory: Callable[..., MetaLearner], recipe: Callable[[int, int], Recipe]
+  factory: Callable[..., MetaLearner], *fields: str, **row: Any
 ) -> Algorithm:
   """A row of what trains on all classes, and adapts at test alone."""
 
@@ -181,261 +236,210 @@ def _from_classes(
       objective,
       recipe.ways,
       recipe.train_classes,
-      recipe.inner_lr,
-      recipe.inner_steps,
+      *(getattr(recipe, field) for field in fields),
+      **recipe.options,
     )
 
   return Algorithm(
     make,
-    adam,
-    recipe,
-    None,
+    head=Head('features'),
     weights=_params,
     adapts_by_gradient=False,
     trains_on='classes',
-  )
+    options=own_options(factory),
+    factory=factory,
+  )._replace(**row)
 
 
-def _nearest_mean(*arguments: Any) -> MetaLearner:
-  """Without a rate and steps: it is closed."""
-  return nearest_mean(*arguments[:4])
-
+_STEPS = ('inner_lr', 'inner_steps')
 
 ALGORITHMS: dict[str, Algorithm] = {
-  'maml': Algorithm(
-    _gradient_method(maml), adam, maml_images, MAML_SINUSOID
-  ),
-  'fomaml': Algorithm(
-    _gradient_method(fomaml), adam, maml_images, MAML_SINUSOID
-  ),
-  'anil': Algorithm(
-    _gradient_method(anil), adam, maml_images, MAML_SINUSOID
-  ),
-  'boil': Algorithm(
-    _gradient_method(boil), adam, boil_images, MAML_SINUSOID
-  ),
-  'meta_sgd': Algorithm(
-    _gradient_method(meta_sgd),
-    adam,
-    meta_sgd_images,
-    META_SGD_SINUSOID,
-    weights=_params,
-  ),
-  'meta_curvature': Algorithm(
-    _gradient_method(meta_curvature),
-    adam,
-    meta_curvature_images,
-    META_SGD_SINUSOID,
-    weights=_params,
-  ),
+  'maml': gradient_method(maml),
+  'fomaml': gradient_method(fomaml),
+  'anil': gradient_method(anil),
+  'boil': gradient_method(boil),
+  'meta_sgd': gradient_method(meta_sgd, weights=_params),
+  'meta_curvature': gradient_method(meta_curvature, weights=_params),
   'maml_plus_plus': Algorithm(
     _make_maml_plus_plus,
     counted_adam,
-    maml_plus_plus_images,
-    MAML_PLUS_PLUS_SINUSOID,
     weights=_params,
+    options=_MAML_PLUS_PLUS,
+    factory=maml_plus_plus,
   ),
-  'alfa': Algorithm(
-    _gradient_method(alfa),
-    adam,
-    maml_plus_plus_images,
-    MAML_PLUS_PLUS_SINUSOID,
-    weights=_params,
-  ),
-  'cavia': Algorithm(
-    _gradient_method(cavia),
-    adam,
-    cavia_images,
-    CAVIA_SINUSOID,
-    weights=_params,
-  ),
-  'warpgrad': Algorithm(
-    _gradient_method(warpgrad),
-    adam,
-    warpgrad_images,
-    WARPGRAD_SINUSOID,
-  ),
-  'reptile': Algorithm(
-    _gradient_method(reptile, 'inner_batch'),
+  'alfa': gradient_method(alfa, weights=_params),
+  'cavia': gradient_method(cavia, weights=_params),
+  'warpgrad': gradient_method(warpgrad, head=Head('outputs', warps=True)),
+  'reptile': gradient_method(
+    reptile,
     interpolation,
-    reptile_images,
-    MAML_SINUSOID._replace(
-      inner_steps=5,
-      outer_lr=1.0,
-      outer_schedule='linear',
-      tasks_per_step=5,
-    ),
-    weights=lambda meta_params: meta_params.params,
-    adapts_at_random=True,
-  ),
-  'imaml': Algorithm(
-    _gradient_method(imaml, 'strength', 'damping'),
-    adam,
-    imaml_images,
-    IMAML_SINUSOID,
-  ),
-  'es_maml': Algorithm(
-    _gradient_method(partial(es_maml, scale=0.02)),
-    adam,
-    es_maml_images,
-    ES_MAML_SINUSOID,
-    adapts_at_random=True,
-  ),
-  'protomaml': Algorithm(
-    _class_method(protomaml),
-    adam,
-    protomaml_images,
-    None,
-    adapts_by_gradient=False,
-  ),
-  'leo': Algorithm(
-    _class_method(leo),
-    clipped_adam,
-    leo_images,
-    None,
+    'inner_batch',
     weights=_params,
-    adapts_by_gradient=False,
     adapts_at_random=True,
+  ),
+  'imaml': gradient_method(imaml),
+  'es_maml': gradient_method(
+    es_maml, options={'scale': 0.02}, adapts_at_random=True
+  ),
+  'protomaml': closed_form_method(protomaml, adam, *_STEPS),
+  'leo': closed_form_method(
+    leo, clipped_adam, *_STEPS, weights=_params, adapts_at_random=True
   ),
   'protonet_hallucination': Algorithm(
     _make_protonet_hallucination,
-    adam,
-    hallucination_images,
-    None,
+    head=Head('features'),
     weights=_params,
     adapts_by_gradient=False,
     adapts_at_random=True,
+    options=own_options(hallucinate),
+    factory=hallucinate,
   ),
   'delta_encoder': Algorithm(
     _make_delta_encoder,
     delta_encoder_optimizer,
-    delta_encoder_images,
-    None,
+    head=Head('features'),
     weights=_params,
     adapts_by_gradient=False,
     adapts_at_random=True,
+    options=own_options(delta_encoder),
+    factory=delta_encoder,
   ),
-  'protonet': Algorithm(
-    lambda model, objective, recipe: protonet(model, objective, recipe.ways),
-    adam,
-    protonet_images,
-    None,
-    adapts_by_gradient=False,
+  'protonet': closed_form_method(protonet),
+  'siamese': closed_form_method(
+    siamese, head=Head('features', 256), weights=_params
   ),
-  'siamese': Algorithm(
-    _by_classes(siamese),
-    adam,
-    siamese_images,
-    None,
+  'matchingnet': closed_form_method(
+    matchingnet, options={'scale': 10.0}, weights=_params
+  ),
+  'matchingnet_fce': closed_form_method(
+    matchingnet,
+    options={'full_context': True, 'scale': 10.0},
     weights=_params,
-    adapts_by_gradient=False,
   ),
-  'matchingnet': Algorithm(
-    _by_classes(partial(matchingnet, scale=10.0)),
-    adam,
-    matchingnet_images,
-    None,
-    weights=_params,
-    adapts_by_gradient=False,
+  'relationnet': closed_form_method(
+    relationnet, head=Head('maps'), weights=_params
   ),
-  'matchingnet_fce': Algorithm(
-    _by_classes(partial(matchingnet, full_context=True, scale=10.0)),
-    adam,
-    matchingnet_images,
-    None,
-    weights=_params,
-    adapts_by_gradient=False,
+  'r2d2': closed_form_method(r2d2, weights=_params),
+  'lr_d2': closed_form_method(lr_d2, weights=_params),
+  'metaoptnet': closed_form_method(
+    metaoptnet, options={'scale': 10.0}, weights=_params
   ),
-  'relationnet': Algorithm(
-    _by_classes(relationnet),
-    adam,
-    relationnet_images,
-    None,
-    weights=_params,
-    adapts_by_gradient=False,
-  ),
-  'r2d2': Algorithm(
-    _by_classes(r2d2),
-    adam,
-    r2d2_images,
-    R2D2_SINUSOID,
-    weights=_params,
-    adapts_by_gradient=False,
-  ),
-  'lr_d2': Algorithm(
-    _by_classes(lr_d2),
-    adam,
-    r2d2_images,
-    None,
-    weights=_params,
-    adapts_by_gradient=False,
-  ),
-  'metaoptnet': Algorithm(
-    _by_classes(partial(metaoptnet, scale=10.0)),
-    adam,
-    metaoptnet_images,
-    None,
-    weights=_params,
-    adapts_by_gradient=False,
-  ),
-  'in_context': Algorithm(
-    _by_classes(in_context),
-    adam,
-    in_context_images,
-    IN_CONTEXT_SINUSOID,
-    weights=_params,
-    adapts_by_gradient=False,
-    adapts_at_random=True,
+  'in_context': closed_form_method(
+    in_context, weights=_params, adapts_at_random=True
   ),
   'cnp': Algorithm(
-    lambda model, objective, recipe: neural_process(model, objective),
-    adam,
-    None,
-    NEURAL_PROCESS_SINUSOID,
+    _make_neural_process,
     weights=_params,
     adapts_by_gradient=False,
+    options=own_options(neural_process),
+    factory=neural_process,
   ),
   'anp': Algorithm(
-    lambda model, objective, recipe: neural_process(
-      model, objective, attention=mlp([128], 128)
-    ),
-    adam,
-    None,
-    NEURAL_PROCESS_SINUSOID,
+    partial(_make_neural_process, attends=True),
     weights=_params,
     adapts_by_gradient=False,
+    options=own_options(neural_process),
+    factory=neural_process,
   ),
-  'baseline': _from_classes(baseline, classes_images),
-  'baseline_plus_plus': _from_classes(baseline_plus_plus, classes_images),
-  'multi_task': _from_classes(multi_task, classes_images),
-  'nearest_mean': _from_classes(_nearest_mean, classes_images),
-  'transfer': _from_classes(
-    transfer,
-    partial(classes_images, inner_lr=1e-3, inner_steps=50, eval_inner_steps=50),
-  )._replace(adapts_by_gradient=True),
+  'baseline': _from_classes(baseline, *_STEPS),
+  'baseline_plus_plus': _from_classes(baseline_plus_plus, *_STEPS),
+  'multi_task': _from_classes(multi_task, *_STEPS),
+  'nearest_mean': _from_classes(nearest_mean),
+  'transfer': _from_classes(transfer, *_STEPS, adapts_by_gradient=True),
   'pixels': Algorithm(
     lambda model, objective, recipe: nearest_class_mean(
       objective, recipe.ways
     ),
-    adam,
-    untrained_images,
-    None,
+    head=Head('none'),
     weights=None,
     adapts_by_gradient=False,
+    factory=nearest_class_mean,
   ),
-  'scratch': Algorithm(
-    _gradient_method(from_scratch),
-    adam,
-    partial(
-      untrained_images, inner_lr=1e-3, inner_steps=50, eval_inner_steps=50
-    ),
-    Recipe(
-      network=partial(mlp, [40, 40]),
-      shots=10, queries=100,
-      inner_lr=1e-2, inner_steps=50, eval_inner_steps=50,
-      tasks_per_step=25, steps=0, short_steps=0,
-    ),
-    weights=None,
-    adapts_at_random=True,
+  'scratch': gradient_method(
+    from_scratch, weights=None, adapts_at_random=True
   ),
 }  # fmt: skip
+
+# The functions that rows are of.
+FACTORIES = sorted(
+  {getattr(row.factory, '__name__', name) for name, row in ALGORITHMS.items()}
+)
+if not TYPE_CHECKING:  # which takes all names above for exported
+  __all__ = sorted(
+    [
+      *FACTORIES,
+      'ALGORITHMS',
+      'Algorithm',
+      'Make',
+      'Registered',
+      'closed_form_method',
+      'gradient_method',
+      'register',
+      'registered',
+    ]
+  )
+
+
+class Registered(NamedTuple):
+  """A method from outside, with its recipes by kind of problem."""
+
+  algorithm: Algorithm
+  recipes: Mapping[str, AnyRecipe]
+  module: str  # which registered it
+
+
+_REGISTERED: dict[str, Registered] = {}
+
+
+def register(name: str, algorithm: Algorithm, **recipes: AnyRecipe) -> None:
+  """Adds a method of one's own to the table.
+
+  Whatever reads the table then knows it: experiments by `--algorithm` (with
+  `--plugin`, the module that calls this), comparisons, the conformance test.
+
+  Args:
+    name: what it is called; that of another method is refused.
+    algorithm: the row, see `gradient_method` and `closed_form_method`.
+    **recipes: its setting on each kind of problem that it is for, such as
+      `images=recipe` and `regression=recipe`: a `Recipe`, or a function that
+      makes one from the numbers of ways and shots.
+
+  Raises:
+    TypeError: if the row or a recipe is none.
+    ValueError: if the name is taken by another module, or is no identifier.
+
+  Example:
+    >>> import metajax
+    >>> from metajax.algorithms import Recipe, gradient_method, register
+    >>> def slow_maml(model, objective, inner_lr, num_steps):
+    ...   return metajax.maml(model, objective, inner_lr / 10, num_steps)
+    >>> register('slow_maml', gradient_method(slow_maml), images=Recipe())
+  """
+  module = sys._getframe(1).f_globals.get('__name__', '')
+  if not isinstance(algorithm, Algorithm):
+    raise TypeError(
+      f'{name} needs an Algorithm, got {type(algorithm).__name__};'
+      ' gradient_method and closed_form_method make one'
+    )
+  for kind, recipe in recipes.items():
+    if not (isinstance(recipe, Recipe) or callable(recipe)):
+      raise TypeError(
+        f'{kind} needs a Recipe, or a function of ways and shots that returns'
+        f' one; got {type(recipe).__name__}'
+      )
+  if not name.isidentifier():
+    raise ValueError(f'{name!r} is no identifier, such as my_method')
+  before = _REGISTERED.get(name)
+  if name in ALGORITHMS and (before is None or before.module != module):
+    raise ValueError(
+      f'there is a method {name!r} already'
+      + (f', of {before.module}' if before else '')
+      + '; register another name'
+    )
+  ALGORITHMS[name] = algorithm
+  _REGISTERED[name] = Registered(algorithm, recipes, module)
+
+
+def registered() -> Mapping[str, Registered]:
+  """The methods from outside, by name."""
+  return MappingProxyType(_REGISTERED)

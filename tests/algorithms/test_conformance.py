@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from metajax.algorithms.recipes import Recipe
 
 import metajax
-from metajax.algorithms.recipes import Recipe
 from metajax.algorithms.table import ALGORITHMS, Algorithm
 from metajax.base import (
   Batch,

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from metajax.algorithms.recipes import Recipe
+
 from experiments.benchmark.speed.base import Settled
 from experiments.benchmark.speed.measure import LIMIT, Say, first_step, turns
 from experiments.benchmark.speed.processes import Worker, WorkerError
 from experiments.benchmark.speed.workloads import OMNIGLOT
-from metajax.algorithms.recipes import Recipe
 from metajax.algorithms.table import ALGORITHMS
 
 REFERENCE = 'maml'

@@ -1,0 +1,209 @@
+"""Samplers of labelled images: checked, turned, on the device or the host."""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.runner.errors import UsageError
+from metajax.algorithms.recipe import Recipe
+from metajax.algorithms.table import ALGORITHMS
+from metajax.tasks import (
+  DataError,
+  HostTasks,
+  classification_places,
+  device_tasks,
+  episode_places,
+  groups_of,
+  rotate_classes,
+  split_by_files,
+  split_by_seed,
+)
+from metajax.tasks.labelled import check_episode, default_split_sizes
+
+__all__ = [
+  'Data',
+  'Wanted',
+  'blaming',
+  'check_varied',
+  'divided',
+  'in_proportion',
+  'labelled',
+  'sizes',
+]
+
+
+class Data(NamedTuple):
+  """Samplers of one data set, and what a reader must know about it."""
+
+  train: Any
+  validation: Any
+  test: Any
+  protocol: dict[str, Any]
+  train_classes: int
+
+
+class Wanted(NamedTuple):
+  """What is to be loaded, and the tasks that are to be drawn of it."""
+
+  settings: Any  # `ImageData`, with `algorithm` and `cache_dir`
+  recipe: Recipe
+  min_ways: int | None = None  # of tasks of several sizes
+  min_shots: int | None = None
+
+  @property
+  def trains_on_classes(self) -> bool:
+    """Whether the method trains on batches of all classes, not on tasks."""
+    return ALGORITHMS[self.settings.algorithm].trains_on == 'classes'
+
+  @property
+  def varied(self) -> dict[str, Any]:
+    """The least ways and shots of a task, if these vary."""
+    return {'min_ways': self.min_ways, 'min_shots': self.min_shots}
+
+
+def sizes(recipe: Recipe, training: bool) -> tuple[int, int, int]:
+  """Ways, shots and queries of a task."""
+  if not training:
+    return recipe.ways, recipe.shots, recipe.queries
+  return (
+    recipe.train_ways or recipe.ways,
+    recipe.train_shots or recipe.shots,
+    recipe.train_queries or recipe.queries,
+  )
+
+
+@contextmanager
+def blaming(flag: str) -> Iterator[None]:
+  """What is wrong with data is the user's to put right, by this flag."""
+  try:
+    yield
+  except DataError as error:
+    raise UsageError(flag, str(error)) from error
+
+
+def in_proportion(data: Any, flag: str, origin: str) -> Any:
+  """A split by seed that gives 60% / 20% / 20% of the classes."""
+  try:
+    train, validation = default_split_sizes(len(data.names))
+  except DataError as error:
+    raise UsageError(flag, f'{origin}: {error}') from error
+  return partial(
+    split_by_seed, train_classes=train, validation_classes=validation
+  )
+
+
+def divided(wanted: Wanted, data: Any, by_seed: Any) -> tuple[Any, str]:
+  """Splits by class lists or by seed, and how the protocol says it."""
+  if wanted.settings.split_dir:
+    with blaming('split_dir'):
+      return split_by_files(data, wanted.settings.split_dir), 'class lists'
+  with blaming('dataset'):
+    return by_seed(
+      data, seed=wanted.settings.split_seed
+    ), f'seed {wanted.settings.split_seed}'
+
+
+def _rotated(wanted: Wanted, splits: Any) -> Any:
+
+  for flag, names in (
+    ('rotate', ['train']),
+    ('rotate_test', ['validation', 'test']),
+  ):
+    if getattr(wanted.settings, flag):
+      with blaming(flag):
+        turned = {name: rotate_classes(getattr(splits, name)) for name in names}
+      splits = splits._replace(**turned)
+  return splits
+
+
+def labelled(wanted: Wanted, splits: Any, origin: str) -> Data:
+  """Rotates and checks labelled images; makes samplers of them."""
+  splits = _rotated(wanted, splits)
+  on_host = _on_host(
+    wanted.settings.images_on, sum(part.images.nbytes for part in splits)
+  )
+  make: Callable[..., Any] = HostTasks if on_host else device_tasks
+  samplers = {
+    name: make(part.images, _places(wanted, part, name))
+    for name, part in zip(splits._fields, splits, strict=True)
+  }
+  counts = '/'.join(str(len(part.names)) for part in splits)
+  within = ', within a group' if wanted.settings.within_groups else ''
+  return Data(
+    **samplers,
+    protocol={
+      'split': f'{counts} train/validation/test classes by {origin}{within}',
+      'rotation': _describe_rotation(wanted.settings),
+    },
+    train_classes=len(splits.train.names),
+  )
+
+
+def _places(wanted: Wanted, part: Any, name: str) -> Any:
+  """Draws tasks as places in the images of a split."""
+  recipe, training = wanted.recipe, name == 'train'
+  if training and wanted.trains_on_classes:
+    return classification_places(part.labels, recipe.batch_size)
+  size = sizes(recipe, training)
+  try:
+    check_episode(part, *size)
+  except DataError as error:
+    flags_given, message = str(error).split(': ', 1)
+    raise UsageError(
+      _as_flags(flags_given, recipe, training),
+      f'{message} (in the {name} split)',
+    ) from error
+  groups = groups_of(part) if wanted.settings.within_groups else None
+  try:
+    return episode_places(part.labels, *size, groups=groups, **wanted.varied)
+  except ValueError as error:  # of groups, which are all that is unchecked
+    raise UsageError(
+      _as_flags(f'ways={size[0]}', recipe, training),
+      f'{error} (in the {name} split)',
+    ) from error
+
+
+def check_varied(wanted: Wanted) -> None:
+  """Refuses more ways or shots at least than at most."""
+  for name, value in wanted.varied.items():
+    most = name.removeprefix('min_')
+    for limited in (most, f'train_{most}'):
+      limit = getattr(wanted.recipe, limited)
+      if value is not None and limit is not None and value > limit:
+        raise UsageError(
+          name,
+          f'is {value}, above --{limited}={limit}, which all tasks are filled'
+          ' up to',
+        )
+
+
+def _on_host(images_on: str, size: int) -> bool:
+  """Whether so many bytes of images stay on the host, by --images_on."""
+  if images_on != 'auto':
+    return bool(images_on == 'host')
+  statistics = jax.local_devices()[0].memory_stats() or {}
+  return size > statistics.get('bytes_limit', math.inf) / 2
+
+
+def _as_flags(given: str, recipe: Recipe, training: bool) -> str:
+  """Names the flags of `shots=1 and queries=2`, without the first dashes."""
+
+  def flag(match: re.Match[str]) -> str:
+    name = match[0]
+    own = training and getattr(recipe, f'train_{name}') is not None
+    return f'--train_{name}' if own else f'--{name}'
+
+  return re.sub(r'\w+(?==)', flag, given).removeprefix('--')
+
+
+def _describe_rotation(settings: Any) -> str:
+  train = 'as new training classes' if settings.rotate else 'none in training'
+  tested = 'as new test classes' if settings.rotate_test else 'none at test'
+  if settings.split_dir and settings.dataset != 'folder':
+    return f'as the class lists say, {train}, {tested}'
+  return f'{train}, {tested}'

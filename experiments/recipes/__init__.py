@@ -1,0 +1,1 @@
+"""Recipes: a method's setting on a kind of problem, a file for every kind."""

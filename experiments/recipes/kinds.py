@@ -1,0 +1,46 @@
+"""Which methods have a recipe for a kind of problem, and which it is.
+
+A kind of problem is a module of this package with `KIND`, its name; `NETWORK`,
+what is trained unless a recipe says otherwise; and `RECIPES` by method. Methods
+from outside bring their own (`metajax.algorithms.register`).
+"""
+
+from types import ModuleType
+from typing import Any
+
+from metajax.algorithms.recipe import Recipe
+from metajax.algorithms.table import ALGORITHMS, registered
+
+__all__ = ['methods', 'published']
+
+
+def methods(kind: ModuleType) -> list[str]:
+  """The names of all methods that have a recipe for a kind of problem."""
+  return [
+    name
+    for name in ALGORITHMS
+    if name in kind.RECIPES or _from_outside(kind, name) is not None
+  ]
+
+
+def published(
+  kind: ModuleType, name: str, ways: int = 5, shots: int = 1
+) -> Recipe:
+  """The recipe of a method, its network named.
+
+  Args:
+    kind: of problem, a module of this package.
+    name: of a method that has a recipe for it (`methods`).
+    ways: classes of a task, where the kind has any.
+    shots: support examples, of each class where there are any.
+  """
+  found = _from_outside(kind, name) or kind.RECIPES[name]
+  recipe = found if isinstance(found, Recipe) else found(ways, shots)
+  if ALGORITHMS[name].head.kind == 'none' or recipe.network is not None:
+    return recipe
+  return recipe._replace(network=kind.NETWORK)
+
+
+def _from_outside(kind: ModuleType, name: str) -> Any:
+  entry = registered().get(name)
+  return None if entry is None else entry.recipes.get(kind.KIND)

@@ -1,0 +1,148 @@
+"""A recipe with what the user set instead."""
+
+import typing
+from types import NoneType, UnionType
+from typing import Any
+
+from experiments.runner.common import Common
+from experiments.runner.errors import UsageError
+from experiments.runner.settings import (
+  Finite,
+  Kind,
+  OneOf,
+  Whole,
+  YesNo,
+  said,
+  suggestion,
+)
+from metajax.algorithms.recipe import Recipe
+from metajax.algorithms.table import ALGORITHMS, Algorithm
+from metajax.models.encoders import ENCODERS
+
+__all__ = ['with_settings']
+
+# What the experiment finds out, or the kind of problem has of its own.
+_NOT_TO_SET = frozenset({'train_classes', 'options'})
+
+
+def with_settings(recipe: Recipe, settings: Common) -> Recipe:
+  """The recipe with what the settings have in place of its fields.
+
+  Args:
+    recipe: as it is published.
+    settings: those whose name is a field of the recipe replace it, unless they
+      are None; then come the fields and options that `set` names.
+
+  Raises:
+    UsageError: if there is no such field or option, or a value is of another
+      type, or has no meaning for the method.
+  """
+  row = ALGORITHMS[settings.algorithm]
+  given = {
+    name: value
+    for name in said(type(settings))
+    if name in Recipe._fields and (value := getattr(settings, name)) is not None
+  }
+  fields, options = _assigned(settings, row)
+  for name in fields:
+    if name in given:
+      raise UsageError(
+        'set', f'{name} is given by --{name} too; leave one of them out'
+      )
+  given |= fields
+  if recipe.steps == 0 and 'steps' in given:
+    raise UsageError(
+      'steps', f'{settings.algorithm} needs no training; leave the flag out'
+    )
+  recipe = recipe._replace(**given)
+  if options:
+    recipe = recipe._replace(options={**recipe.options, **options})
+  if settings.test_only and settings.load is None and recipe.steps:
+    raise UsageError(
+      'test_only', 'tests what --load names, the workdir of a run; give both'
+    )
+  if 'inner_batch' in given and 'eval_inner_batch' not in given:
+    recipe = recipe._replace(eval_inner_batch=recipe.inner_batch)
+  return _with_network(recipe, settings, row)
+
+
+def _with_network(recipe: Recipe, settings: Common, row: Algorithm) -> Recipe:
+  """The recipe with the width and depth that its network has."""
+  if row.head.kind == 'none':
+    for name in ('network', 'width', 'depth'):
+      if getattr(settings, name) is not None:
+        raise UsageError(name, f'{settings.algorithm} has no network')
+    return recipe
+  assert recipe.network is not None  # that of the kind of problem, at least
+  network = ENCODERS[recipe.network]
+  if settings.depth is not None and network.depth is None:
+    able = [name for name, each in ENCODERS.items() if each.depth]
+    raise UsageError(
+      'depth',
+      f'is {settings.depth}, but {recipe.network} has no choice of it;'
+      f' {", ".join(able)} have',
+    )
+  return recipe._replace(
+    width=recipe.width or network.width,
+    depth=(recipe.depth or network.depth) if network.depth else None,
+  )
+
+
+def _assigned(
+  settings: Common, row: Algorithm
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The fields and the options that `set` names, with their values."""
+  fields, options = dict[str, Any](), dict[str, Any]()
+  for pair in filter(None, settings.set.split(',')):
+    name, _, text = (part.strip() for part in pair.partition('='))
+    if name in fields or name in options:
+      raise UsageError('set', f'{name} is given twice')
+    kinds = _field_kinds(settings)
+    if name in kinds:
+      fields[name] = _read(name, text, kinds[name])
+    elif name in row.options:
+      options[name] = _read(name, text, _kind_of(type(row.options[name])))
+    else:
+      names = sorted({*kinds, *row.options})
+      raise UsageError(
+        'set',
+        f'{settings.algorithm} has no {name!r} among {", ".join(names)}'
+        f'{suggestion(name, names)}',
+      )
+  return fields, options
+
+
+def _read(name: str, text: str, kind: Kind) -> Any:
+  try:
+    return kind.check(kind.parse(text))
+  except ValueError as error:
+    raise UsageError('set', f'{name}={text}: {error}') from None
+
+
+def _field_kinds(settings: Common) -> dict[str, Kind]:
+  """What each field of a recipe may be: as the setting, or as its type says."""
+  known = {name: each.kind for name, each in said(type(settings)).items()}
+  types = typing.get_type_hints(Recipe)
+  return {
+    name: known.get(name) or _kind_of(types[name])
+    for name in Recipe._fields
+    if name not in _NOT_TO_SET
+  }
+
+
+def _kind_of(annotation: Any) -> Kind:
+  if typing.get_origin(annotation) in (UnionType, typing.Union):
+    (annotation,) = set(typing.get_args(annotation)) - {NoneType}
+  if typing.get_origin(annotation) is typing.Literal:
+    return OneOf(typing.get_args(annotation))
+  if annotation is bool:
+    return _YesNo()
+  return {int: Whole(), float: Finite()}.get(annotation, Kind())
+
+
+class _YesNo(YesNo):
+  """True or false, as a text."""
+
+  def parse(self, text: str) -> Any:
+    """Reads what the command line has."""
+    return {'true': True, 'false': False}.get(text.lower(), text)

@@ -1,0 +1,68 @@
+"""What results are compared with: no learning, on the very same test tasks."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.runner.problem import TEST_SEED, Problem
+from metajax import Learner, Model, evaluate, maml, nearest_class_mean
+from metajax.adaptation.classes import one_step
+from metajax.base import Batch, PyTree
+from metajax.runs.training import Evaluation
+
+__all__ = ['mean', 'pixels', 'zero']
+
+
+def pixels(problem: Problem) -> dict[str, float]:
+  """Nearest class mean in pixel space."""
+  learner = nearest_class_mean(problem.objective, problem.recipe.ways)
+  evaluation = _evaluated(problem, learner, ())
+  return {
+    'pixel_accuracy': float(evaluation.mean['accuracy'][-1]),
+    'pixel_ci95': float(evaluation.ci95['accuracy'][-1]),
+  }
+
+
+def zero(problem: Problem) -> dict[str, float]:
+  """The error of predicting zero."""
+  model = Model(
+    init=lambda key, inputs: jnp.zeros(()),
+    apply=lambda params, inputs: params * inputs,
+  )
+  learner = maml(model, problem.objective, num_steps=0)
+  evaluation = _evaluated(problem, learner, jnp.zeros(()))
+  return {'zero_mse': float(evaluation.mean['mse'][0])}
+
+
+def mean(problem: Problem) -> dict[str, float]:
+  """The error of the mean of the targets in the support set."""
+
+  def adapt(
+    key: jax.Array, meta_params: PyTree, support: Batch
+  ) -> tuple[jax.Array, Any]:
+    mean = jnp.mean(support.targets, axis=0)
+    return mean, one_step(jnp.zeros_like(mean), mean)
+
+  learner = Learner(
+    init=lambda key, inputs: (),
+    adapt=adapt,
+    predict=lambda mean, inputs: jnp.broadcast_to(
+      mean, (len(inputs), len(mean))
+    ),
+  )
+  evaluation = _evaluated(problem, learner, ())
+  return {'mean_mse': float(evaluation.mean['mse'][-1])}
+
+
+def _evaluated(
+  problem: Problem, learner: Any, meta_params: PyTree
+) -> Evaluation:
+  return evaluate(
+    learner,
+    problem.objective,
+    meta_params,
+    problem.test,
+    key=jax.random.key(TEST_SEED),
+    num_tasks=problem.settings.eval_tasks,
+  )

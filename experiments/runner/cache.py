@@ -1,0 +1,42 @@
+"""What is kept between runs: compiled programs and decoded data."""
+
+import errno
+import os
+from pathlib import Path
+
+import jax
+
+from experiments.runner.errors import unwritable
+
+__all__ = ['cache_dir', 'use_compilation_cache']
+
+
+def cache_dir(asked: str | None) -> Path | None:
+  """Where compiled programs and decoded data are kept between runs.
+
+  Args:
+    asked: where the user wants them; metajax in the cache directory of the
+      user by default, and nowhere if that cannot be written.
+
+  Raises:
+    UsageError: if what the user asked for cannot be written.
+  """
+  home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+  directory = Path(asked or Path(home) / 'metajax')
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    if not os.access(directory, os.W_OK | os.X_OK):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+  except OSError as error:
+    if asked:
+      raise unwritable('cache_dir', directory, error) from error
+    return None
+  return directory
+
+
+def use_compilation_cache(asked: str | None) -> None:
+  """Keeps compiled programs, so that a second start is quick."""
+  directory = cache_dir(asked)
+  if directory is not None:
+    jax.config.update('jax_compilation_cache_dir', str(directory / 'compiled'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)

@@ -1,0 +1,29 @@
+"""What a user can put right: one line, exit code 2."""
+
+from pathlib import Path
+
+__all__ = ['UsageError', 'unwritable']
+
+
+class UsageError(Exception):
+  """Says which setting is wrong, what is allowed, and what to do.
+
+  Args:
+    setting: its name, which is that of the flag.
+    message: the rest of the line.
+    value: what was given, where the message does not say it.
+  """
+
+  def __init__(self, setting: str, message: str, value: object = None):
+    self.setting = setting
+    self.message = message
+    given = '' if value is None else f'={value}'
+    super().__init__(f'--{setting}{given}: {message}')
+
+
+def unwritable(setting: str, path: Path, error: OSError) -> UsageError:
+  """What to raise where something cannot be written."""
+  return UsageError(
+    setting,
+    f'{path} cannot be written ({error.strerror}); name a directory that can',
+  )

@@ -1,0 +1,100 @@
+"""An experiment: settings, recipe, problem; from the shell and from Python."""
+
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import STARTED
+from experiments.runner import cluster, flags, loop, report
+from experiments.runner.cache import use_compilation_cache
+from experiments.runner.common import Common
+from experiments.runner.interrupts import Interrupted
+from experiments.runner.problem import Problem
+from metajax.algorithms.recipe import Recipe
+
+__all__ = ['Experiment', 'Outcome']
+
+Outcome = dict[str, Any]
+
+
+class Experiment(NamedTuple):
+  """What is particular to an experiment, and the ways to run it.
+
+  `run` may be called from anywhere, any number of times; it changes nothing of
+  the process that it runs in. `main` is the binary, to which the process
+  belongs: it joins others, divides the cores and keeps compiled programs.
+  """
+
+  settings: type[Common]
+  recipe: Callable[[Any], Recipe]  # from the settings, and checked against them
+  problem: Callable[[Any, Recipe], Problem]
+  # Whether operations are too small to be handed from thread to thread.
+  small_operations: bool = False
+
+  def run(self, settings: Common) -> Outcome:
+    """Trains, tests and reports.
+
+    Args:
+      settings: of this experiment. With a `workdir` everything that the binary
+        writes is there; without one nothing is left on the disk.
+
+    Returns:
+      What `result.json` holds, or what a dry run found.
+
+    Raises:
+      UsageError: if something is wrong with the settings or the data.
+      DivergenceError: if meta-gradients are not finite for too long.
+      Interrupted: if a signal stopped it; all is saved in the workdir.
+    """
+    problem = self.problem(settings, self.recipe(settings))
+    if settings.workdir is not None:
+      return loop.run(problem, Path(settings.workdir))
+    with tempfile.TemporaryDirectory(prefix='metajax-') as folder:
+      return loop.run(problem, Path(folder) / problem.name)
+
+  def main(self) -> int:
+    """The binary: flags in, files and a table out; returns the exit code."""
+    return cluster.leave_with_the_others(
+      lambda: flags.main(self.settings, self.start)
+    )
+
+  def start(self, settings: Common) -> int:
+    """Runs in a process of its own; returns the exit code."""
+    recipe = self.recipe(settings)
+    cluster.connect(settings)
+    if settings.dry_run is None:
+      cluster.divide_cpu(settings, recipe.tasks_per_step)
+    if self.small_operations:
+      cluster.single_thread(settings)
+    problem = self.problem(settings, recipe)
+    use_compilation_cache(settings.cache_dir)
+    workdir = Path(settings.workdir or Path('runs') / problem.name)
+    try:
+      outcome = loop.run(problem, workdir, started=STARTED)
+    except Interrupted as stop:
+      # All is saved; whoever insists shall have the exit code that says so.
+      signal.signal(signal.SIGTERM, signal.SIG_IGN)
+      print(stop, flush=True)
+      return stop.exit_code
+    except loop.DivergenceError as stop:
+      print(stop, file=sys.stderr, flush=True)
+      return 1
+    if settings.dry_run is not None:
+      return 0 if outcome['fits'] else 1
+    if outcome:  # one process speaks for all
+      report.show(problem, outcome)
+      files = [each.name for each in workdir.iterdir() if each.name[0] != '.']
+      print(f'{workdir}: {", ".join(sorted(files))}')
+    return 0
+
+  def start_with(self, text: str) -> int:
+    """Runs with settings that are written as JSON; returns the exit code."""
+    return cluster.leave_with_the_others(
+      lambda: flags.one_line(
+        lambda: self.start(self.settings(**json.loads(text)))
+      )
+    )

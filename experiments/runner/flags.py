@@ -1,0 +1,123 @@
+"""The door: absl flags become a value of settings, and misuse one line."""
+
+import difflib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from experiments.runner.errors import UsageError
+from experiments.runner.settings import (
+  Kind,
+  Listed,
+  OneOf,
+  Repeated,
+  YesNo,
+  said,
+)
+
+__all__ = ['main', 'one_line']
+
+FLAGS = flags.FLAGS
+# What this module defines belongs to the binary that asks for it.
+flags.disclaim_key_flags()
+
+_HELP = {
+  'help': 'show this help',
+  'helpfull': 'show the flags of libraries too',
+}
+
+
+class _Parser(flags.ArgumentParser):
+  """Reads a text as the setting of this kind does."""
+
+  def __init__(self, kind: Kind) -> None:
+    super().__init__()
+    self._kind = kind
+    self.syntactic_help = '' if isinstance(kind, OneOf) else kind.allowed
+
+  def parse(self, argument: Any) -> Any:
+    """Returns the value, or raises ValueError."""
+    return self._kind.parse(argument) if isinstance(argument, str) else argument
+
+  def flag_type(self) -> str:
+    """The type that --help names."""
+    return self._kind.type_name
+
+
+def main(cls: type, run: Callable[[Any], int]) -> int:
+  """Makes settings of the command line, and runs with them.
+
+  (`absl.app.run` answers misuse with several lines and exit code 1, as it does
+  --help, and turns on the log of every library.)
+
+  Args:
+    cls: the class of settings.
+    run: what is called with them; returns the exit code.
+
+  Returns:
+    The exit code; 2 for misuse, of which one line says what to put right.
+  """
+  for name, each in said(cls).items():
+    _define(name, each.kind, cls.__dataclass_fields__[name].default, each.text)  # type: ignore[attr-defined]
+  for name, text in _HELP.items():
+    flags.DEFINE_bool(name, False, text)
+  for name in (*said(cls), *_HELP):  # --help is for these
+    FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
+  try:
+    rest = FLAGS(sys.argv)
+    if FLAGS['help'].value or FLAGS.helpfull:
+      print(_help(FLAGS.helpfull))
+      return 0
+    if len(rest) > 1:
+      return _refuse(
+        f'{rest[1]!r} is not a flag; flags are given as --name=value'
+      )
+    values = {name: FLAGS[name].value for name in said(cls)}
+    return one_line(lambda: run(cls(**values)))
+  except flags.UnrecognizedFlagError as error:
+    close = difflib.get_close_matches(error.flagname, list(FLAGS), 1, 0.8)
+    guess = f', did you mean --{close[0]}?' if close else ';'
+    return _refuse(
+      f'--{error.flagname}: there is no such flag{guess} --help lists all'
+    )
+  except flags.Error as error:
+    name, colon, text = str(error).removeprefix('flag ').partition(': ')
+    if 'Non-boolean' in text:
+      text = 'must be true or false'
+    return _refuse(name + colon + text)
+
+
+def one_line(run: Callable[[], int]) -> int:
+  """Makes a line on stderr and exit code 2 of what the user can put right."""
+  try:
+    return run()
+  except UsageError as error:
+    return _refuse(str(error))
+
+
+def _define(name: str, kind: Kind, default: Any, text: str) -> None:
+  if isinstance(kind, YesNo):
+    flags.DEFINE_bool(name, default, text)
+  elif isinstance(kind, Repeated):
+    flags.DEFINE_multi_string(name, list(default), text)
+  elif isinstance(kind, Listed):
+    flags.DEFINE_list(name, list(default), text)
+  else:
+    if isinstance(kind, OneOf):
+      text = f'{kind.allowed}: {text}'
+    flags.DEFINE(_Parser(kind), name, default, text)
+
+
+def _help(full: bool) -> str:
+  if full:
+    own = FLAGS.get_help()
+  else:
+    _, _, own = FLAGS.main_module_help().partition(':\n')
+  return f'{sys.modules["__main__"].__doc__}\nFlags:\n{own}'
+
+
+def _refuse(message: str) -> int:
+  print(' '.join(message.split()), file=sys.stderr)
+  return 2
