@@ -22,6 +22,7 @@ from absl import flags
 from experiments.runner import options, runs, tables
 from experiments.runner.options import FLAGS, UsageError
 from experiments.runner.workdir import wait_until_free, write_json
+from metajax.metric import ACCURACY
 
 # What a test takes over from the run, where it was set.
 _KEPT = (
@@ -189,6 +190,7 @@ def _write(
       name: [(row.shots, row.accuracy, row.ci95) for row in of_run]
       for name, of_run in _by_run(rows).items()
     },
+    ACCURACY,
     f'{config["dataset"]}, {config["ways"]}-way, {FLAGS.queries} queries per'
     f' class, {FLAGS.eval_tasks} test tasks',
   )
@@ -213,7 +215,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _cell(row: Row) -> str:
-  return f'{100 * row.accuracy:.1f} \N{PLUS-MINUS SIGN} {100 * row.ci95:.1f}'
+  return ACCURACY.format_interval(row.accuracy, row.ci95)
 
 
 if __name__ == '__main__':

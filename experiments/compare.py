@@ -30,6 +30,7 @@ from experiments.runner.runs import FailedError
 from experiments.runner.workdir import wait_until_free, write_json
 from metajax.algorithms.recipes import ANNEALED, Recipe
 from metajax.algorithms.table import ALGORITHMS
+from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR
 from metajax.runs.writers import VALIDATION, read_json_lines
 
 # What is passed on to every run, if it is set, and to those on images.
@@ -39,6 +40,8 @@ _FORWARDED_IMAGES = ('dataset', 'ways', 'width', 'images_on', *image_data.OWN)
 _PILOT_DISPATCHES = 8
 _VALIDATIONS = 10  # in a run
 _NAMES = 2  # columns of the table that are no figures
+# What runs are judged by, as result files name it.
+_METRICS = {each.name: each for each in (MEAN_SQUARED_ERROR, ACCURACY)}
 _WRITTEN = ('compare.json', 'compare.md', 'compare.png')
 
 
@@ -235,7 +238,7 @@ def _seconds_per_step(outcome: Mapping[str, Any]) -> float | None:
 
 def _row(method: str, outcome: Mapping[str, Any], workdir: Path) -> Row:
   protocol, test = outcome['protocol'], outcome['test']
-  metric = 'mse' if 'mse' in test else 'accuracy'
+  metric = next(name for name in _METRICS if name in test)
   if test[metric] is None:
     raise FailedError(f'its {metric} at test is not finite')
   seconds, steps = _seconds_per_step(outcome), outcome['steps']
@@ -274,7 +277,7 @@ def _write(
     workdir / 'compare.png',
     curves,
     {row.method: (row.train_seconds, row.value, row.ci95) for row in rows},
-    rows[0].metric,
+    _METRICS[rows[0].metric],
     _title(rows[0]),
   )
 
@@ -306,14 +309,11 @@ def _title(row: Row) -> str:
 
 def _sorted(rows: Sequence[Row]) -> list[Row]:
   """The best first."""
-  return sorted(
-    rows, key=lambda row: row.value if row.metric == 'mse' else -row.value
-  )
+  return sorted(rows, key=lambda row: _METRICS[row.metric].sort_key(row.value))
 
 
 def _cells(row: Row, reference: float | None) -> list[str]:
-  percent = row.metric == 'accuracy'
-  scale, digits = (100, 1) if percent else (1, 3)
+  metric = _METRICS[row.metric]
   step, added = '', ''
   if row.seconds_per_step:
     step = tables.three_digits(1e3 * row.seconds_per_step)
@@ -322,9 +322,8 @@ def _cells(row: Row, reference: float | None) -> list[str]:
   return [
     row.method,
     row.evaluation or '',
-    f'{scale * row.value:.{digits}f} \N{PLUS-MINUS SIGN}'
-    f' {scale * row.ci95:.{digits}f}',
-    f'{scale * row.before:.{digits}f}',
+    metric.format_interval(row.value, row.ci95),
+    metric.format(row.before),
     f'{row.train_seconds:.0f}',
     f'{row.steps:,}',
     step,
@@ -335,11 +334,11 @@ def _cells(row: Row, reference: float | None) -> list[str]:
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
   """The header, and a line for every row."""
-  label = 'accuracy %' if rows and rows[0].metric == 'accuracy' else 'mse'
+  metric = _METRICS[rows[0].metric] if rows else MEAN_SQUARED_ERROR
   reference = {row.method: row.seconds_per_step for row in rows}.get('maml')
   return [
     [
-      'method', 'evaluation', label, 'before', 'training, s', 'steps',
+      'method', 'evaluation', metric.heading, 'before', 'training, s', 'steps',
       'ms a step', 'of MAML', 'parameters',
     ],
     *(_cells(row, reference) for row in _sorted(rows)),

@@ -71,6 +71,7 @@ def main() -> int:
   from experiments.figures import regression
   from experiments.runner import loop
   from experiments.runner.problem import Problem
+  from metajax.metric import MEAN_SQUARED_ERROR
   from metajax.objectives import mean_squared_error
   from metajax.precision import with_precision
 
@@ -87,7 +88,7 @@ def main() -> int:
     ),
     validation=_completion(data.validation, recipe.shots, recipe.queries),
     test=_completion(data.test, recipe.shots, recipe.queries),
-    metric='mse',
+    metric=MEAN_SQUARED_ERROR,
     protocol={
       'dataset': FLAGS.dataset,
       'shots': recipe.shots,

@@ -102,6 +102,7 @@ def main() -> int:
   from experiments.figures import images
   from experiments.runner import loop
   from experiments.runner.problem import Problem
+  from metajax.metric import ACCURACY
   from metajax.objectives import cross_entropy
   from metajax.precision import with_precision
 
@@ -118,7 +119,7 @@ def main() -> int:
     train=data.train,
     validation=data.validation,
     test=data.test,
-    metric='accuracy',
+    metric=ACCURACY,
     protocol={
       'dataset': FLAGS.dataset,
       'ways': recipe.ways,

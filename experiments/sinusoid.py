@@ -43,6 +43,7 @@ def main() -> int:
   from experiments.figures import regression
   from experiments.runner import loop
   from experiments.runner.problem import Problem
+  from metajax.metric import MEAN_SQUARED_ERROR
   from metajax.objectives import mean_squared_error
   from metajax.precision import with_precision
   from metajax.tasks import sinusoid
@@ -57,7 +58,7 @@ def main() -> int:
     train=sinusoid(train_shots, recipe.train_queries or recipe.queries),
     validation=tested,
     test=tested,
-    metric='mse',
+    metric=MEAN_SQUARED_ERROR,
     protocol={
       'dataset': 'sinusoid',
       'shots': recipe.shots,

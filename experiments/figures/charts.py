@@ -30,6 +30,7 @@ from experiments.figures.canvas import (
   legend,
   save,
 )
+from metajax.metric import Metric
 
 __all__ = [
   'by_shots',
@@ -38,7 +39,6 @@ __all__ = [
   'metric_by_step',
 ]
 
-_LABELS = {'accuracy': 'accuracy (%)', 'mse': 'mean squared error'}
 # Where a scale that is stretched towards 100% has its ticks.
 _SHARES = (
   0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8,
@@ -49,7 +49,7 @@ _SHARES = (
 def learning_curve(
   path: str | os.PathLike[str],
   records: Sequence[Mapping[str, Any]],
-  metric: str,
+  metric: Metric,
   title: str,
   baseline: float | None = None,
   baseline_name: str = 'baseline',
@@ -59,9 +59,9 @@ def learning_curve(
   Args:
     path: the PNG file.
     records: of `metajax.runs.writers.read_json_lines`: `step`, on some
-      lines `metric`, on some `validation/<metric>`, and beside the latter
-      perhaps `validation/<metric>_ci95`, which is drawn as a band.
-    metric: `'accuracy'` (a fraction, drawn in percent), `'loss'`, `'mse'` ...
+      lines the name of the metric, on some `validation/<name>`, and beside
+      the latter perhaps `validation/<name>_ci95`, which is drawn as a band.
+    metric: what to draw; shares are drawn in percent.
     title: one line with the protocol.
     baseline: drawn as a dashed line.
     baseline_name: what the legend calls it.
@@ -72,12 +72,12 @@ def learning_curve(
   Raises:
     ValueError: if no record has the metric.
   """
-  validation = f'validation/{metric}'
-  steps, values = _series(records, metric)
+  validation = f'validation/{metric.name}'
+  steps, values = _series(records, metric.name)
   validation_steps, validation_values = _series(records, validation)
   if not len(steps) and not len(validation_steps):
     raise ValueError(
-      f'none of the {len(records)} records has a finite {metric!r}; draw a'
+      f'none of the {len(records)} records has a finite {metric.name!r}; draw a'
       ' metric that was written'
     )
   figure, axes = figure_with_axes()
@@ -128,7 +128,7 @@ def metric_by_step(
   path: str | os.PathLike[str],
   mean: Sequence[float],
   ci95: Sequence[float],
-  metric: str,
+  metric: Metric,
   title: str,
   baseline: float | None = None,
   baseline_name: str = 'baseline',
@@ -139,7 +139,7 @@ def metric_by_step(
     path: the PNG file.
     mean: `[steps + 1]`, the metric after 0, 1, ... inner steps.
     ci95: `[steps + 1]`, half the width of its 95% interval.
-    metric: as in `learning_curve`.
+    metric: what was measured.
     title: one line with the protocol.
     baseline: drawn as a dashed line.
     baseline_name: what the legend calls it.
@@ -201,7 +201,7 @@ def comparison(
   path: str | os.PathLike[str],
   curves: Mapping[str, Sequence[tuple[float, float]]],
   results: Mapping[str, tuple[float, float, float]],
-  metric: str,
+  metric: Metric,
   title: str,
 ) -> Figure:
   """Draws what methods reached, against their seconds of training.
@@ -211,7 +211,7 @@ def comparison(
     curves: of every method, pairs of seconds and the metric in validation.
     results: of every method, its seconds in all, the metric at test, and half
       its 95% interval.
-    metric: `'accuracy'` (a fraction, drawn in percent) or `'mse'`.
+    metric: what was measured; its best value is drawn first.
     title: one line with the protocol.
 
   Returns:
@@ -222,8 +222,7 @@ def comparison(
   """
   if not results:
     raise ValueError('there is no method to compare')
-  best = -1 if metric == 'accuracy' else 1
-  order = sorted(results, key=lambda name: best * results[name][1])
+  order = sorted(results, key=lambda name: metric.sort_key(results[name][1]))
   figure = Figure(figsize=(11, 5.2), layout='constrained')
   over_time, at_end = figure.subplots(1, 2, width_ratios=(3, 2))
   for place, name in enumerate(order):
@@ -242,34 +241,41 @@ def comparison(
     )
   at_end.set_yticks(range(len(order)), order, fontsize=8)
   at_end.invert_yaxis()
-  at_end.set_xlabel(f'{_LABELS.get(metric, metric)} at test, 95% interval')
+  at_end.set_xlabel(f'{metric.axis} at test, 95% interval')
   over_time.set_xlabel('seconds; lines: validation, dots: test')
-  over_time.set_ylabel(_LABELS.get(metric, metric))
+  over_time.set_ylabel(metric.axis)
   over_time.grid(color='#E3E5E8', lw=0.7)
   at_end.grid(axis='x', color='#E3E5E8', lw=0.7)
   for axes in (over_time, at_end):
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
-  if metric == 'accuracy':
+  if _is_stretched(metric):
     ends = _ends(results.values())
     drawn = [value for curve in curves.values() for _, value in curve]
     _stretch(over_time, 'y', ends + drawn)
     _stretch(at_end, 'x', ends)
+  elif metric.is_share:
+    over_time.yaxis.set_major_formatter(_percent())
+    at_end.xaxis.set_major_formatter(_percent())
   return save(figure, path, title)
 
 
 def by_shots(
   path: str | os.PathLike[str],
   results: Mapping[str, Sequence[tuple[int, float, float]]],
+  metric: Metric,
   title: str,
+  shots: str = 'support examples per class',
 ) -> Figure:
-  """Draws accuracies against the number of support examples per class.
+  """Draws what methods reach against the number of support examples.
 
   Args:
     path: the PNG file.
-    results: of every method, numbers of examples, accuracies, and halves of
-      their 95% intervals.
+    results: of every method, numbers of examples, values of the metric, and
+      halves of their 95% intervals.
+    metric: what was measured.
     title: one line with the protocol.
+    shots: what the numbers of examples count.
 
   Returns:
     The figure.
@@ -281,10 +287,10 @@ def by_shots(
     raise ValueError('there is no method to draw')
   figure, axes = figure_with_axes()
   for place, (name, points) in enumerate(results.items()):
-    shots, values, halves = np.asarray(points, float).reshape(-1, 3).T
+    numbers, values, halves = np.asarray(points, float).reshape(-1, 3).T
     color, style = color_and_dash(place)
     axes.errorbar(
-      shots,
+      numbers,
       values,
       halves,
       color=color,
@@ -299,17 +305,20 @@ def by_shots(
   axes.set_xscale('log')
   axes.set_xticks(ticks, [str(tick) for tick in ticks])
   axes.xaxis.set_minor_formatter(NullFormatter())
-  axes.set_xlabel('support examples per class')
-  _dress(axes, 'accuracy', None, '')
-  _stretch(axes, 'y', _ends(itertools.chain(*results.values())))
+  axes.set_xlabel(shots)
+  _dress(axes, metric)
+  if _is_stretched(metric):
+    _stretch(axes, 'y', _ends(itertools.chain(*results.values())))
   return save(figure, path, title)
 
 
 def _dress(
-  axes: Axes, metric: str, baseline: float | None, baseline_name: str
+  axes: Axes,
+  metric: Metric,
+  baseline: float | None = None,
+  baseline_name: str = '',
 ) -> None:
-  """What all charts of a metric share: the baseline, the y axis, the legend."""
-  percent = metric == 'accuracy'
+  """Adds what all charts share: a baseline, the y axis, the legend."""
   if baseline is not None:
     axes.axhline(
       baseline,
@@ -318,14 +327,15 @@ def _dress(
       ls='--',
       label=f'{baseline_name}, {_describe(metric, baseline)}',
     )
-  axes.set_ylabel(_LABELS.get(metric, metric))
-  if percent:
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=''))
+  axes.set_ylabel(metric.axis)
+  if metric.is_share:
+    axes.yaxis.set_major_formatter(_percent())
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -0.02), min(high, 1.02))
   else:
     drawn = np.concatenate([line.get_ydata() for line in axes.get_lines()])
-    if drawn.min() > 0 and drawn.max() > 50 * drawn.min():
+    drawn = drawn[np.isfinite(drawn)]
+    if len(drawn) and drawn.max() > 50 * drawn.min() > 0:
       axes.set_yscale('log')
       few = drawn.max() < 1e4 * drawn.min()
       axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
@@ -334,15 +344,25 @@ def _dress(
   legend(axes)
 
 
+def _percent() -> PercentFormatter:
+  """Ticks of shares; the sign stands beside the axis."""
+  return PercentFormatter(1, symbol='')
+
+
+def _is_stretched(metric: Metric) -> bool:
+  """Whether there is most to see near 100%."""
+  return metric.is_share and metric.higher_is_better
+
+
 def _ends(points: Iterable[tuple[float, float, float]]) -> list[float]:
-  """Where the intervals end: of places, values and halves of intervals."""
+  """Says where intervals end, given places, values and halves of them."""
   return [value + sign * half for _, value, half in points for sign in (-1, 1)]
 
 
 def _stretch(
   axes: Axes, along: Literal['x', 'y'], shares: Sequence[float]
 ) -> None:
-  """A logit scale: half as many errors are as far everywhere near 100%."""
+  """Sets a logit scale: halving the errors is as far anywhere near 100%."""
   ends = np.clip([min(shares), max(shares)], _SHARES[0], _SHARES[-1])
   logits = np.log(ends / (1 - ends))
   logits += (0.1 + 0.05 * np.ptp(logits)) * np.array([-1, 1])  # a margin
@@ -356,19 +376,21 @@ def _stretch(
   axis.set_minor_locator(NullLocator())
 
 
-def _describe(metric: str, value: float, half: float | None = None) -> str:
-  """A value as the legend writes it, perhaps with half an interval."""
-  sign = '\N{PLUS-MINUS SIGN}'
-  if metric == 'accuracy':
-    interval = '' if half is None else f' {sign} {100 * half:.1f}'
-    return f'{100 * value:.1f}{interval}%'
-  return f'{value:.3g}' + ('' if half is None else f' {sign} {half:.2g}')
+def _describe(metric: Metric, value: float, half: float | None = None) -> str:
+  """Writes a value as the legend has it, perhaps with half an interval."""
+  if metric.is_share:
+    shown = metric.format(value)
+    if half is not None:
+      shown = metric.format_interval(value, half)
+    return f'{shown}{metric.unit}'
+  interval = '' if half is None else f' \N{PLUS-MINUS SIGN} {half:.2g}'
+  return f'{value:.3g}{interval} {metric.unit}'.rstrip()
 
 
 def _series(
   records: Sequence[Mapping[str, Any]], name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The steps and the finite values of one metric."""
+  """Picks the steps and the finite values of one metric."""
   pairs = [
     (record['step'], record[name])
     for record in records
@@ -379,7 +401,7 @@ def _series(
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-  """A centred average over about 1/25 of a run, which does not lag behind."""
+  """Averages over about 1/25 of a run, centred, so nothing lags behind."""
   width = min(len(values), 2 * (len(values) // 50) + 5)
   weights = np.hanning(width + 2)[1:-1]
   total = np.convolve(np.ones_like(values), weights, mode='same')

@@ -19,8 +19,16 @@ __all__ = [
 def draw_curves(run: Finished) -> None:
   """Draws the metric in training, and the metric at test by inner step."""
   metric = run.problem.metric
-  name, baseline = next(iter(run.outcome['baseline'].items()))
-  label = f'{name.removesuffix(f"_{metric}")} baseline'
+  suffix = f'_{metric.name}'
+  name, baseline = next(
+    (
+      each
+      for each in run.outcome['baseline'].items()
+      if each[0].endswith(suffix)
+    ),
+    ('', None),
+  )
+  label = f'{name.removesuffix(suffix)} baseline'
   records = run.workdir / 'metrics.jsonl'
   if records.exists():
     learning_curve(
@@ -32,8 +40,8 @@ def draw_curves(run: Finished) -> None:
       label,
     )
   metric_by_step(
-    run.workdir / f'{metric}_by_inner_step.png',
-    run.outcome['test'][f'{metric}_by_step'],
+    run.workdir / f'{metric.name}_by_inner_step.png',
+    run.outcome['test'][f'{metric.name}_by_step'],
     run.outcome['test']['ci95_by_step'],
     metric,
     f'{title_of(run)}, {run.outcome["protocol"]["test_tasks"]} test tasks',

@@ -74,8 +74,8 @@ def train(
     return Trained(initial.meta_params, 0, 0, None, None, 0.0)
   checkpointer = Checkpointer(
     workdir.path / 'checkpoints',
-    best_metric=problem.metric,
-    best_mode='max' if problem.higher_is_better else 'min',
+    best_metric=problem.metric.name,
+    best_mode=problem.metric.mode,
   )
   with checkpointer:
     state = initial

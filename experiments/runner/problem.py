@@ -18,6 +18,7 @@ from metajax.base import (
   sample_tasks,
 )
 from metajax.devices.mesh import put
+from metajax.metric import Metric
 from metajax.normalisation import Normalisation, population
 from metajax.runs.training import Evaluation, as_argument, evaluate
 
@@ -32,14 +33,9 @@ class Problem(NamedTuple):
   train: SampleTask
   validation: SampleTask
   test: SampleTask
-  metric: str  # the headline: 'accuracy', or 'mse'
+  metric: Metric  # the headline
   protocol: dict[str, Any]
   mesh: Mesh | None = None  # of devices; the default device alone without one
-
-  @property
-  def higher_is_better(self) -> bool:
-    """Whether the metric is one to maximise."""
-    return self.metric == 'accuracy'
 
   def meta_learner(self) -> MetaLearner:
     """The method as it is trained."""

@@ -22,7 +22,7 @@ def result(
   baseline: dict[str, float],
 ) -> dict[str, Any]:
   """Collects what `result.json` holds; shares are in [0, 1]."""
-  metric = problem.metric
+  metric = problem.metric.name
   mean = [float(value) for value in evaluation.mean[metric]]
   ci95 = [float(value) for value in evaluation.ci95[metric]]
   return {
@@ -37,6 +37,13 @@ def result(
       'ci95': ci95[-1],
       f'{metric}_by_step': mean,
       'ci95_by_step': ci95,
+      'metrics': {
+        name: {
+          'mean': float(evaluation.mean[name][-1]),
+          'ci95': float(evaluation.ci95[name][-1]),
+        }
+        for name in evaluation.mean
+      },
     },
     'baseline': baseline,
     'tasks_per_second': trained.tasks_per_second,
@@ -74,29 +81,25 @@ def versions() -> dict[str, str]:
 def show(problem: Problem, outcome: dict[str, Any]) -> None:
   """Prints the result with the protocol under it."""
   metric, test = problem.metric, outcome['test']
+  means, halves = test[f'{metric.name}_by_step'], test['ci95_by_step']
   table = rich.table.Table(
     title=f'{outcome["algorithm"]} on {outcome["dataset"]}, held-out tasks'
   )
   table.add_column('inner steps', justify='right')
-  percent = metric == 'accuracy'
-  table.add_column('accuracy %' if percent else metric, justify='right')
+  table.add_column(metric.heading, justify='right')
   table.add_column('95% interval', justify='right')
-  scale = 100 if percent else 1
-  digits = 1 if percent else 3
-  for step, (mean, half) in enumerate(
-    zip(test[f'{metric}_by_step'], test['ci95_by_step'], strict=True)
-  ):
-    if _is_shown(step, len(test[f'{metric}_by_step'])):
+  for step, (mean, half) in enumerate(zip(means, halves, strict=True)):
+    if _is_shown(step, len(means)):
       table.add_row(
         'before' if step == 0 else str(step),
-        f'{scale * mean:.{digits}f}',
-        f'\N{PLUS-MINUS SIGN} {scale * half:.{digits}f}',
+        metric.format(mean),
+        f'\N{PLUS-MINUS SIGN} {metric.format(half)}',
       )
   table.add_section()
   for name, value in outcome['baseline'].items():
     if value is not None and not name.endswith('ci95'):
-      label = f'{name.removesuffix(f"_{metric}")} baseline'
-      table.add_row(label, f'{scale * value:.{digits}f}', '')
+      label = f'{name.removesuffix(f"_{metric.name}")} baseline'
+      table.add_row(label, metric.format(value), '')
   console = rich.console.Console()
   console.print(table)
   console.print(

@@ -5,13 +5,20 @@ import pytest
 from drawn import assert_nothing_is_cut, pixels, task
 
 from experiments.figures import charts, images
+from metajax.metric import MEAN_SQUARED_ERROR
 
 
 def test_long_titles_stay_inside_the_picture(tmp_path):
   title = 'a_long $title$ that has to be wrapped, ' * 6
   images.image_task(tmp_path / 'a.png', **task(queries=1), title=title)
   charts.metric_by_step(
-    tmp_path / 'b.png', [1, 2], [0, 0], 'mse', title, 1.5, 'a baseline ' * 4
+    tmp_path / 'b.png',
+    [1, 2],
+    [0, 0],
+    MEAN_SQUARED_ERROR,
+    title,
+    1.5,
+    'a baseline ' * 4,
   )
   for path in tmp_path.iterdir():
     assert_nothing_is_cut(pixels(path))

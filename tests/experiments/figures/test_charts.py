@@ -5,6 +5,7 @@ import pytest
 from drawn import TITLE, assert_nothing_is_cut, count, pixels, texts
 
 from experiments.figures import canvas, charts
+from metajax.metric import ACCURACY, LOSS, MEAN_SQUARED_ERROR
 
 
 def records(num=100):
@@ -21,7 +22,7 @@ def records(num=100):
 def test_learning_curve_draws_training_validation_and_baseline(tmp_path):
   path = tmp_path / 'curve.png'
   figure = charts.learning_curve(
-    path, records(), 'accuracy', TITLE, 0.4, 'pixel baseline'
+    path, records(), ACCURACY, TITLE, 0.4, 'pixel baseline'
   )
   image = pixels(path)
   assert image.shape == (690, 1050, 3)
@@ -44,23 +45,27 @@ def test_learning_curve_draws_training_validation_and_baseline(tmp_path):
 
 def test_learning_curve_leaves_out_what_is_not_finite(tmp_path):
   rows = [*records(), {'step': 1010, 'loss': float('inf')}]
-  figure = charts.learning_curve(tmp_path / 'a.png', rows, 'loss', TITLE)
+  figure = charts.learning_curve(tmp_path / 'a.png', rows, LOSS, TITLE)
   raw = figure.axes[0].get_lines()[0]
   assert len(raw.get_xdata()) == 100
   assert figure.axes[0].get_yscale() == 'log'
   only_bad = [{'step': 1, 'loss': float('nan')}]
   with pytest.raises(ValueError, match=r"none of the 1 records has .* 'loss'"):
-    charts.learning_curve(tmp_path / 'b.png', only_bad, 'loss', TITLE)
+    charts.learning_curve(tmp_path / 'b.png', only_bad, LOSS, TITLE)
   assert not (tmp_path / 'b.png').exists()
 
 
 def test_smoothing_keeps_a_constant_and_does_not_lag(tmp_path):
   rows = [{'step': i, 'mse': abs(i - 50.0)} for i in range(101)]
-  figure = charts.learning_curve(tmp_path / 'a.png', rows, 'mse', TITLE)
+  figure = charts.learning_curve(
+    tmp_path / 'a.png', rows, MEAN_SQUARED_ERROR, TITLE
+  )
   smooth = figure.axes[0].get_lines()[1].get_ydata()
   assert np.argmin(smooth) == 50
   rows = [{'step': i, 'mse': 3.0} for i in range(101)]
-  figure = charts.learning_curve(tmp_path / 'b.png', rows, 'mse', TITLE)
+  figure = charts.learning_curve(
+    tmp_path / 'b.png', rows, MEAN_SQUARED_ERROR, TITLE
+  )
   smooth = figure.axes[0].get_lines()[1].get_ydata()
   np.testing.assert_allclose(smooth, 3.0)
 
@@ -70,7 +75,7 @@ def test_metric_by_step_shows_the_last_value_and_its_interval(tmp_path, steps):
   path = tmp_path / 'steps.png'
   mean = np.linspace(0.2, 0.975, steps + 1)
   figure = charts.metric_by_step(
-    path, mean, [0.004] * (steps + 1), 'accuracy', TITLE, 0.45
+    path, mean, [0.004] * (steps + 1), ACCURACY, TITLE, 0.45
   )
   assert_nothing_is_cut(pixels(path))
   expected = f'{100 * mean[-1]:.1f} \N{PLUS-MINUS SIGN} 0.4%'
@@ -80,7 +85,9 @@ def test_metric_by_step_shows_the_last_value_and_its_interval(tmp_path, steps):
 def test_metric_by_step_refuses_lists_that_do_not_fit(tmp_path):
   for mean, ci95 in (([0.1, 0.2], [0.1]), ([], []), ([[0.1]], [[0.1]])):
     with pytest.raises(ValueError, match='two lists of one length'):
-      charts.metric_by_step(tmp_path / 'a.png', mean, ci95, 'mse', TITLE)
+      charts.metric_by_step(
+        tmp_path / 'a.png', mean, ci95, MEAN_SQUARED_ERROR, TITLE
+      )
   assert not list(tmp_path.iterdir())
 
 
@@ -90,7 +97,7 @@ def test_a_comparison_shows_every_method_and_the_best_first(tmp_path):
     path,
     {'maml': [(1, 0.5), (2, 0.7)], 'pixels': []},
     {'maml': (3, 0.9, 0.01), 'pixels': (0, 0.4, 0.02)},
-    'accuracy',
+    ACCURACY,
     TITLE,
   )
   _, at_end = figure.axes
@@ -110,7 +117,7 @@ def test_a_comparison_of_methods_without_a_mistake_can_be_drawn(tmp_path):
     tmp_path / 'comparison.png',
     {'maml': [(1, 1.0)]},
     {'maml': (3, 1.0, 0.0)},
-    'accuracy',
+    ACCURACY,
     TITLE,
   )
   for low, high in (figure.axes[0].get_ylim(), figure.axes[1].get_xlim()):
@@ -125,6 +132,7 @@ def test_accuracies_by_shots_show_every_number_of_examples(tmp_path):
       'maml': [(1, 0.9, 0.01), (10, 0.95, 0.01)],
       'transfer': [(1, 0.7, 0.02), (5, 0.9, 0.01), (10, 1.0, 0.0)],
     },
+    ACCURACY,
     TITLE,
   )
   (axes,) = figure.axes
@@ -134,9 +142,9 @@ def test_accuracies_by_shots_show_every_number_of_examples(tmp_path):
   assert {'maml', 'transfer', TITLE} <= set(texts(figure))
   assert_nothing_is_cut(pixels(path))
   with pytest.raises(ValueError, match='no method'):
-    charts.by_shots(path, {}, TITLE)
+    charts.by_shots(path, {}, ACCURACY, TITLE)
 
 
 def test_a_comparison_of_nothing_is_refused(tmp_path):
   with pytest.raises(ValueError, match='no method'):
-    charts.comparison(tmp_path / 'x.png', {}, {}, 'accuracy', TITLE)
+    charts.comparison(tmp_path / 'x.png', {}, {}, ACCURACY, TITLE)
