@@ -27,6 +27,7 @@ from experiments.figures.canvas import (
   color_and_dash,
   count_steps,
   figure_with_axes,
+  grid,
   legend,
   save,
 )
@@ -244,11 +245,8 @@ def comparison(
   at_end.set_xlabel(f'{metric.axis} at test, 95% interval')
   over_time.set_xlabel('seconds; lines: validation, dots: test')
   over_time.set_ylabel(metric.axis)
-  over_time.grid(color='#E3E5E8', lw=0.7)
-  at_end.grid(axis='x', color='#E3E5E8', lw=0.7)
-  for axes in (over_time, at_end):
-    axes.set_axisbelow(True)
-    axes.spines[['top', 'right']].set_visible(False)
+  grid(over_time)
+  grid(at_end, 'x')
   if _is_stretched(metric):
     ends = _ends(results.values())
     drawn = [value for curve in curves.values() for _, value in curve]
