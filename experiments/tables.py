@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from experiments.data.regression import TableData, read_table
-from experiments.figures.regression import draw_sinusoid as draw_table
+from experiments.figures.regression import draw_table
 from experiments.recipes import regression as kind
 from experiments.recipes.kinds import methods, published
 from experiments.recipes.overrides import with_settings

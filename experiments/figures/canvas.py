@@ -11,7 +11,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -31,6 +31,7 @@ __all__ = [
   'count_steps',
   'figure_with_axes',
   'fit',
+  'grid',
   'legend',
   'same_length',
   'save',
@@ -47,19 +48,24 @@ _TITLE_SIZES = (11.0, 10.0, 9.0, 8.0)
 
 
 def figure_with_axes() -> tuple[Figure, Axes]:
-  """A figure with axes and a grid, of the size that all charts have."""
+  """Makes a figure with axes and a grid, of the size of all charts."""
   figure = Figure(figsize=(7, 4.6), layout='constrained')
   axes = figure.add_subplot()
-  axes.grid(color='#E3E5E8', lw=0.7)
+  grid(axes)
+  return figure, axes
+
+
+def grid(axes: Axes, along: Literal['both', 'x', 'y'] = 'both') -> None:
+  """Draws a pale grid behind what is drawn, and no frame."""
+  axes.grid(axis=along, color='#E3E5E8', lw=0.7)
   axes.set_axisbelow(True)
   axes.spines[['top', 'right']].set_visible(False)
-  return figure, axes
 
 
 def bare_axes(
   width: float, height: float, inches: float, margin: float
 ) -> tuple[Figure, Axes]:
-  """Bare axes from (0, 0) at the top left.
+  """Makes a figure with bare axes, from (0, 0) at the top left.
 
   A unit of them is `inches` long; `margin` is for what stands above and below.
   """
@@ -71,13 +77,13 @@ def bare_axes(
 
 
 def color_and_dash(place: int) -> tuple[str, str]:
-  """Of the line of a method, by its place among them."""
+  """Chooses how the line of a method is drawn, by its place among them."""
   dash, color = divmod(place, len(COLORS))
   return COLORS[color], _DASHES[dash % len(_DASHES)]
 
 
 def legend(axes: Axes) -> None:
-  """A legend below the axes, where it hides nothing."""
+  """Puts a legend below the axes, where it hides nothing."""
   figure = axes.get_figure(root=True)
   assert figure is not None
   handles, names = axes.get_legend_handles_labels()
@@ -137,12 +143,12 @@ def same_length(name: str, a: np.ndarray, other: str, b: np.ndarray) -> None:
 
 
 def count_steps(count: int) -> str:
-  """A number of steps in words."""
+  """Says how many steps."""
   return f'{count} step' if count == 1 else f'{count} steps'
 
 
 def _width(artist: Artist) -> float:
-  """The width of a text or a legend in pixels, as it would be drawn now."""
+  """Measures a text or a legend in pixels, as it would be drawn now."""
   # Typed Any as matplotlib does not annotate the renderer.
   canvas: Any = FigureCanvasAgg(artist.get_figure(root=True))
   return float(artist.get_window_extent(canvas.get_renderer()).width)

@@ -4,30 +4,26 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-  FixedLocator,
-  FuncFormatter,
-  LogLocator,
-  MaxNLocator,
-  NullFormatter,
-  NullLocator,
-  PercentFormatter,
-  StrMethodFormatter,
-)
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
+from experiments.figures.axes import (
+  describe,
+  dress,
+  is_stretched,
+  percent,
+  stretch,
+)
 from experiments.figures.canvas import (
   BLUE,
-  GREY,
   ORANGE,
   color_and_dash,
   count_steps,
   figure_with_axes,
-  legend,
+  grid,
   save,
 )
 from metajax.metric import Metric
@@ -38,12 +34,6 @@ __all__ = [
   'learning_curve',
   'metric_by_step',
 ]
-
-# Where a scale that is stretched towards 100% has its ticks.
-_SHARES = (
-  0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8,
-  0.9, 0.95, 0.98, 0.99, 0.995, 0.999,
-)  # fmt: skip
 
 
 def learning_curve(
@@ -120,7 +110,7 @@ def learning_curve(
   axes.set_xlabel('outer steps')
   axes.xaxis.set_major_formatter(StrMethodFormatter('{x:,.0f}'))
   axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-  _dress(axes, metric, baseline, baseline_name)
+  dress(axes, metric, baseline, baseline_name)
   return save(figure, path, title)
 
 
@@ -158,7 +148,7 @@ def metric_by_step(
     )
   figure, axes = figure_with_axes()
   steps = np.arange(len(means))
-  last = _describe(metric, means[-1], halves[-1])
+  last = describe(metric, means[-1], halves[-1])
   if len(means) == 1:  # a band of no width cannot be seen
     axes.errorbar(
       steps,
@@ -193,7 +183,7 @@ def metric_by_step(
     axes.margins(x=0.06)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
   axes.set_xlabel('inner steps')
-  _dress(axes, metric, baseline, baseline_name)
+  dress(axes, metric, baseline, baseline_name)
   return save(figure, path, title)
 
 
@@ -244,19 +234,16 @@ def comparison(
   at_end.set_xlabel(f'{metric.axis} at test, 95% interval')
   over_time.set_xlabel('seconds; lines: validation, dots: test')
   over_time.set_ylabel(metric.axis)
-  over_time.grid(color='#E3E5E8', lw=0.7)
-  at_end.grid(axis='x', color='#E3E5E8', lw=0.7)
-  for axes in (over_time, at_end):
-    axes.set_axisbelow(True)
-    axes.spines[['top', 'right']].set_visible(False)
-  if _is_stretched(metric):
+  grid(over_time)
+  grid(at_end, 'x')
+  if is_stretched(metric):
     ends = _ends(results.values())
     drawn = [value for curve in curves.values() for _, value in curve]
-    _stretch(over_time, 'y', ends + drawn)
-    _stretch(at_end, 'x', ends)
+    stretch(over_time, 'y', ends + drawn)
+    stretch(at_end, 'x', ends)
   elif metric.is_share:
-    over_time.yaxis.set_major_formatter(_percent())
-    at_end.xaxis.set_major_formatter(_percent())
+    over_time.yaxis.set_major_formatter(percent())
+    at_end.xaxis.set_major_formatter(percent())
   return save(figure, path, title)
 
 
@@ -306,85 +293,15 @@ def by_shots(
   axes.set_xticks(ticks, [str(tick) for tick in ticks])
   axes.xaxis.set_minor_formatter(NullFormatter())
   axes.set_xlabel(shots)
-  _dress(axes, metric)
-  if _is_stretched(metric):
-    _stretch(axes, 'y', _ends(itertools.chain(*results.values())))
+  dress(axes, metric)
+  if is_stretched(metric):
+    stretch(axes, 'y', _ends(itertools.chain(*results.values())))
   return save(figure, path, title)
-
-
-def _dress(
-  axes: Axes,
-  metric: Metric,
-  baseline: float | None = None,
-  baseline_name: str = '',
-) -> None:
-  """Adds what all charts share: a baseline, the y axis, the legend."""
-  if baseline is not None:
-    axes.axhline(
-      baseline,
-      color=GREY,
-      lw=1.3,
-      ls='--',
-      label=f'{baseline_name}, {_describe(metric, baseline)}',
-    )
-  axes.set_ylabel(metric.axis)
-  if metric.is_share:
-    axes.yaxis.set_major_formatter(_percent())
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -0.02), min(high, 1.02))
-  else:
-    drawn = np.concatenate([line.get_ydata() for line in axes.get_lines()])
-    drawn = drawn[np.isfinite(drawn)]
-    if len(drawn) and drawn.max() > 50 * drawn.min() > 0:
-      axes.set_yscale('log')
-      few = drawn.max() < 1e4 * drawn.min()
-      axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
-      axes.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
-      axes.yaxis.set_minor_formatter(NullFormatter())
-  legend(axes)
-
-
-def _percent() -> PercentFormatter:
-  """Ticks of shares; the sign stands beside the axis."""
-  return PercentFormatter(1, symbol='')
-
-
-def _is_stretched(metric: Metric) -> bool:
-  """Whether there is most to see near 100%."""
-  return metric.is_share and metric.higher_is_better
 
 
 def _ends(points: Iterable[tuple[float, float, float]]) -> list[float]:
   """Says where intervals end, given places, values and halves of them."""
   return [value + sign * half for _, value, half in points for sign in (-1, 1)]
-
-
-def _stretch(
-  axes: Axes, along: Literal['x', 'y'], shares: Sequence[float]
-) -> None:
-  """Sets a logit scale: halving the errors is as far anywhere near 100%."""
-  ends = np.clip([min(shares), max(shares)], _SHARES[0], _SHARES[-1])
-  logits = np.log(ends / (1 - ends))
-  logits += (0.1 + 0.05 * np.ptp(logits)) * np.array([-1, 1])  # a margin
-  axis = axes.xaxis if along == 'x' else axes.yaxis
-  # Limits come first: of what is all 100% the scale could make none.
-  getattr(axes, f'set_{along}lim')(1 / (1 + np.exp(-logits)))
-  # What reaches 100% is drawn to the edge, and not left out.
-  getattr(axes, f'set_{along}scale')('logit', nonpositive='clip')
-  axis.set_major_locator(FixedLocator(_SHARES))
-  axis.set_major_formatter(FuncFormatter(lambda share, _: f'{100 * share:g}'))
-  axis.set_minor_locator(NullLocator())
-
-
-def _describe(metric: Metric, value: float, half: float | None = None) -> str:
-  """Writes a value as the legend has it, perhaps with half an interval."""
-  if metric.is_share:
-    shown = metric.format(value)
-    if half is not None:
-      shown = metric.format_interval(value, half)
-    return f'{shown}{metric.unit}'
-  interval = '' if half is None else f' \N{PLUS-MINUS SIGN} {half:.2g}'
-  return f'{value:.3g}{interval} {metric.unit}'.rstrip()
 
 
 def _series(

@@ -51,7 +51,7 @@ def draw_curves(run: Finished) -> None:
 
 
 def title_of(run: Finished) -> str:
-  """The method and the protocol in one line."""
+  """Says in one line which method was tested on what."""
   protocol = run.outcome['protocol']
   ways = f'{protocol["ways"]}-way ' if 'ways' in protocol else ''
   evaluation = protocol.get('evaluation')
@@ -65,7 +65,7 @@ def title_of(run: Finished) -> str:
 def tested(
   run: Finished, sample: SampleTask, count: int
 ) -> list[tuple[Task, jax.Array]]:
-  """The first test tasks, and their outputs after 0, 1, ... inner steps."""
+  """Draws the first test tasks, with outputs after 0, 1, ... inner steps."""
   learner, normalisation, prepare = run.judge
   key = jax.random.key(TEST_SEED)
 

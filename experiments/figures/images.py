@@ -102,12 +102,7 @@ def image_task(
     ('predictions_after', after),
   ):
     same_length('query_images', query, name, values)
-  classes = np.unique(support_labels)
-  if missing := sorted(set(query_labels.tolist()) - set(classes.tolist())):
-    raise ValueError(
-      f'queries of the classes {missing} have no support example; the support'
-      f' set has {classes.tolist()}'
-    )
+  classes = _classes(support_labels, query_labels)
 
   rows = [
     (
@@ -182,15 +177,26 @@ def image_grid(
   return save(figure, path, title)
 
 
+def _classes(support_labels: np.ndarray, query_labels: np.ndarray) -> Any:
+  """Finds the classes of a task, each of which has to have an example."""
+  classes = np.unique(support_labels)
+  if missing := sorted(set(query_labels.tolist()) - set(classes.tolist())):
+    raise ValueError(
+      f'queries of the classes {missing} have no support example; the support'
+      f' set has {classes.tolist()}'
+    )
+  return classes
+
+
 def _drawable(images: jax.Array) -> jax.Array:
-  """Grey where the channels are not one colour or three."""
+  """Turns images grey whose channels are not one colour or three."""
   if images.shape[-1] in (1, 3):
     return images
   return jnp.mean(images, axis=-1, keepdims=True)
 
 
 def _pixels(images: Any, dimensions: int) -> np.ndarray:
-  """RGB in [0, 1], with dark ink on white where there is one channel."""
+  """Makes RGB in [0, 1]; ink is dark on white where there is one channel."""
   images = np.asarray(images)
   shape = images.shape
   if len(shape) != dimensions or shape[-1] not in (1, 3) or 0 in shape:
@@ -214,7 +220,7 @@ def _thumbnail(
   image: np.ndarray,
   right: bool | None = None,
 ) -> None:
-  """An image in a unit square, framed by what became of its prediction."""
+  """Draws an image in a unit square, framed by how its prediction did."""
   height, width = np.asarray(image.shape[:2]) / max(image.shape[:2])
   x, y = left + (1 - width) / 2, top + (1 - height) / 2
   axes.imshow(
@@ -242,7 +248,7 @@ def _thumbnail(
 def _caption(
   axes: Axes, left: float, top: float, before: Any, after: Any, label: Any
 ) -> None:
-  """The two predictions for a query, under its image."""
+  """Writes the two predictions for a query under its image."""
   y = top + 1.26
   arrow = '\N{RIGHTWARDS ARROW}'
   axes.text(left + 0.5, y, arrow, ha='center', va='center', size=9, color=GREY)

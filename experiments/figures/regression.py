@@ -1,11 +1,14 @@
-"""Pictures of regression: a wave, and images that are completed."""
+"""Pictures of regression: a wave, a table, and images to be completed."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.figures.canvas import (
@@ -14,6 +17,7 @@ from experiments.figures.canvas import (
   ORANGE,
   count_steps,
   figure_with_axes,
+  grid,
   legend,
   same_length,
   save,
@@ -27,11 +31,15 @@ from metajax.tasks import completion
 __all__ = [
   'draw_completion',
   'draw_sinusoid',
+  'draw_table',
   'on_grid',
   'sinusoid_task',
+  'table_task',
 ]
 
 _COMPLETED = 6  # images in the picture of a completion
+_TARGETS = 4  # of a table, those that are drawn
+_NAME_LENGTH = 40  # of a target; longer names are cut
 _UNKNOWN = (0.55, 0.75, 0.95)  # the colour of pixels that are not known
 
 
@@ -127,6 +135,121 @@ def sinusoid_task(
   return save(figure, path, title)
 
 
+def draw_table(run: Finished) -> None:
+  """Draws the curves, and one test task: predicted against true values."""
+  draw_curves(run)
+  ((task, outputs),) = tested(run, run.problem.test, 1)
+  true = _columns(task.query.targets)
+  # Behind the means, methods may predict how sure they are.
+  predicted = [_columns(each)[:, : true.shape[1]] for each in outputs]
+  last = len(predicted) - 1
+  names = run.problem.protocol.get('targets')
+  table_task(
+    run.workdir / 'test_task.png',
+    true,
+    predicted[0] if last else None,
+    predicted[-1],
+    last,
+    [names] if isinstance(names, str) else names,
+    f'{title_of(run)}: one test task',
+  )
+
+
+def table_task(
+  path: str | os.PathLike[str],
+  true: Any,
+  before: Any | None,
+  after: Any,
+  steps: int,
+  names: Sequence[str] | None,
+  title: str,
+) -> Figure:
+  """Draws one regression task on a table: predicted against true values.
+
+  Each target has a panel, up to the first four of them, and each query a point
+  in it, which is on the diagonal where the prediction is right.
+
+  Args:
+    path: the PNG file.
+    true: `[queries, targets]`, or `[queries]` of a single target.
+    before: the same of the predictions before adaptation; None for a method
+      that has none.
+    after: the same of those after it.
+    steps: how many inner steps there were.
+    names: of the targets; they are numbered if it is None.
+    title: one line with the protocol.
+
+  Returns:
+    The figure.
+
+  Raises:
+    ValueError: if shapes or the number of names do not fit together.
+  """
+  true, after = _columns(true), _columns(after)
+  drawn = {f'after {count_steps(steps)}' if steps else 'prediction': after}
+  if before is not None:
+    drawn = {'before adaptation': _columns(before)} | drawn
+  count = true.shape[1]
+  for name, values in drawn.items():
+    if values.shape != true.shape or not true.size:
+      raise ValueError(
+        f'the values {name!r} must be as many as the true ones, 1 or more; got'
+        f' shapes {values.shape} and {true.shape}'
+      )
+  if names is not None and len(names) != count:
+    raise ValueError(f'got {len(names)} names for {count} targets')
+  if names is None and count > 1:
+    names = [f'target {place}' for place in range(1, count + 1)]
+
+  shown = min(count, _TARGETS)
+  rows, columns = -(-shown // 2), min(shown, 2)
+  size = (5, 5.4) if shown == 1 else (4.2 * columns, 4 * rows + 0.8)
+  figure = Figure(figsize=size, layout='constrained')
+  panels = figure.subplots(rows, columns, squeeze=False).ravel()
+  for axes in panels[shown:]:
+    axes.remove()
+  for place, axes in enumerate(panels[:shown]):
+    of_target = {name: each[:, place] for name, each in drawn.items()}
+    _against_truth(axes, true[:, place], of_target)
+    if names is not None:
+      name = textwrap.shorten(names[place], _NAME_LENGTH, placeholder=' ...')
+      axes.set_title(name, fontsize=10, parse_math=False)
+  legend(panels[0])
+  if shown < count:
+    title += f', the first {shown} of {count} targets'
+  return save(figure, path, title)
+
+
+def _columns(values: Any) -> np.ndarray:
+  """Makes `[examples, targets]` of what may have a single target."""
+  values = np.asarray(values, float)
+  return values.reshape(len(values), -1)
+
+
+def _against_truth(
+  axes: Axes, true: np.ndarray, predicted: Mapping[str, np.ndarray]
+) -> None:
+  """Draws predictions of one target; the last of them stand out."""
+  finite = np.concatenate([true, *predicted.values()])
+  finite = finite[np.isfinite(finite)]
+  low, high = (finite.min(), finite.max()) if len(finite) else (0, 1)
+  margin = 0.05 * (high - low) or 0.5
+  ends = low - margin, high + margin
+  axes.plot(ends, ends, color='black', lw=1, label='prediction is right')
+  *firsts, last = predicted
+  for name in firsts:
+    axes.plot(
+      true, predicted[name], 'o', ms=5, mfc='none', mec=GREY, label=name
+    )
+  axes.plot(
+    true, predicted[last], 'o', ms=5.5, color=BLUE, mec='white', label=last
+  )
+  axes.set(xlim=ends, ylim=ends, aspect='equal')
+  axes.set_xlabel('true')
+  axes.set_ylabel('predicted')
+  grid(axes)
+
+
 def draw_completion(run: Finished) -> None:
   """Draws the curves, and a few test images: known, completed, true."""
   draw_curves(run)
@@ -158,7 +281,7 @@ def draw_completion(run: Finished) -> None:
 def on_grid(
   places: jax.Array, values: jax.Array, height: int, width: int
 ) -> jax.Array:
-  """Values at places from -1 to 1, as an image that is 0 elsewhere."""
+  """Puts values at places from -1 to 1 into an image that is 0 elsewhere."""
   lengths = jnp.array([[height, width]])
   rows, columns = jnp.floor((places + 1) / 2 * lengths).astype(int).T
   return jnp.zeros((height, width, 1)).at[rows, columns].set(values)

@@ -5,7 +5,15 @@ import pytest
 from drawn import TITLE, assert_nothing_is_cut, count, pixels, texts
 
 from experiments.figures import canvas, charts
-from metajax.metric import ACCURACY, LOSS, MEAN_SQUARED_ERROR
+from metajax.metric import (
+  ACCURACY,
+  EXPECTED_CALIBRATION_ERROR,
+  LOSS,
+  MACRO_F1,
+  MEAN_SQUARED_ERROR,
+  NEGATIVE_LOG_LIKELIHOOD,
+  Metric,
+)
 
 
 def records(num=100):
@@ -148,3 +156,55 @@ def test_accuracies_by_shots_show_every_number_of_examples(tmp_path):
 def test_a_comparison_of_nothing_is_refused(tmp_path):
   with pytest.raises(ValueError, match='no method'):
     charts.comparison(tmp_path / 'x.png', {}, {}, ACCURACY, TITLE)
+
+
+@pytest.mark.parametrize(
+  ('metric', 'order', 'scale', 'ticks'),
+  [
+    (ACCURACY, ['high', 'low'], 'logit', True),
+    (MACRO_F1, ['high', 'low'], 'logit', True),
+    (EXPECTED_CALIBRATION_ERROR, ['low', 'high'], 'linear', True),
+    (MEAN_SQUARED_ERROR, ['low', 'high'], 'linear', False),
+    (Metric('r2', higher_is_better=True), ['high', 'low'], 'linear', False),
+  ],
+)
+def test_direction_and_scale_come_from_the_metric(
+  tmp_path, metric, order, scale, ticks
+):
+  figure = charts.comparison(
+    tmp_path / 'a.png',
+    {'high': [(1, 0.8)], 'low': [(1, 0.3)]},
+    {'high': (2, 0.9, 0.01), 'low': (2, 0.2, 0.01)},
+    metric,
+    TITLE,
+  )
+  over_time, at_end = figure.axes
+  assert [label.get_text() for label in at_end.get_yticklabels()] == order
+  assert over_time.get_yscale() == at_end.get_xscale() == scale
+  assert over_time.get_ylabel() == metric.axis
+  assert at_end.get_xlabel().startswith(metric.axis)
+  shown = {label.get_text() for label in over_time.get_yticklabels()}
+  assert bool(shown & {'80', '80.0'}) == ticks
+  (axes,) = charts.by_shots(
+    tmp_path / 'b.png', {'maml': [(1, 0.9, 0.01)]}, metric, TITLE, 'examples'
+  ).axes
+  assert axes.get_yscale() == scale
+  assert axes.get_xlabel() == 'examples'
+
+
+def test_a_unit_stands_beside_axis_and_value(tmp_path):
+  figure = charts.metric_by_step(
+    tmp_path / 'a.png', [1.5, 0.25], [0.1, 0.02], NEGATIVE_LOG_LIKELIHOOD, TITLE
+  )
+  drawn = texts(figure)
+  assert 'negative log-likelihood (nats)' in drawn
+  assert 'mean, after 1 step 0.25 \N{PLUS-MINUS SIGN} 0.02 nats' in drawn
+
+
+def test_values_that_are_not_finite_do_not_hide_the_others(tmp_path):
+  figure = charts.metric_by_step(
+    tmp_path / 'a.png', [100.0, 1.0, np.inf, np.nan], [0.1] * 4, LOSS, TITLE
+  )
+  (axes,) = figure.axes
+  assert axes.get_yscale() == 'log'
+  assert axes.get_ylim()[1] < 1000

@@ -1,0 +1,97 @@
+"""How a metric is written on the axes and in the legend of a chart."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import (
+  FixedLocator,
+  FuncFormatter,
+  LogLocator,
+  NullFormatter,
+  NullLocator,
+  PercentFormatter,
+  StrMethodFormatter,
+)
+
+from experiments.figures.canvas import GREY, legend
+from metajax.metric import Metric
+
+__all__ = ['describe', 'dress', 'is_stretched', 'percent', 'stretch']
+
+# Where a scale that is stretched towards 100% has its ticks.
+_SHARES = (
+  0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8,
+  0.9, 0.95, 0.98, 0.99, 0.995, 0.999,
+)  # fmt: skip
+
+
+def dress(
+  axes: Axes,
+  metric: Metric,
+  baseline: float | None = None,
+  baseline_name: str = '',
+) -> None:
+  """Adds what all charts share: a baseline, the y axis, the legend."""
+  if baseline is not None:
+    axes.axhline(
+      baseline,
+      color=GREY,
+      lw=1.3,
+      ls='--',
+      label=f'{baseline_name}, {describe(metric, baseline)}',
+    )
+  axes.set_ylabel(metric.axis)
+  if metric.is_share:
+    axes.yaxis.set_major_formatter(percent())
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -0.02), min(high, 1.02))
+  else:
+    drawn = np.concatenate([line.get_ydata() for line in axes.get_lines()])
+    drawn = drawn[np.isfinite(drawn)]
+    if len(drawn) and drawn.max() > 50 * drawn.min() > 0:
+      axes.set_yscale('log')
+      few = drawn.max() < 1e4 * drawn.min()
+      axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+      axes.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
+      axes.yaxis.set_minor_formatter(NullFormatter())
+  legend(axes)
+
+
+def describe(metric: Metric, value: float, half: float | None = None) -> str:
+  """Writes a value as the legend has it, perhaps with half an interval."""
+  if metric.is_share:
+    shown = metric.format(value)
+    if half is not None:
+      shown = metric.format_interval(value, half)
+    return f'{shown}{metric.unit}'
+  interval = '' if half is None else f' \N{PLUS-MINUS SIGN} {half:.2g}'
+  return f'{value:.3g}{interval} {metric.unit}'.rstrip()
+
+
+def percent() -> PercentFormatter:
+  """Ticks of shares; the sign stands beside the axis."""
+  return PercentFormatter(1, symbol='')
+
+
+def is_stretched(metric: Metric) -> bool:
+  """Whether there is most to see near 100%."""
+  return metric.is_share and metric.higher_is_better
+
+
+def stretch(
+  axes: Axes, along: Literal['x', 'y'], shares: Sequence[float]
+) -> None:
+  """Sets a logit scale: halving the errors is as far anywhere near 100%."""
+  ends = np.clip([min(shares), max(shares)], _SHARES[0], _SHARES[-1])
+  logits = np.log(ends / (1 - ends))
+  logits += (0.1 + 0.05 * np.ptp(logits)) * np.array([-1, 1])  # a margin
+  axis = axes.xaxis if along == 'x' else axes.yaxis
+  # Limits come first: of what is all 100% the scale could make none.
+  getattr(axes, f'set_{along}lim')(1 / (1 + np.exp(-logits)))
+  # What reaches 100% is drawn to the edge, and not left out.
+  getattr(axes, f'set_{along}scale')('logit', nonpositive='clip')
+  axis.set_major_locator(FixedLocator(_SHARES))
+  axis.set_major_formatter(FuncFormatter(lambda share, _: f'{100 * share:g}'))
+  axis.set_minor_locator(NullLocator())

@@ -1,0 +1,123 @@
+"""The pictures of finished runs, each of a method that learns nothing."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from drawn import assert_nothing_is_cut, pixels
+
+from experiments.figures import finished, images, regression
+from experiments.runner.loop import Finished
+from experiments.runner.problem import Judge
+from metajax.adaptation.classes import one_step
+from metajax.base import PADDING, Batch, Learner, Task
+from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR
+from metajax.tasks import completion, sinusoid
+
+
+def finished_run(workdir, sample, num_outputs, metric, protocol=None):
+  def adapt(key, meta_params, support):
+    return meta_params, one_step(0 * meta_params, meta_params)
+
+  learner = Learner(
+    init=lambda key, inputs: jnp.ones(num_outputs),
+    adapt=adapt,
+    predict=lambda adapted, inputs: jnp.broadcast_to(
+      adapted, (len(inputs), num_outputs)
+    ),
+  )
+  return Finished(
+    problem=SimpleNamespace(
+      metric=metric,
+      test=sample,
+      recipe=SimpleNamespace(shots=10),
+      protocol=protocol or {},
+    ),
+    judge=Judge(learner, 'transductive', lambda params: params),
+    meta_params=jnp.ones(num_outputs),
+    outcome={
+      'algorithm': 'nothing',
+      'protocol': {'dataset': 'made up', 'shots': 10, 'test_tasks': 4},
+      'baseline': {f'zero_{metric.name}': 0.3, 'zero_ci95': 0.1},
+      'test': {
+        f'{metric.name}_by_step': [0.5, 0.4],
+        'ci95_by_step': [0.1, 0.1],
+      },
+    },
+    workdir=workdir,
+  )
+
+
+def table(key):
+  """Two targets of five numbers."""
+
+  def draw(key):
+    inputs = jax.random.normal(key, (12, 5))
+    return Batch(inputs, inputs[:, :2])
+
+  support, query = jax.random.split(key)
+  return Task(draw(support), draw(query))
+
+
+def classes(key):
+  """Three classes, one of which only fills the task up."""
+
+  def draw(key):
+    return Batch(
+      jax.random.uniform(key, (6, 8, 8, 2)), jnp.array([0, 1, 0, 1, PADDING, 0])
+    )
+
+  support, query = jax.random.split(key)
+  return Task(draw(support), draw(query))
+
+
+DRAWN = [
+  (regression.draw_sinusoid, sinusoid(10, 20), 1, 'test_task'),
+  (regression.draw_table, table, 2, 'test_task'),
+  (regression.draw_table, table, 4, 'test_task'),  # two targets, two variances
+  (
+    regression.draw_completion,
+    completion(np.zeros((7, 6, 6), np.float32), 10, 10),
+    1,
+    'completed',
+  ),
+  (images.draw_images, classes, 3, 'test_task'),
+]
+
+
+@pytest.mark.parametrize(('draw', 'sample', 'num_outputs', 'name'), DRAWN)
+def test_a_run_has_its_pictures(tmp_path, draw, sample, num_outputs, name):
+  metric = ACCURACY if draw is images.draw_images else MEAN_SQUARED_ERROR
+  draw(finished_run(tmp_path, sample, num_outputs, metric))
+  assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+    [f'{name}.png', f'{metric.name}_by_inner_step.png']
+  )
+  for path in tmp_path.iterdir():
+    assert_nothing_is_cut(pixels(path))
+
+
+def test_a_learning_curve_is_drawn_of_what_was_recorded(tmp_path):
+  run = finished_run(tmp_path, table, 2, MEAN_SQUARED_ERROR)
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "mse": 0.5}\n')
+  run.outcome['baseline'].clear()
+  finished.draw_curves(run)
+  assert (tmp_path / 'learning_curve.png').exists()
+
+
+@pytest.mark.parametrize('names', ['size', ['size', 'price'], None])
+def test_the_protocol_may_name_the_targets(tmp_path, monkeypatch, names):
+  made = []
+  monkeypatch.setattr(
+    regression, 'table_task', lambda *arguments: made.append(arguments)
+  )
+  protocol = {'targets': names} if names else None
+  regression.draw_table(
+    finished_run(tmp_path, table, 2, MEAN_SQUARED_ERROR, protocol)
+  )
+  ((_, true, before, after, steps, given, title),) = made
+  assert given == (['size'] if names == 'size' else names)
+  assert true.shape == before.shape == after.shape == (12, 2)
+  assert steps == 1
+  assert title == 'nothing, made up, 10-shot: one test task'
