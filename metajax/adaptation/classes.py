@@ -155,3 +155,16 @@ def one_step(before: PyTree, adapted: PyTree) -> Adaptation:
   """
   trajectory = jax.tree.map(lambda *leaves: jnp.stack(leaves), before, adapted)
   return Adaptation(jnp.zeros((0,)), trajectory)
+
+
+class Classifier(NamedTuple):
+  """An embedding and a linear layer on top of it."""
+
+  params: PyTree  # of the embedding
+  kernel: jax.Array  # [features, ways]
+  bias: jax.Array  # [ways]
+
+
+def classify(classifier: Classifier, features: jax.Array) -> jax.Array:
+  """The logits `[examples, ways]` of a linear layer on features."""
+  return features @ classifier.kernel + classifier.bias[None, :]

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.algorithms.maml import (
+from metajax.adaptation.gradient_learner import (
   InnerOptimizer,
   check_inner_loop,
   gradient_learner,

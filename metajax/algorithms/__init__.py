@@ -1,5 +1,6 @@
 """One file a method. The table of all of them is `metajax.algorithms.table`."""
 
+from metajax.adaptation.gradient_learner import gradient_learner
 from metajax.adaptation.learned_descent import learned_descent
 from metajax.algorithms.alfa import alfa
 from metajax.algorithms.anil import anil
@@ -13,7 +14,7 @@ from metajax.algorithms.imaml import imaml
 from metajax.algorithms.in_context import in_context
 from metajax.algorithms.leo import leo
 from metajax.algorithms.lr_d2 import lr_d2
-from metajax.algorithms.maml import gradient_learner, maml
+from metajax.algorithms.maml import maml
 from metajax.algorithms.maml_plus_plus import maml_plus_plus
 from metajax.algorithms.matchingnet import matchingnet
 from metajax.algorithms.meta_curvature import meta_curvature

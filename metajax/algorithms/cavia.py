@@ -23,7 +23,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax.algorithms.maml import check_inner_loop, gradient_learner
+from metajax.adaptation.gradient_learner import (
+  check_inner_loop,
+  gradient_learner,
+)
 from metajax.base import (
   Adaptation,
   Batch,

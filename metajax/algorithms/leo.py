@@ -39,15 +39,16 @@ import jax.numpy as jnp
 import optax
 
 from metajax.adaptation.classes import (
+  Classifier,
   Targets,
   check_num_classes,
   class_means,
+  classify,
   encode_classes,
   rule_out_absent,
   unit_length,
 )
-from metajax.algorithms.maml import check_inner_loop
-from metajax.algorithms.protomaml import Classifier, classify
+from metajax.adaptation.gradient_learner import check_inner_loop
 from metajax.base import (
   Adaptation,
   Batch,

@@ -27,13 +27,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax.adaptation.gradient_learner import check_inner_loop
 from metajax.adaptation.learned_descent import (
   LearnedDescent,
   at_step,
   by_step,
   learned_descent,
 )
-from metajax.algorithms.maml import check_inner_loop
 from metajax.algorithms.reptile import outer_optimizer as with_state
 from metajax.base import (
   Learner,

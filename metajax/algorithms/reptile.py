@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.algorithms.maml import InnerOptimizer, check_inner_loop
+from metajax.adaptation.gradient_learner import InnerOptimizer, check_inner_loop
 from metajax.base import (
   Adaptation,
   Batch,

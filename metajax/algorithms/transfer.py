@@ -29,7 +29,8 @@ from metajax.adaptation.classes import (
   one_step,
   unit_length,
 )
-from metajax.algorithms.maml import InnerOptimizer, gradient_learner, maml
+from metajax.adaptation.gradient_learner import InnerOptimizer, gradient_learner
+from metajax.algorithms.maml import maml
 from metajax.algorithms.protonet import Prototypes, protonet
 from metajax.base import (
   Adapt,

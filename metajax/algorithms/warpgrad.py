@@ -29,7 +29,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from metajax.algorithms.maml import check_inner_loop, gradient_learner
+from metajax.adaptation.gradient_learner import (
+  check_inner_loop,
+  gradient_learner,
+)
 from metajax.base import MetaLearner, Metrics, Model, Objective, PyTree, Task
 from metajax.estimators import gradient_of, query_loss
 from metajax.inner.descend import Checkpoint

@@ -23,7 +23,7 @@ from several_processes import (
 )
 
 import metajax
-from metajax.algorithms.maml import gradient_learner
+from metajax.adaptation.gradient_learner import gradient_learner
 from metajax.base import MetaLearner, map_tasks
 from metajax.devices import parallel
 from metajax.devices.collectives import collectives
