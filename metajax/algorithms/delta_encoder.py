@@ -28,13 +28,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from metajax.algorithms.hallucination import (
-  Generator,
-  Hallucinated,
-  change_of,
-  hallucinate,
-)
+from metajax.adaptation.generators import Generator, change_of
+from metajax.adaptation.state import with_state
+from metajax.algorithms.hallucination import Hallucinated, hallucinate
 from metajax.base import (
   PADDING,
   Batch,
@@ -87,8 +85,7 @@ def delta_encoder(
 ) -> MetaLearner:
   """Puts a delta-encoder in front of a learner on features.
 
-  Train it with `outer_optimizer` of Reptile and the labels `OPTIMIZED`: the
-  moments are averages, of which the meta-gradient is the step.
+  Train it with `outer_optimizer`, which lets the moments average themselves.
 
   Args:
     embedding: `[examples, ...]` to `[examples, features]`.
@@ -184,10 +181,24 @@ def delta_encoder(
   )
 
 
-# What `outer_optimizer` of Reptile is to do with which meta-parameters.
+# The moments of codes are averages, of which the meta-gradient is the step.
 OPTIMIZED = Hallucinated(
   'weights', DeltaEncoder('weights', 'weights', 'state'), 'weights'
 )
+
+
+def outer_optimizer(
+  optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Applies `optimizer` to all but the moments of codes.
+
+  Args:
+    optimizer: for encoder, decoder, embedding and learner.
+
+  Returns:
+    An optimiser of `Hallucinated` with a `DeltaEncoder`.
+  """
+  return with_state(optimizer, OPTIMIZED)
 
 
 def draw_codes(key: jax.Array, moments: Moments, number: int) -> jax.Array:

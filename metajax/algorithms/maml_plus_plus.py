@@ -34,7 +34,7 @@ from metajax.adaptation.learned_descent import (
   by_step,
   learned_descent,
 )
-from metajax.algorithms.reptile import outer_optimizer as with_state
+from metajax.adaptation.state import with_state
 from metajax.base import (
   Learner,
   MetaGradient,

@@ -18,10 +18,10 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from metajax.adaptation.gradient_learner import InnerOptimizer, check_inner_loop
+from metajax.adaptation.state import with_state
 from metajax.base import (
   Adaptation,
   Batch,
@@ -160,33 +160,9 @@ def outer_optimizer(
   Args:
     optimizer: for the weights; the authors' is SGD with a rate that falls
       linearly from 1 to 0.
-    labels: which of the meta-parameters are `'weights'`, and which `'state'`,
-      from which their gradient is subtracted as it is.
+    labels: which of the meta-parameters are what, see `with_state`.
 
   Returns:
     An optimiser of meta-parameters such as `ReptileParams`.
   """
-  return optax.partition(
-    {
-      'weights': optimizer,
-      'state': optax.chain(optax.sgd(1.0), _whole_updates()),
-    },
-    labels,
-  )
-
-
-def _whole_updates() -> optax.GradientTransformation:
-  """Rounds the updates of integers, such as Adam's count of steps.
-
-  A mean over tasks is a whole number to rounding only, and what is a little
-  less than 1 would be cut off to 0.
-  """
-
-  def whole(update: jax.Array, param: jax.Array) -> jax.Array:
-    if jnp.issubdtype(jnp.result_type(param), jnp.integer):
-      return jnp.round(update).astype(jnp.result_type(param))
-    return update
-
-  return optax.stateless(
-    lambda updates, params: jax.tree.map(whole, updates, params)
-  )
+  return with_state(optimizer, labels)
