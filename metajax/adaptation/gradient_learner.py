@@ -43,9 +43,24 @@ def gradient_learner(
 ) -> Learner:
   """A learner that descends the support loss from its meta-parameters.
 
-  Args and errors are those of `maml`, except for `first_order`, which is
-  `second_order='none'` here. `inner_lr` may be anything traced that
-  `inner_optimizer` takes, such as learned rates (see `learned_descent`).
+  Args:
+    model: the network.
+    objective: of the support set.
+    inner_lr: rate of the inner steps, for a loss that is a mean; or anything
+      traced that `inner_optimizer` takes, such as learned rates (see
+      `learned_descent`).
+    num_steps: inner steps.
+    second_order: how inner gradients are differentiated (see `descend`).
+    checkpoint: what is computed again instead of kept (see `descend`).
+    inner_optimizer: makes the inner optimiser from `inner_lr`.
+    adapts: which parameters adapt; the others stay as they are.
+
+  Returns:
+    A `Learner` whose meta-parameters are those of the model.
+
+  Raises:
+    ValueError: if `inner_lr` is a number that is not positive, `num_steps` is
+      negative, or `second_order` or `checkpoint` is unknown.
   """
   check_inner_loop(inner_lr, num_steps)
 

@@ -14,7 +14,6 @@ References:
   https://arxiv.org/abs/1803.02999 and their supervised-reptile.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -45,7 +44,17 @@ class ReptileParams(NamedTuple):
 
 _REPTILE_LABELS = ReptileParams('weights', 'state')
 
-authors_adam = partial(optax.adam, b1=0.0)
+
+def authors_adam(inner_lr: float) -> optax.GradientTransformation:
+  """The inner optimiser of the authors: Adam without momentum.
+
+  Args:
+    inner_lr: its rate.
+
+  Returns:
+    An optax transformation.
+  """
+  return optax.adam(inner_lr, b1=0.0)
 
 
 def reptile(
@@ -69,8 +78,8 @@ def reptile(
     num_steps: inner steps.
     inner_batch: examples per inner step, drawn by passes in random order over
       the support set; the whole set by default.
-    inner_optimizer: makes the inner optimiser from its rate; Adam with b1 = 0
-      by default.
+    inner_optimizer: makes the inner optimiser from its rate; by default Adam
+      without momentum, as the authors have it.
 
   Returns:
     A `MetaLearner` whose meta-parameters are `ReptileParams`.
