@@ -18,6 +18,11 @@ Metrics = dict[str, jax.Array]
 # and class means leave it out.
 PADDING = -1
 
+# The score of what must not be chosen: a class that a task does not have, an
+# example that is padding. Minus infinity would make the loss of such a class
+# infinite, and gradients that meet it (inf - inf, 0 * inf) no numbers.
+EXCLUDED = -1e30
+
 
 class Batch(NamedTuple):
   """Labelled examples; every leaf has a leading axis of examples."""

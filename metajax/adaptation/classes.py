@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from metajax.base import Adaptation, PyTree
+from metajax.base import EXCLUDED, Adaptation, PyTree
 
 # Of the length of a vector: what is shorter has no direction.
 _SHORT = 1e-5
@@ -140,7 +140,7 @@ def rule_out_absent(logits: jax.Array, present: jax.Array) -> jax.Array:
   Returns:
     The logits, finite but very low for what is not present.
   """
-  return jnp.where(present[None], logits, jnp.asarray(-1e30, logits.dtype))
+  return jnp.where(present[None], logits, jnp.asarray(EXCLUDED, logits.dtype))
 
 
 def one_step(before: PyTree, adapted: PyTree) -> Adaptation:

@@ -32,6 +32,7 @@ from metajax.adaptation.classes import (
   unit_length,
 )
 from metajax.base import (
+  EXCLUDED,
   Adaptation,
   Batch,
   Learner,
@@ -163,7 +164,7 @@ def matchingnet(
 
 def _only(real: jax.Array, scores: jax.Array) -> jax.Array:
   """Scores of a softmax that leaves out what is not real."""
-  return jnp.where(real, scores, -1e30)
+  return jnp.where(real, scores, EXCLUDED)
 
 
 def read_support(

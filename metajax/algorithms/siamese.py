@@ -24,6 +24,7 @@ from metajax.adaptation.classes import (
   one_step,
 )
 from metajax.base import (
+  EXCLUDED,
   Adaptation,
   Batch,
   Learner,
@@ -187,6 +188,5 @@ def _logits(
 
 def _most_similar(logits: jax.Array, members: jax.Array) -> jax.Array:
   """Of logits [queries, examples] the largest of each class."""
-  # Finite, so that a class without examples has a finite loss too.
-  of_class = jnp.where(members[None] > 0, logits[:, :, None], -1e30)
+  of_class = jnp.where(members[None] > 0, logits[:, :, None], EXCLUDED)
   return jnp.max(of_class, axis=1)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metajax.base import Model
+from metajax.base import EXCLUDED, Model
 from metajax.models.adapters import from_linen
 from metajax.models.layers import (
   BatchNorm,
@@ -252,11 +252,11 @@ class _TransformerBlock(nn.Module):
     scores = jnp.einsum('...qhd,...khd->...hqk', query, key)
     scores = scores / (width // self.heads) ** 0.5
     if real is not None:
-      scores = jnp.where(jnp.expand_dims(real, (-3, -2)), scores, -1e30)
+      scores = jnp.where(jnp.expand_dims(real, (-3, -2)), scores, EXCLUDED)
     if self.causal:
       seen = jnp.tril(jnp.ones((length, length), bool))
       scores = jnp.where(
-        jnp.expand_dims(seen, tuple(range(scores.ndim - 2))), scores, -1e30
+        jnp.expand_dims(seen, tuple(range(scores.ndim - 2))), scores, EXCLUDED
       )
     mixed = jnp.einsum('...hqk,...khd->...qhd', nn.softmax(scores), value)
     mixed = mixed.reshape(*mixed.shape[:-2], width)
