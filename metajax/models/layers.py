@@ -10,12 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metajax.models.convolution import convolve
+from metajax.models.pooling import max_pool
 from metajax.models.windows import (
   Lowering,
   Padding,
-  convolve,
   geometry,
-  max_pool,
   pair,
   resolve,
 )
