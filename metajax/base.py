@@ -11,6 +11,33 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+__all__ = [
+  'EXCLUDED',
+  'PADDING',
+  'Adapt',
+  'Adaptation',
+  'Apply',
+  'Batch',
+  'Freeze',
+  'InitLearner',
+  'InitModel',
+  'Learner',
+  'Measure',
+  'MetaGradient',
+  'MetaLearner',
+  'Metrics',
+  'Model',
+  'Objective',
+  'Predict',
+  'PyTree',
+  'SampleTask',
+  'Task',
+  'map_tasks',
+  'num_tasks',
+  'sample_tasks',
+  'task_keys',
+]
+
 PyTree = Any
 Metrics = dict[str, jax.Array]
 

@@ -8,6 +8,22 @@ from jax.typing import DTypeLike
 
 from metajax.base import EXCLUDED, Adaptation, PyTree
 
+__all__ = [
+  'Classifier',
+  'Targets',
+  'are_numbers',
+  'check_classes',
+  'check_num_classes',
+  'class_means',
+  'classify',
+  'encode_classes',
+  'encode_targets',
+  'memberships',
+  'one_step',
+  'rule_out_absent',
+  'unit_length',
+]
+
 # Of the length of a vector: what is shorter has no direction.
 _SHORT = 1e-5
 

@@ -11,6 +11,8 @@ from metajax.base import Model, PyTree
 from metajax.models import from_linen
 from metajax.precision import drawn_like_inputs
 
+__all__ = ['Generator', 'change_of']
+
 
 class Generator(NamedTuple):
   """Makes new examples of the classes of given ones."""

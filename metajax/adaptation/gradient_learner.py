@@ -26,6 +26,8 @@ from metajax.inner import partition
 from metajax.inner.descend import Checkpoint, descend
 from metajax.inner.second_order import SecondOrder
 
+__all__ = ['InnerOptimizer', 'check_inner_loop', 'gradient_learner']
+
 # From a rate, or from whatever is learned in its place.
 InnerOptimizer = Callable[[Any], optax.GradientTransformation]
 

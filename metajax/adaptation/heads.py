@@ -16,6 +16,14 @@ from metajax.base import (
   PyTree,
 )
 
+__all__ = [
+  'TransferParams',
+  'cosine_head',
+  'fit_head',
+  'linear_head',
+  'with_head',
+]
+
 
 class TransferParams(NamedTuple):
   """An embedding with a head: over all classes of training, or of a task."""

@@ -27,6 +27,15 @@ from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
 
+__all__ = [
+  'InitInner',
+  'LearnedDescent',
+  'UpdateOfStep',
+  'at_step',
+  'by_step',
+  'learned_descent',
+]
+
 
 class LearnedDescent(NamedTuple):
   """Meta-parameters of a learned descent, and what adapting makes of them."""

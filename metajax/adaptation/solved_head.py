@@ -21,6 +21,17 @@ from metajax.adaptation.classes import Targets, rule_out_absent
 from metajax.base import Adaptation, Batch, Learner, Model, PyTree
 from metajax.inner import partition
 
+__all__ = [
+  'HeadParams',
+  'Solve',
+  'SolvedHead',
+  'ridge_regression',
+  'solve_definite',
+  'solve_positive',
+  'solved_head_learner',
+  'with_constant',
+]
+
 
 class HeadParams(NamedTuple):
   """Meta-parameters of a method whose head is solved."""

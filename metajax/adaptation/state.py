@@ -12,6 +12,8 @@ import optax
 
 from metajax.base import PyTree
 
+__all__ = ['with_state']
+
 
 def with_state(
   optimizer: optax.GradientTransformation, labels: PyTree

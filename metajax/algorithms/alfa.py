@@ -42,6 +42,8 @@ from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
 from metajax.models import mlp
 
+__all__ = ['AdaptiveRule', 'alfa']
+
 
 class AdaptiveRule(NamedTuple):
   """What is learned of the inner optimiser; arrays are those that adapt."""

@@ -19,6 +19,8 @@ from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
 
+__all__ = ['anil']
+
 
 def anil(
   model: Model,

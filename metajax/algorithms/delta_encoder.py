@@ -48,6 +48,19 @@ from metajax.estimators import gradient_of, query_loss
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
 
+__all__ = [
+  'OPTIMIZED',
+  'DeltaEncoder',
+  'Moments',
+  'Pairs',
+  'delta_encoder',
+  'draw_codes',
+  'draw_pairs',
+  'moments_of',
+  'outer_optimizer',
+  'reconstruction_errors',
+]
+
 
 class Moments(NamedTuple):
   """Of the codes of training pairs."""
@@ -154,7 +167,7 @@ def delta_encoder(
     )
     decoded = decoder.apply(params.decoder, (pairs.references, codes))
     steps = jax.tree.map(
-      lambda average, now: averaging_rate * approach(average, now),
+      lambda average, now: averaging_rate * _approach(average, now),
       params.moments,
       moments_of(codes, pairs.weights),
     )
@@ -216,7 +229,7 @@ def moments_of(codes: jax.Array, weights: jax.Array) -> Moments:
   return Moments(weights @ codes, (codes * weights[:, None]).T @ codes)
 
 
-def approach(average: jax.Array, now: jax.Array) -> jax.Array:
+def _approach(average: jax.Array, now: jax.Array) -> jax.Array:
   """Zero, with the derivative `average - now` for the average alone."""
   stop = jax.lax.stop_gradient
   return jnp.sum((average - stop(average)) * stop(average - now))

@@ -19,6 +19,8 @@ from metajax.base import MetaLearner, Model, Objective
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 
+__all__ = ['fomaml']
+
 
 def fomaml(
   model: Model,

@@ -35,6 +35,8 @@ from metajax.base import (
 from metajax.estimators import backprop
 from metajax.inner import partition
 
+__all__ = ['Hallucinated', 'hallucinate', 'identity', 'noisy_copies']
+
 # For learners that need no network of their own on features.
 identity = Model(
   init=lambda key, inputs: (), apply=lambda params, inputs: inputs

@@ -36,6 +36,8 @@ from metajax.estimators import backprop
 from metajax.inner.descend import descend
 from metajax.inner.implicit import Loss, implicit_minimum
 
+__all__ = ['imaml']
+
 
 def imaml(
   model: Model,

@@ -46,6 +46,8 @@ from metajax.estimators import backprop
 from metajax.models import transformer
 from metajax.precision import drawn_like_inputs
 
+__all__ = ['Context', 'InContextParams', 'in_context']
+
 
 class InContextParams(NamedTuple):
   """Meta-parameters of an in-context learner."""

@@ -67,6 +67,16 @@ from metajax.inner.descend import descend
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
 
+__all__ = [
+  'Codes',
+  'Gaussian',
+  'LeoParams',
+  'correlation',
+  'divergence',
+  'encoder_penalty',
+  'leo',
+]
+
 # Standard deviation of codes before training. (The authors' is zero or a
 # little more.)
 _FIRST_STDDEV = 0.1

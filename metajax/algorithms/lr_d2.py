@@ -31,6 +31,8 @@ from metajax.adaptation.solved_head import (
 from metajax.base import MetaLearner, Model, Objective
 from metajax.estimators import backprop
 
+__all__ = ['lr_d2', 'newton_step']
+
 
 def lr_d2(
   model: Model,

@@ -21,6 +21,8 @@ from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
 
+__all__ = ['maml']
+
 
 def maml(
   model: Model,

@@ -50,6 +50,13 @@ from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
 
+__all__ = [
+  'PlusPlusParams',
+  'maml_plus_plus',
+  'outer_optimizer',
+  'step_weights',
+]
+
 
 class PlusPlusParams(NamedTuple):
   """Meta-parameters of MAML++."""

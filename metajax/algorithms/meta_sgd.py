@@ -26,6 +26,8 @@ from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
 
+__all__ = ['meta_sgd']
+
 
 def meta_sgd(
   model: Model,

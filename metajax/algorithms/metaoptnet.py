@@ -36,6 +36,8 @@ from metajax.adaptation.solved_head import (
 from metajax.base import EXCLUDED, MetaLearner, Model, Objective
 from metajax.estimators import backprop
 
+__all__ = ['metaoptnet', 'support_vector_machine']
+
 
 def metaoptnet(
   model: Model,

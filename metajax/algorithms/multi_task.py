@@ -33,6 +33,8 @@ from metajax.base import (
   Task,
 )
 
+__all__ = ['multi_task']
+
 
 def multi_task(
   model: Model,

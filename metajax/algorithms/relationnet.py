@@ -49,6 +49,14 @@ from metajax.models import Conv, LayerNorm, from_linen, max_pool
 from metajax.objectives import cross_entropy
 from metajax.precision import drawn_like_inputs
 
+__all__ = [
+  'Relation',
+  'RelationParams',
+  'relation_error',
+  'relation_module',
+  'relationnet',
+]
+
 
 class RelationParams(NamedTuple):
   """Meta-parameters of a relation network."""

@@ -34,6 +34,14 @@ from metajax.estimators import displacement
 from metajax.inner import partition
 from metajax.inner.descend import descend
 
+__all__ = [
+  'ReptileParams',
+  'authors_adam',
+  'minibatches',
+  'outer_optimizer',
+  'reptile',
+]
+
 
 class ReptileParams(NamedTuple):
   """Meta-parameters of Reptile."""

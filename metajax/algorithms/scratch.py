@@ -32,6 +32,8 @@ from metajax.base import (
 )
 from metajax.estimators import backprop
 
+__all__ = ['from_scratch', 'nearest_class_mean']
+
 
 def from_scratch(
   model: Model,

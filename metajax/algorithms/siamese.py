@@ -37,6 +37,8 @@ from metajax.base import (
 )
 from metajax.estimators import gradient_of
 
+__all__ = ['Siamese', 'SiameseParams', 'pair_loss', 'siamese', 'verify']
+
 
 class SiameseParams(NamedTuple):
   """Meta-parameters of a siamese network."""

@@ -42,6 +42,8 @@ from metajax.base import (
   Predict,
 )
 
+__all__ = ['baseline', 'baseline_plus_plus', 'nearest_mean', 'transfer']
+
 
 def baseline(
   model: Model,
@@ -80,7 +82,7 @@ def baseline(
   """
   _check_classes(num_classes, train_classes)
   new = linear_head(num_classes)
-  return trained_on_classes(
+  return _trained_on_classes(
     with_head(model, linear_head(train_classes)),
     objective,
     fit_head(model, new, objective, inner_lr, num_steps),
@@ -128,7 +130,7 @@ def baseline_plus_plus(
   """
   _check_classes(num_classes, train_classes)
   new = cosine_head(num_classes, scale, learn_scale)
-  return trained_on_classes(
+  return _trained_on_classes(
     with_head(model, cosine_head(train_classes, train_scale, learn_scale)),
     objective,
     fit_head(model, new, objective, inner_lr, num_steps),
@@ -184,7 +186,7 @@ def transfer(
     start = TransferParams(params, head.init(head_key, features))
     return tuner.adapt(adapt_key, start, support)
 
-  return trained_on_classes(
+  return _trained_on_classes(
     with_head(model, linear_head(train_classes)), objective, adapt, new.apply
   )
 
@@ -219,7 +221,7 @@ def nearest_mean(
   ) -> tuple[Prototypes, Adaptation]:
     return by_means.adapt(key, meta_params.params, support)
 
-  return trained_on_classes(
+  return _trained_on_classes(
     with_head(model, linear_head(train_classes)),
     objective,
     adapt,
@@ -227,7 +229,7 @@ def nearest_mean(
   )
 
 
-def trained_on_classes(
+def _trained_on_classes(
   classifier: Model, objective: Objective, adapt: Adapt, predict: Predict
 ) -> MetaLearner:
   """A method whose training is that of a classifier of all classes.

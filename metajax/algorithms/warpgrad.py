@@ -38,6 +38,8 @@ from metajax.estimators import gradient_of, query_loss
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
 
+__all__ = ['task_layers', 'warpgrad']
+
 
 def task_layers(path: str) -> bool:
   """Selects the layers whose names do not begin with `warp`."""

@@ -8,6 +8,8 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
+__all__ = ['Cost', 'cost']
+
 
 class Cost(NamedTuple):
   """The work of one call."""

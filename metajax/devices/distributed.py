@@ -15,6 +15,16 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+__all__ = [
+  'ClusterError',
+  'agree',
+  'collect',
+  'gather',
+  'initialize',
+  'is_lost_connection',
+  'is_primary',
+]
+
 _EXCHANGE = re.compile(
   r'\bGloo\b|\bNCCL\b|UNAVAILABLE|DEADLINE_EXCEEDED|coordination service'
 )

@@ -11,6 +11,20 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from metajax.base import PyTree
 
+__all__ = [
+  'MODEL',
+  'TASK',
+  'Rule',
+  'axis_size',
+  'by_path',
+  'largest_dimension',
+  'make_mesh',
+  'put',
+  'replicated',
+  'shardings',
+  'with_places',
+]
+
 TASK = 'task'  # the axis of a mesh that tasks are divided over
 MODEL = 'model'  # the axis that a single network is divided over
 

@@ -24,6 +24,14 @@ from metajax.base import (
 from metajax.devices.cost import cost
 from metajax.devices.mesh import TASK, axis_size
 
+__all__ = [
+  'ChunkSize',
+  'choose_chunk_size',
+  'data_parallel',
+  'map_over_devices',
+  'microbatch',
+]
+
 ChunkSize = int | Literal['auto']
 
 # On a CPU, work below this leaves vector units waiting for the next operation,

@@ -17,6 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from metajax.base import PyTree, Task, task_keys
 from metajax.devices.mesh import TASK
 
+__all__ = ['HostSampler', 'step_keys', 'stream', 'stream_shapes']
+
 _THREADS = 2  # that gather: it is memory traffic, which few threads fill
 _AHEAD = 8  # steps that wait in the memory of the host
 

@@ -15,6 +15,8 @@ from jax.extend.core import jaxpr_as_fun
 
 from metajax.base import PyTree
 
+__all__ = ['Hoisted', 'hoist', 'instantiated', 'split_perturbed']
+
 
 class Hoisted(NamedTuple):
   """A function, and apart from it what it closed over."""

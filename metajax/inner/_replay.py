@@ -23,6 +23,8 @@ from metajax.base import PyTree
 from metajax.inner import partition
 from metajax.inner._hoisting import hoist, instantiated, split_perturbed
 
+__all__ = ['Gradient', 'Update', 'descend_segment']
+
 Gradient = Callable[[PyTree, jax.Array], tuple[jax.Array, PyTree]]
 Update = Callable[[PyTree, tuple[PyTree, PyTree]], tuple[PyTree, PyTree]]
 

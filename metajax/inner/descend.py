@@ -13,6 +13,8 @@ from metajax.base import PyTree
 from metajax.inner._replay import Gradient, Update, descend_segment
 from metajax.inner.second_order import SecondOrder, value_and_gradient
 
+__all__ = ['INNER_GRADIENT', 'Checkpoint', 'Descent', 'descend']
+
 _Checkpoint = Literal['none', 'step', 'nested']
 Checkpoint = _Checkpoint | Callable[..., Any]
 

@@ -9,6 +9,8 @@ from flax import nnx
 
 from metajax.base import Model, PyTree
 
+__all__ = ['from_linen', 'from_nnx']
+
 
 def from_linen(module: nn.Module) -> Model:
   """Wraps a stateless flax module.

@@ -10,6 +10,8 @@ from metajax.base import EXCLUDED, Model
 from metajax.models.adapters import from_linen
 from metajax.models.layers import Embedding, LayerNorm
 
+__all__ = ['transformer']
+
 
 def _alike(
   key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype

@@ -14,6 +14,8 @@ from metajax.models.windows import (
   slices,
 )
 
+__all__ = ['convolve']
+
 
 def convolve(
   inputs: jax.Array,

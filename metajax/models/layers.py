@@ -20,6 +20,8 @@ from metajax.models.windows import (
   resolve,
 )
 
+__all__ = ['BatchNorm', 'Conv', 'Embedding', 'LayerNorm', 'name_of']
+
 
 def name_of(layer: nn.Module) -> str:
   """Where a layer is in its network, for errors: `Block_1/Conv_0`."""

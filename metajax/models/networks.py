@@ -13,6 +13,8 @@ from metajax.models.layers import BatchNorm, Conv, name_of
 from metajax.models.pooling import max_pool
 from metajax.models.windows import Lowering
 
+__all__ = ['conv4', 'mlp', 'resnet12']
+
 
 def _warp(index: int, width: int) -> nn.Module:
   """A linear map of channels, the identity at first."""

@@ -18,6 +18,8 @@ from metajax.models.windows import (
   slices,
 )
 
+__all__ = ['average_pool', 'max_pool']
+
 
 def max_pool(
   inputs: jax.Array,

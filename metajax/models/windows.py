@@ -14,6 +14,17 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+__all__ = [
+  'FASTEST',
+  'Geometry',
+  'Lowering',
+  'Padding',
+  'geometry',
+  'pair',
+  'resolve',
+  'slices',
+]
+
 Lowering = Literal['auto', 'matmul', 'native']
 Padding = Literal['SAME', 'VALID'] | Sequence[tuple[int, int]]
 

@@ -32,6 +32,8 @@ from metajax.base import (
 from metajax.inner import partition
 from metajax.wrappers.selection import held_out
 
+__all__ = ['Combination', 'Members', 'combine', 'ensemble', 'stack']
+
 Combination = Literal['mean', 'vote', 'stacked', 'outputs']
 
 # Of the estimation of weights, which converges at a handful of examples.

@@ -32,6 +32,8 @@ from metajax.base import (
   Task,
 )
 
+__all__ = ['Selection', 'held_out', 'select']
+
 
 class Selection(NamedTuple):
   """What is known of a task: every learner adapted, and which is asked."""
