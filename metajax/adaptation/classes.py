@@ -24,7 +24,7 @@ __all__ = [
   'unit_length',
 ]
 
-# Of the length of a vector: what is shorter has no direction.
+# A vector that is shorter has no direction.
 _SHORT = 1e-5
 
 
@@ -48,7 +48,7 @@ def check_classes(targets: jax.Array) -> None:
 def memberships(
   targets: jax.Array, num_classes: int, dtype: DTypeLike
 ) -> jax.Array:
-  """Which example is of which class.
+  """Says which example is of which class.
 
   Args:
     targets: integer classes `[examples]`.
@@ -72,7 +72,7 @@ def memberships(
 
 
 def are_numbers(targets: jax.Array) -> bool:
-  """Whether targets are numbers `[examples, outputs]`, so no classes."""
+  """Says whether targets are numbers `[examples, outputs]`, so no classes."""
   return targets.ndim == 2 and jnp.issubdtype(targets.dtype, jnp.floating)
 
 
@@ -87,7 +87,7 @@ class Targets(NamedTuple):
 def encode_targets(
   targets: jax.Array, num_classes: int | None, dtype: DTypeLike
 ) -> Targets:
-  """Targets as rows of numbers, of classes and of regression alike.
+  """Writes targets of classes and of regression alike as rows of numbers.
 
   Args:
     targets: classes `[examples]` or numbers `[examples, outputs]`.

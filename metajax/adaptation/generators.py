@@ -17,8 +17,8 @@ __all__ = ['Generator', 'change_of']
 class Generator(NamedTuple):
   """Makes new examples of the classes of given ones."""
 
-  init: Callable[[jax.Array, jax.Array], PyTree]  # from a key and features
-  # From a key, parameters and features [examples, features] to as many more.
+  init: Callable[[jax.Array, jax.Array], PyTree]  # of a key and features
+  # Maps a key, parameters and features [examples, features] to as many more.
   generate: Callable[[jax.Array, PyTree, jax.Array], jax.Array]
 
 

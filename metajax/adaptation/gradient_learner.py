@@ -28,7 +28,7 @@ from metajax.inner.second_order import SecondOrder
 
 __all__ = ['InnerOptimizer', 'check_inner_loop', 'gradient_learner']
 
-# From a rate, or from whatever is learned in its place.
+# Makes an optimiser from a rate, or from whatever is learned in its place.
 InnerOptimizer = Callable[[Any], optax.GradientTransformation]
 
 

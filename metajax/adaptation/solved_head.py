@@ -50,9 +50,9 @@ class SolvedHead(NamedTuple):
   present: jax.Array  # [outputs], whether the class has support examples
 
 
-# From the strength of regularisation, features [examples, features] and
-# targets [examples, outputs] to weights [steps + 1, features, outputs], the
-# first ones zero, and the losses [steps] before each step.
+# Maps the strength of regularisation, features [examples, features] and targets
+# [examples, outputs] to weights [steps + 1, features, outputs], the first ones
+# zero, and the losses [steps] before each step.
 Solve = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 

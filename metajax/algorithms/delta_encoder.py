@@ -63,7 +63,7 @@ __all__ = [
 
 
 class Moments(NamedTuple):
-  """Of the codes of training pairs."""
+  """The first two moments of the codes of training pairs."""
 
   first: jax.Array  # [code_size], the mean
   second: jax.Array  # [code_size, code_size], the mean of outer products
@@ -160,7 +160,7 @@ def delta_encoder(
   def of_pairs(
     params: DeltaEncoder, pairs: Pairs
   ) -> tuple[jax.Array, jax.Array]:
-    """The loss of the auto-encoder, and the step of the moments."""
+    """Computes the loss of the auto-encoder, and the step of the moments."""
     codes = encoder.apply(
       params.encoder,
       jnp.concatenate([pairs.features, pairs.references], axis=1),

@@ -37,7 +37,7 @@ from metajax.inner import partition
 
 __all__ = ['Hallucinated', 'hallucinate', 'identity', 'noisy_copies']
 
-# For learners that need no network of their own on features.
+# This is for learners that need no network of their own on features.
 identity = Model(
   init=lambda key, inputs: (), apply=lambda params, inputs: inputs
 )

@@ -77,9 +77,7 @@ __all__ = [
   'leo',
 ]
 
-# Standard deviation of codes before training. (The authors' is zero or a
-# little more.)
-_FIRST_STDDEV = 0.1
+_FIRST_STDDEV = 0.1  # of codes, at first; the authors' is zero or a little more
 
 
 class LeoParams(NamedTuple):
@@ -223,14 +221,11 @@ def leo(
 class _LatentSpace(NamedTuple):
   """The ways into the space of codes, and out of it."""
 
-  # From three keys, features [1, features] and a code [1, code_size] to the
-  # parameters of encoder, relation network and decoder.
-  init: Callable[
-    [jax.Array, jax.Array, jax.Array], tuple[PyTree, PyTree, PyTree]
-  ]
-  # From features [examples, features] and their classes to codes of these.
+  # Draws parameters of encoder, relation network and decoder.
+  init: Callable[..., tuple[PyTree, PyTree, PyTree]]
+  # Maps features [examples, features] and their classes to codes of these.
   encode: Callable[[LeoParams, jax.Array, Targets], Gaussian]
-  # From codes [ways, code_size] to weights [ways, features].
+  # Maps codes [ways, code_size] to weights [ways, features].
   decode: Callable[[LeoParams, jax.Array], Gaussian]
 
 
@@ -290,20 +285,19 @@ def _adapt_in_space(
   of `support` are features, `targets` its targets encoded; `num_steps` are
   those of the codes and those of the weights.
   """
-  features = support.inputs
+  features, dtype = support.inputs, support.inputs.dtype
   num_classes = targets.rows.shape[1]
   code_key, kernel_key = (key, key) if key is None else jax.random.split(key)
   before = Classifier(
     meta_params.params,
-    jnp.zeros((features.shape[1], num_classes), features.dtype),
-    jnp.zeros((num_classes,), features.dtype),
+    jnp.zeros((features.shape[1], num_classes), dtype),
+    jnp.zeros((num_classes,), dtype),
   )
   # There is no bias, but for the classes that a task does not have.
   bias = rule_out_absent(before.bias[None, :], targets.present)[0]
-
-  # Drawn at once: inside of the steps it would be compiled again in each.
+  # Draws all at once: inside of the steps it would be compiled again in each.
   shape = num_steps[0] + 1, num_classes, features.shape[1]
-  noise = _noise(kernel_key, shape, features.dtype)
+  noise = _noise(kernel_key, shape, dtype)
 
   def kernel_of(codes: jax.Array, step: jax.Array) -> jax.Array:
     mean, stddev = space.decode(meta_params, codes)
@@ -314,9 +308,7 @@ def _adapt_in_space(
     return objective(logits, support.targets)[0]
 
   given = space.encode(meta_params, features, targets)
-  first = given.mean + given.stddev * _noise(
-    code_key, given.mean.shape, features.dtype
-  )
+  first = given.mean + given.stddev * _noise(code_key, given.mean.shape, dtype)
   last, kernel, kernels, losses = _descend_twice(
     loss, kernel_of, first, meta_params, num_steps
   )
@@ -336,10 +328,9 @@ def _descend_twice(
   meta_params: LeoParams,
   num_steps: tuple[int, int],
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Steps of the codes, and then of the weights that are made of the last.
+  """Takes steps of the codes, then of the weights that are made of the last.
 
-  It returns the last codes, the last kernel, the kernels after 0, 1, ... steps
-  and the losses before each.
+  It returns the last codes and kernel, all kernels, and all losses.
   """
   last, of_codes = descend(
     lambda codes, step: loss(kernel_of(codes, step)),
@@ -365,7 +356,7 @@ def _descend_twice(
 
 
 def _as_gaussian(outputs: jax.Array, first_stddev: float) -> Gaussian:
-  """Halves of outputs as normal variables, of that deviation at outputs of 0.
+  """Reads outputs as normal variables, of that deviation at outputs of 0.
 
   The authors' deviation is an exponential, which their clipped gradients keep
   from running away; a softplus cannot.
@@ -377,7 +368,7 @@ def _as_gaussian(outputs: jax.Array, first_stddev: float) -> Gaussian:
 def _noise(
   key: jax.Array | None, shape: tuple[int, ...], dtype: jnp.dtype
 ) -> jax.Array:
-  """Normal numbers with a key, and zeros, for the mean, without one."""
+  """Draws normal numbers with a key; without one they are zero, the mean."""
   if key is None:
     return jnp.zeros(shape, dtype)
   return jax.random.normal(key, shape, dtype)

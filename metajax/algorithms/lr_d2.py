@@ -121,9 +121,9 @@ def newton_step(
     The next weights, `[features]`.
   """
   scores = features @ weights
-  # With mu the probability of the class: the root of mu (1 - mu), and what
-  # is missing to the label divided by it. Written with exponentials, neither
-  # divides by the small numbers of examples that are surely classified.
+  # Where mu is the probability of the class, these are the root of mu (1 - mu),
+  # and what is missing to the label divided by it. Written with exponentials,
+  # neither divides by the small numbers of examples that are surely classified.
   root = jnp.exp(-(jax.nn.softplus(scores) + jax.nn.softplus(-scores)) / 2)
   missing = signs * jnp.exp(-signs * scores / 2)
   next_weights = ridge_regression(

@@ -165,7 +165,7 @@ def matchingnet(
 
 
 def _only(real: jax.Array, scores: jax.Array) -> jax.Array:
-  """Scores of a softmax that leaves out what is not real."""
+  """Leaves what is not real out of a softmax of scores."""
   return jnp.where(real, scores, EXCLUDED)
 
 

@@ -99,7 +99,7 @@ class _Relation(nn.Module):
 
 
 def _pooled(hidden: jax.Array) -> jax.Array:
-  """Half as high and wide where it can be, and normalised at every place."""
+  """Halves height and width where it can, and normalises every place."""
   if min(hidden.shape[1:3]) > 1:
     hidden = max_pool(hidden)
   return nn.relu(LayerNorm()(hidden))

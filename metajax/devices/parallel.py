@@ -210,7 +210,8 @@ def _per_device(
   summed over them inside of an adaptation: a wrong meta-gradient, without a
   word. The one reduction that is wanted stands in `local`.
   """
-  # Compiled, as shard_map by itself knows no axes that it is not to divide.
+  # It is compiled, as shard_map by itself knows no axes that it is not to
+  # divide.
   mapped: Callable[[PyTree, PyTree], PyTree] = jax.jit(
     jax.shard_map(
       local,

@@ -126,7 +126,7 @@ class _Steps:
 
 
 def _rows_of_this_process(place: NamedSharding, total: int) -> np.ndarray:
-  """Which tasks of a step its devices need, ascending."""
+  """Lists the tasks of a step that its devices need, ascending."""
   slices = place.addressable_devices_indices_map((total,)).values()
   return np.unique(np.concatenate([np.arange(total)[each] for each in slices]))
 

@@ -86,10 +86,10 @@ def descend_segment(
 class _Parts(NamedTuple):
   """What a step is made of, as functions of leaves that close over nothing."""
 
-  # From constants, parameters and the number of the step to the value and the
+  # Maps constants, parameters and the number of the step to the value and the
   # gradient.
   slope: Callable[[list, list, jax.Array], list]
-  # From constants, the gradient and the carry to the next carry.
+  # Maps constants, the gradient and the carry to the next carry.
   move: Callable[[list, list, list], list]
   num_params: int  # how many leaves of the carry, the first ones, they are
 
@@ -97,7 +97,7 @@ class _Parts(NamedTuple):
 def _scan_steps(
   parts: _Parts, leaves: list, constants: tuple[list, list], steps: jax.Array
 ) -> Any:
-  """What a segment returns, and apart from that its gradients."""
+  """Takes steps: what a segment returns, and apart from it its gradients."""
 
   def step(leaves: list, step: jax.Array) -> Any:
     value, *slopes = parts.slope(constants[0], leaves[: parts.num_params], step)
@@ -179,7 +179,7 @@ def _pull_back(
   to_state: list,
   to_value: jax.Array | None,
 ) -> tuple[list, tuple[list, list]]:
-  """One step backwards: from cotangents of what it made to those of its inputs.
+  """Goes a step back: from cotangents of what it made to those of its inputs.
 
   Args:
     parts: of the step.
@@ -230,7 +230,7 @@ def _at(leaves: list, index: jax.Array) -> list:
 
 
 def _halves(leaves: list) -> tuple[list, list]:
-  """What can be differentiated, and the rest: counts of steps, keys."""
+  """Splits what can be differentiated from the rest: counts of steps, keys."""
   floats = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in leaves]
   return (
     [x if flag else None for x, flag in zip(leaves, floats, strict=True)],

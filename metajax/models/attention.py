@@ -16,7 +16,7 @@ __all__ = ['transformer']
 def _alike(
   key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
 ) -> jax.Array:
-  """Queries are equal to keys: what is alike attends to each other."""
+  """Draws queries equal to keys: what is alike attends to each other."""
   drawn = nn.initializers.lecun_normal()(key, shape, dtype)
   query, _, value = jnp.split(drawn, 3, axis=-1)
   return jnp.concatenate([query, query, value], axis=-1)

@@ -104,7 +104,7 @@ def _fewer_copies_by_rows(where: Geometry, kernel: jax.Array) -> bool:
 def _product_by_rows(
   inputs: jax.Array, kernel: jax.Array, where: Geometry
 ) -> jax.Array:
-  """As `_product`, but what the rows of a window add up is shifted afterwards.
+  """Equals `_product`, but what rows of a window add up is shifted afterwards.
 
   Windows of one row are a third as large as whole ones of three; the product
   with all rows of the kernel is as large, and their sum follows. For three rows

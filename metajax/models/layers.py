@@ -24,7 +24,7 @@ __all__ = ['BatchNorm', 'Conv', 'Embedding', 'LayerNorm', 'name_of']
 
 
 def name_of(layer: nn.Module) -> str:
-  """Where a layer is in its network, for errors: `Block_1/Conv_0`."""
+  """Says where a layer is in its network, for errors: `Block_1/Conv_0`."""
   return '/'.join(layer.path) or type(layer).__name__
 
 
@@ -147,7 +147,7 @@ class LayerNorm(nn.Module):
 
 
 def _widened(inputs: jax.Array) -> jax.Array:
-  """In float32 at least: what is small beside the mean has few digits else."""
+  """Widens to float32: else what is small beside the mean has few digits."""
   if jnp.issubdtype(inputs.dtype, jnp.floating) and inputs.dtype.itemsize < 4:
     return inputs.astype(jnp.float32)
   return inputs

@@ -82,7 +82,7 @@ def average_pool(
 def _seen(
   inputs: jax.Array, where: Geometry, fill: float
 ) -> tuple[jax.Array, tuple[int, ...]]:
-  """What windows see, along axes of its own, and which axes those are."""
+  """Lays what windows see along axes of its own, and says which those are."""
   rows, columns = where.size
   if where.size != where.stride or any(map(any, where.padding)):
     return jnp.stack(slices(inputs, where, fill)), (0,)
@@ -130,8 +130,8 @@ def _highest_jvp(
 
   places = list(itertools.product(*map(range, sizes)))
   highest, value = at(keys, places[0]), at(seen, places[0])
-  # Numbered in the type of the inputs, as loops over a single type are fast, if
-  # it has a number for each.
+  # Places are numbered in the type of the inputs, as loops over a single type
+  # are fast, if it has a number for each.
   few = len(places) <= 2 / jnp.finfo(seen.dtype).eps
   dtype = seen.dtype if few else jnp.dtype(jnp.int32)
   first = jnp.zeros(highest.shape, dtype)

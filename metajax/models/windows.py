@@ -28,13 +28,13 @@ __all__ = [
 Lowering = Literal['auto', 'matmul', 'native']
 Padding = Literal['SAME', 'VALID'] | Sequence[tuple[int, int]]
 
-# What `auto` stands for on each backend, by the measurements of
-# docs/performance.md; where there is none, what is faster on CPU.
+# `auto` stands for this on each backend, by the measurements of
+# docs/performance.md; where there is none, for what is faster on CPU.
 FASTEST: dict[str, Literal['matmul', 'native']] = {'cpu': 'matmul'}
 
 
 def resolve(lowering: Lowering) -> Literal['matmul', 'native']:
-  """What a choice of lowering stands for on the default backend.
+  """Says what a choice of lowering stands for on the default backend.
 
   Raises:
     ValueError: if it is none of `'auto'`, `'matmul'`, `'native'`.
@@ -153,7 +153,7 @@ def _explicit(padding: Padding, name: str) -> list[tuple[int, int]]:
 def slices(
   inputs: jax.Array, where: Geometry, fill: float = 0.0
 ) -> list[jax.Array]:
-  """What all windows see at their first place, at their second, and so on.
+  """Lists what all windows see at their first place, their second, and so on.
 
   Args:
     inputs: `[examples, height, width, channels]`.
