@@ -11,12 +11,44 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+__all__ = [
+  'EXCLUDED',
+  'PADDING',
+  'Adapt',
+  'Adaptation',
+  'Apply',
+  'Batch',
+  'Freeze',
+  'InitLearner',
+  'InitModel',
+  'Learner',
+  'Measure',
+  'MetaGradient',
+  'MetaLearner',
+  'Metrics',
+  'Model',
+  'Objective',
+  'Predict',
+  'PyTree',
+  'SampleTask',
+  'Task',
+  'map_tasks',
+  'num_tasks',
+  'sample_tasks',
+  'task_keys',
+]
+
 PyTree = Any
 Metrics = dict[str, jax.Array]
 
 # The target of an example that only fills a batch up to its shape. Objectives
 # and class means leave it out.
 PADDING = -1
+
+# The score of what must not be chosen: a class that a task does not have, an
+# example that is padding. Minus infinity would make the loss of such a class
+# infinite, and gradients that meet it (inf - inf, 0 * inf) no numbers.
+EXCLUDED = -1e30
 
 
 class Batch(NamedTuple):

@@ -21,6 +21,15 @@ from metajax.base import (
   task_keys,
 )
 
+__all__ = [
+  'TaskLoss',
+  'backprop',
+  'displacement',
+  'evolution',
+  'gradient_of',
+  'query_loss',
+]
+
 
 class TaskLoss(Protocol):
   """What is to be low on a task, and metrics worth logging."""

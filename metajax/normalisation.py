@@ -29,6 +29,8 @@ from metajax.base import (
 )
 from metajax.inner import partition
 
+__all__ = ['Normalisation', 'population', 'predict_queries']
+
 Normalisation = Literal['transductive', 'support']
 
 

@@ -6,6 +6,8 @@ from jax.typing import DTypeLike
 
 from metajax.base import Model, PyTree
 
+__all__ = ['drawn_like_inputs', 'with_precision']
+
 
 def with_precision(model: Model, dtype: DTypeLike) -> Model:
   """The same model, computed in another floating-point type.

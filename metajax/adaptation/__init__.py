@@ -1,1 +1,21 @@
 """Pieces of adaptation that several methods share."""
+
+from metajax.adaptation import (
+  classes,
+  generators,
+  gradient_learner,
+  heads,
+  learned_descent,
+  solved_head,
+  state,
+)
+
+__all__ = [
+  'classes',
+  'generators',
+  'gradient_learner',
+  'heads',
+  'learned_descent',
+  'solved_head',
+  'state',
+]

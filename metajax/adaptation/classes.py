@@ -6,9 +6,25 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from metajax.base import Adaptation, PyTree
+from metajax.base import EXCLUDED, Adaptation, PyTree
 
-# Of the length of a vector: what is shorter has no direction.
+__all__ = [
+  'Classifier',
+  'Targets',
+  'are_numbers',
+  'check_classes',
+  'check_num_classes',
+  'class_means',
+  'classify',
+  'encode_classes',
+  'encode_targets',
+  'memberships',
+  'one_step',
+  'rule_out_absent',
+  'unit_length',
+]
+
+# A vector that is shorter has no direction.
 _SHORT = 1e-5
 
 
@@ -32,7 +48,7 @@ def check_classes(targets: jax.Array) -> None:
 def memberships(
   targets: jax.Array, num_classes: int, dtype: DTypeLike
 ) -> jax.Array:
-  """Which example is of which class.
+  """Says which example is of which class.
 
   Args:
     targets: integer classes `[examples]`.
@@ -56,7 +72,7 @@ def memberships(
 
 
 def are_numbers(targets: jax.Array) -> bool:
-  """Whether targets are numbers `[examples, outputs]`, so no classes."""
+  """Says whether targets are numbers `[examples, outputs]`, so no classes."""
   return targets.ndim == 2 and jnp.issubdtype(targets.dtype, jnp.floating)
 
 
@@ -71,7 +87,7 @@ class Targets(NamedTuple):
 def encode_targets(
   targets: jax.Array, num_classes: int | None, dtype: DTypeLike
 ) -> Targets:
-  """Targets as rows of numbers, of classes and of regression alike.
+  """Writes targets of classes and of regression alike as rows of numbers.
 
   Args:
     targets: classes `[examples]` or numbers `[examples, outputs]`.
@@ -140,7 +156,7 @@ def rule_out_absent(logits: jax.Array, present: jax.Array) -> jax.Array:
   Returns:
     The logits, finite but very low for what is not present.
   """
-  return jnp.where(present[None], logits, jnp.asarray(-1e30, logits.dtype))
+  return jnp.where(present[None], logits, jnp.asarray(EXCLUDED, logits.dtype))
 
 
 def one_step(before: PyTree, adapted: PyTree) -> Adaptation:
@@ -155,3 +171,16 @@ def one_step(before: PyTree, adapted: PyTree) -> Adaptation:
   """
   trajectory = jax.tree.map(lambda *leaves: jnp.stack(leaves), before, adapted)
   return Adaptation(jnp.zeros((0,)), trajectory)
+
+
+class Classifier(NamedTuple):
+  """An embedding and a linear layer on top of it."""
+
+  params: PyTree  # of the embedding
+  kernel: jax.Array  # [features, ways]
+  bias: jax.Array  # [ways]
+
+
+def classify(classifier: Classifier, features: jax.Array) -> jax.Array:
+  """The logits `[examples, ways]` of a linear layer on features."""
+  return features @ classifier.kernel + classifier.bias[None, :]

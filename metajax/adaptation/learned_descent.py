@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.algorithms.maml import (
+from metajax.adaptation.gradient_learner import (
   InnerOptimizer,
   check_inner_loop,
   gradient_learner,
@@ -26,6 +26,15 @@ from metajax.base import Adaptation, Batch, Learner, Model, Objective, PyTree
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
+
+__all__ = [
+  'InitInner',
+  'LearnedDescent',
+  'UpdateOfStep',
+  'at_step',
+  'by_step',
+  'learned_descent',
+]
 
 
 class LearnedDescent(NamedTuple):

@@ -21,6 +21,17 @@ from metajax.adaptation.classes import Targets, rule_out_absent
 from metajax.base import Adaptation, Batch, Learner, Model, PyTree
 from metajax.inner import partition
 
+__all__ = [
+  'HeadParams',
+  'Solve',
+  'SolvedHead',
+  'ridge_regression',
+  'solve_definite',
+  'solve_positive',
+  'solved_head_learner',
+  'with_constant',
+]
+
 
 class HeadParams(NamedTuple):
   """Meta-parameters of a method whose head is solved."""
@@ -39,9 +50,9 @@ class SolvedHead(NamedTuple):
   present: jax.Array  # [outputs], whether the class has support examples
 
 
-# From the strength of regularisation, features [examples, features] and
-# targets [examples, outputs] to weights [steps + 1, features, outputs], the
-# first ones zero, and the losses [steps] before each step.
+# Maps the strength of regularisation, features [examples, features] and targets
+# [examples, outputs] to weights [steps + 1, features, outputs], the first ones
+# zero, and the losses [steps] before each step.
 Solve = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 

@@ -6,8 +6,8 @@ by `metajax`.
 
 from typing import TYPE_CHECKING
 
+from metajax.adaptation.gradient_learner import gradient_learner
 from metajax.adaptation.learned_descent import learned_descent
-from metajax.algorithms.maml import gradient_learner
 from metajax.algorithms.neural_process import gaussian_likelihood
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.relationnet import relation_error

@@ -29,18 +29,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax.adaptation.gradient_learner import check_inner_loop
 from metajax.adaptation.learned_descent import (
   at_step,
   by_step,
   learned_descent,
 )
-from metajax.algorithms.maml import check_inner_loop
 from metajax.base import MetaLearner, Model, Objective, PyTree
 from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
 from metajax.models import mlp
+
+__all__ = ['AdaptiveRule', 'alfa']
 
 
 class AdaptiveRule(NamedTuple):

@@ -23,7 +23,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax.algorithms.maml import check_inner_loop, gradient_learner
+from metajax.adaptation.gradient_learner import (
+  check_inner_loop,
+  gradient_learner,
+)
 from metajax.base import (
   Adaptation,
   Batch,
@@ -37,6 +40,8 @@ from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
+
+__all__ = ['ContextParams', 'cavia', 'shifts']
 
 
 class ContextParams(NamedTuple):

@@ -28,13 +28,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from metajax.algorithms.hallucination import (
-  Generator,
-  Hallucinated,
-  change_of,
-  hallucinate,
-)
+from metajax.adaptation.generators import Generator, change_of
+from metajax.adaptation.state import with_state
+from metajax.algorithms.hallucination import Hallucinated, hallucinate
 from metajax.base import (
   PADDING,
   Batch,
@@ -50,9 +48,22 @@ from metajax.estimators import gradient_of, query_loss
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
 
+__all__ = [
+  'OPTIMIZED',
+  'DeltaEncoder',
+  'Moments',
+  'Pairs',
+  'delta_encoder',
+  'draw_codes',
+  'draw_pairs',
+  'moments_of',
+  'outer_optimizer',
+  'reconstruction_errors',
+]
+
 
 class Moments(NamedTuple):
-  """Of the codes of training pairs."""
+  """The first two moments of the codes of training pairs."""
 
   first: jax.Array  # [code_size], the mean
   second: jax.Array  # [code_size, code_size], the mean of outer products
@@ -87,8 +98,7 @@ def delta_encoder(
 ) -> MetaLearner:
   """Puts a delta-encoder in front of a learner on features.
 
-  Train it with `outer_optimizer` of Reptile and the labels `OPTIMIZED`: the
-  moments are averages, of which the meta-gradient is the step.
+  Train it with `outer_optimizer`, which lets the moments average themselves.
 
   Args:
     embedding: `[examples, ...]` to `[examples, features]`.
@@ -150,14 +160,14 @@ def delta_encoder(
   def of_pairs(
     params: DeltaEncoder, pairs: Pairs
   ) -> tuple[jax.Array, jax.Array]:
-    """The loss of the auto-encoder, and the step of the moments."""
+    """Computes the loss of the auto-encoder, and the step of the moments."""
     codes = encoder.apply(
       params.encoder,
       jnp.concatenate([pairs.features, pairs.references], axis=1),
     )
     decoded = decoder.apply(params.decoder, (pairs.references, codes))
     steps = jax.tree.map(
-      lambda average, now: averaging_rate * approach(average, now),
+      lambda average, now: averaging_rate * _approach(average, now),
       params.moments,
       moments_of(codes, pairs.weights),
     )
@@ -184,10 +194,24 @@ def delta_encoder(
   )
 
 
-# What `outer_optimizer` of Reptile is to do with which meta-parameters.
+# The moments of codes are averages, of which the meta-gradient is the step.
 OPTIMIZED = Hallucinated(
   'weights', DeltaEncoder('weights', 'weights', 'state'), 'weights'
 )
+
+
+def outer_optimizer(
+  optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Applies `optimizer` to all but the moments of codes.
+
+  Args:
+    optimizer: for encoder, decoder, embedding and learner.
+
+  Returns:
+    An optimiser of `Hallucinated` with a `DeltaEncoder`.
+  """
+  return with_state(optimizer, OPTIMIZED)
 
 
 def draw_codes(key: jax.Array, moments: Moments, number: int) -> jax.Array:
@@ -205,7 +229,7 @@ def moments_of(codes: jax.Array, weights: jax.Array) -> Moments:
   return Moments(weights @ codes, (codes * weights[:, None]).T @ codes)
 
 
-def approach(average: jax.Array, now: jax.Array) -> jax.Array:
+def _approach(average: jax.Array, now: jax.Array) -> jax.Array:
   """Zero, with the derivative `average - now` for the average alone."""
   stop = jax.lax.stop_gradient
   return jnp.sum((average - stop(average)) * stop(average - now))

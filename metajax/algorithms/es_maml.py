@@ -16,9 +16,11 @@ References:
 
 import optax
 
-from metajax.algorithms.maml import InnerOptimizer, gradient_learner
+from metajax.adaptation.gradient_learner import InnerOptimizer, gradient_learner
 from metajax.base import MetaLearner, Model, Objective
 from metajax.estimators import evolution
+
+__all__ = ['es_maml']
 
 
 def es_maml(

@@ -17,13 +17,12 @@ References:
   data, https://arxiv.org/abs/1801.05401
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metajax.adaptation.generators import Generator, change_of
 from metajax.base import (
   Adaptation,
   Batch,
@@ -35,21 +34,13 @@ from metajax.base import (
 )
 from metajax.estimators import backprop
 from metajax.inner import partition
-from metajax.models import from_linen
-from metajax.precision import drawn_like_inputs
 
-# For learners that need no network of their own on features.
+__all__ = ['Hallucinated', 'hallucinate', 'identity', 'noisy_copies']
+
+# This is for learners that need no network of their own on features.
 identity = Model(
   init=lambda key, inputs: (), apply=lambda params, inputs: inputs
 )
-
-
-class Generator(NamedTuple):
-  """Makes new examples of the classes of given ones."""
-
-  init: Callable[[jax.Array, jax.Array], PyTree]  # from a key and features
-  # From a key, parameters and features [examples, features] to as many more.
-  generate: Callable[[jax.Array, PyTree, jax.Array], jax.Array]
 
 
 class Hallucinated(NamedTuple):
@@ -137,38 +128,6 @@ def hallucinate(
 
   whole = Learner(init, adapt, predict)
   return MetaLearner(*whole, grad=backprop(whole, objective))
-
-
-class _Change(nn.Module):
-  """Features with a learned change that depends on them and on more."""
-
-  width: int
-
-  @nn.compact
-  def __call__(self, inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
-    features, more = inputs
-    hidden = jnp.concatenate([features, more], axis=1)
-    for _ in range(2):
-      hidden = nn.relu(nn.Dense(self.width)(hidden))
-    change = nn.Dense(
-      features.shape[-1],
-      kernel_init=nn.initializers.variance_scaling(
-        0.01, 'fan_avg', 'truncated_normal'
-      ),
-    )(hidden)
-    return features + change
-
-
-def change_of(width: int) -> Model:
-  """A network from `(features, more)` to features: at first hardly a change.
-
-  Args:
-    width: of its two hidden layers.
-
-  Returns:
-    A model of two arrays `[examples, ...]`.
-  """
-  return drawn_like_inputs(from_linen(_Change(width)))
 
 
 def noisy_copies(width: int = 64) -> Generator:

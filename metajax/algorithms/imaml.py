@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.algorithms.maml import InnerOptimizer, check_inner_loop
+from metajax.adaptation.gradient_learner import InnerOptimizer, check_inner_loop
 from metajax.base import (
   Adaptation,
   Batch,
@@ -35,6 +35,8 @@ from metajax.base import (
 from metajax.estimators import backprop
 from metajax.inner.descend import descend
 from metajax.inner.implicit import Loss, implicit_minimum
+
+__all__ = ['imaml']
 
 
 def imaml(

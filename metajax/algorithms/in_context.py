@@ -46,6 +46,8 @@ from metajax.estimators import backprop
 from metajax.models import transformer
 from metajax.precision import drawn_like_inputs
 
+__all__ = ['Context', 'InContextParams', 'in_context']
+
 
 class InContextParams(NamedTuple):
   """Meta-parameters of an in-context learner."""
@@ -127,25 +129,13 @@ def in_context(
       params, reader.init(jax.random.fold_in(key, 1), sequences)
     )
 
-  def draw_code(
-    key: jax.Array, targets: jax.Array, encoded: Targets
-  ) -> jax.Array:
-    outputs, dtype = encoded.rows.shape[1], encoded.rows.dtype
-    if not are_numbers(targets):
-      return jax.random.rademacher(key, (outputs, label_size), dtype)
-    if outputs > label_size:
-      raise ValueError(
-        f'label_size is {label_size}, but an example has {outputs} targets'
-      )
-    return jnp.eye(outputs, label_size, dtype=dtype)
-
   def adapt(
     key: jax.Array, meta_params: InContextParams, support: Batch
   ) -> tuple[Context, Adaptation]:
     features = model.apply(meta_params.params, support.inputs)
     encoded = encode_targets(support.targets, num_classes, features.dtype)
     rows, real, present = encoded
-    code = draw_code(key, support.targets, encoded)
+    code = _draw_code(key, support.targets, encoded, label_size)
     adapted = Context(meta_params, features, rows @ code, code, real, present)
     before = adapted._replace(
       labels=jnp.zeros_like(adapted.labels),
@@ -157,25 +147,56 @@ def in_context(
   def predict(adapted: Context, inputs: PyTree) -> jax.Array:
     meta_params, features, labels, code, real, present = adapted
     queries = model.apply(meta_params.params, inputs)
-    # What follows features and label is 1 for a query, which has no label.
-    examples = jnp.pad(
-      jnp.concatenate([features, labels], axis=1), ((0, 0), (0, 1))
-    )
-    asked = jnp.pad(queries, ((0, 0), (0, label_size + 1)))
-    asked = asked.at[:, -1].set(1)
-    sequences = jnp.concatenate(
-      [
-        jnp.broadcast_to(examples[None], (len(asked), *examples.shape)),
-        asked[:, None],
-      ],
-      axis=1,
-    )
-    attended = jnp.broadcast_to(
-      jnp.append(real, True)[None], sequences.shape[:2]
-    )
+    sequences, attended = _sequences(features, labels, real, queries)
     read = reader.apply(meta_params.reader, (sequences, attended))
     outputs = read[:, -1] @ code.T / label_size**0.5
     return rule_out_absent(outputs, present)
 
   learner = Learner(init, adapt, predict)
   return MetaLearner(*learner, grad=backprop(learner, objective))
+
+
+def _draw_code(
+  key: jax.Array, targets: jax.Array, encoded: Targets, label_size: int
+) -> jax.Array:
+  """C^T, `[outputs, label_size]`: at random for classes, else the identity."""
+  outputs, dtype = encoded.rows.shape[1], encoded.rows.dtype
+  if not are_numbers(targets):
+    return jax.random.rademacher(key, (outputs, label_size), dtype)
+  if outputs > label_size:
+    raise ValueError(
+      f'label_size is {label_size}, but an example has {outputs} targets'
+    )
+  return jnp.eye(outputs, label_size, dtype=dtype)
+
+
+def _sequences(
+  features: jax.Array, labels: jax.Array, real: jax.Array, queries: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """A sequence for each query: the support set, and the query behind it.
+
+  Args:
+    features: `[examples, features]`.
+    labels: `[examples, label_size]`.
+    real: booleans `[examples]`; the others are padding.
+    queries: `[queries, features]`.
+
+  Returns:
+    `[queries, examples + 1, features + label_size + 1]`, and which of the
+    places count, booleans `[queries, examples + 1]`.
+  """
+  # What follows features and label is 1 for a query, which has no label.
+  examples = jnp.pad(
+    jnp.concatenate([features, labels], axis=1), ((0, 0), (0, 1))
+  )
+  asked = jnp.pad(queries, ((0, 0), (0, labels.shape[1] + 1)))
+  asked = asked.at[:, -1].set(1)
+  sequences = jnp.concatenate(
+    [
+      jnp.broadcast_to(examples[None], (len(asked), *examples.shape)),
+      asked[:, None],
+    ],
+    axis=1,
+  )
+  attended = jnp.broadcast_to(jnp.append(real, True)[None], sequences.shape[:2])
+  return sequences, attended

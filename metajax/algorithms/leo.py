@@ -32,6 +32,7 @@ References:
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -39,15 +40,16 @@ import jax.numpy as jnp
 import optax
 
 from metajax.adaptation.classes import (
+  Classifier,
   Targets,
   check_num_classes,
   class_means,
+  classify,
   encode_classes,
   rule_out_absent,
   unit_length,
 )
-from metajax.algorithms.maml import check_inner_loop
-from metajax.algorithms.protomaml import Classifier, classify
+from metajax.adaptation.gradient_learner import check_inner_loop
 from metajax.base import (
   Adaptation,
   Batch,
@@ -65,9 +67,17 @@ from metajax.inner.descend import descend
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
 
-# Standard deviation of codes before training. (The authors' is zero or a
-# little more.)
-_FIRST_STDDEV = 0.1
+__all__ = [
+  'Codes',
+  'Gaussian',
+  'LeoParams',
+  'correlation',
+  'divergence',
+  'encoder_penalty',
+  'leo',
+]
+
+_FIRST_STDDEV = 0.1  # of codes, at first; the authors' is zero or a little more
 
 
 class LeoParams(NamedTuple):
@@ -147,14 +157,10 @@ def leo(
   check_inner_loop(weight_lr, num_weight_steps)
   if code_size < 1:
     raise ValueError(f'code_size must be 1 or more, got {code_size}')
-  encoder = drawn_like_inputs(mlp([], code_size))
-  relation = drawn_like_inputs(mlp([2 * code_size] * 2, 2 * code_size))
+  space = _latent_space(code_size, num_classes)
 
   def embed(params: PyTree, inputs: PyTree) -> jax.Array:
     return unit_length(model.apply(params, inputs), axis=1)
-
-  def decoder(num_features: int) -> Model:
-    return drawn_like_inputs(mlp([], 2 * num_features))
 
   def init(key: jax.Array, inputs: PyTree) -> LeoParams:
     keys = jax.random.split(key, 4)
@@ -164,90 +170,25 @@ def leo(
     code = jnp.zeros((1, code_size), shape.dtype)
     return LeoParams(
       params,
-      encoder.init(keys[1], features),
-      relation.init(keys[2], jnp.concatenate([code, code], axis=1)),
-      decoder(shape.shape[-1]).init(keys[3], code),
+      *space.init(keys[1:], features, code),
       jnp.log(jnp.full_like(code[0], code_lr)),
       jnp.log(jnp.full_like(features[0], weight_lr)),
     )
-
-  def encode(
-    meta_params: LeoParams, features: jax.Array, targets: Targets
-  ) -> Gaussian:
-    codes = encoder.apply(meta_params.encoder, features)
-    number = len(codes)
-    pairs = jnp.concatenate(
-      [jnp.repeat(codes, number, axis=0), jnp.tile(codes, (number, 1))], axis=1
-    )
-    related = relation.apply(meta_params.relation, pairs)
-    with_all = jnp.mean(
-      related.reshape(number, number, -1),
-      axis=1,
-      where=targets.real[None, :, None],
-    )
-    means = class_means(with_all, targets.rows)
-    return _as_gaussian(means, _FIRST_STDDEV)
-
-  def decode(meta_params: LeoParams, codes: jax.Array) -> Gaussian:
-    num_features = len(meta_params.log_weight_rates)
-    outputs = decoder(num_features).apply(meta_params.decoder, codes)
-    return _as_gaussian(outputs, math.sqrt(2 / (num_features + num_classes)))
 
   def adapt_by(
     key: jax.Array | None, meta_params: LeoParams, support: Batch
   ) -> tuple[Classifier, Adaptation, Codes]:
     """Adapts with codes and weights that are drawn, or without a key means."""
     features = embed(meta_params.params, support.inputs)
-    targets = encode_classes(support.targets, num_classes, features.dtype)
-    code_key, kernel_key = (key, key) if key is None else jax.random.split(key)
-    before = Classifier(
-      meta_params.params,
-      jnp.zeros((features.shape[1], num_classes), features.dtype),
-      jnp.zeros((num_classes,), features.dtype),
+    return _adapt_in_space(
+      key,
+      space,
+      objective,
+      meta_params,
+      support._replace(inputs=features),
+      encode_classes(support.targets, num_classes, features.dtype),
+      (num_steps, num_weight_steps),
     )
-    # There is no bias, but for the classes that a task does not have.
-    bias = rule_out_absent(before.bias[None, :], targets.present)[0]
-
-    # Drawn at once: inside of the steps it would be compiled again in each.
-    shape = num_steps + 1, num_classes, features.shape[1]
-    noise = _noise(kernel_key, shape, features.dtype)
-
-    def kernel_of(codes: jax.Array, step: jax.Array) -> jax.Array:
-      mean, stddev = decode(meta_params, codes)
-      return (mean + stddev * noise[step]).T
-
-    def loss(kernel: jax.Array) -> jax.Array:
-      logits = features @ kernel + bias[None, :]
-      return objective(logits, support.targets)[0]
-
-    given = encode(meta_params, features, targets)
-    first = given.mean + given.stddev * _noise(
-      code_key, given.mean.shape, features.dtype
-    )
-    last, of_codes = descend(
-      lambda codes, step: loss(kernel_of(codes, step)),
-      first,
-      _descent(meta_params.log_code_rates[None, :]),
-      num_steps,
-    )
-    kernel, of_kernel = descend(
-      lambda kernel, step: loss(kernel),
-      kernel_of(last, jnp.int32(num_steps)),
-      _descent(meta_params.log_weight_rates[:, None]),
-      num_weight_steps,
-    )
-    decoded = jax.vmap(kernel_of)(
-      of_codes.trajectory[:-1], jnp.arange(num_steps)
-    )
-    kernels = jnp.concatenate([decoded, of_kernel.trajectory])
-    adapted = Classifier(meta_params.params, kernel, bias)
-    later = partition.repeat(adapted, len(kernels))._replace(kernel=kernels)
-    losses = jnp.concatenate([of_codes.losses, of_kernel.losses])
-    adaptation = Adaptation(
-      partition.prepend(loss(before.kernel), losses),
-      partition.prepend(before, later),
-    )
-    return adapted, adaptation, Codes(given, first, last)
 
   def adapt(
     key: jax.Array, meta_params: LeoParams, support: Batch
@@ -277,8 +218,145 @@ def leo(
   return MetaLearner(*learner, grad=gradient_of(task_loss))
 
 
+class _LatentSpace(NamedTuple):
+  """The ways into the space of codes, and out of it."""
+
+  # Draws parameters of encoder, relation network and decoder.
+  init: Callable[..., tuple[PyTree, PyTree, PyTree]]
+  # Maps features [examples, features] and their classes to codes of these.
+  encode: Callable[[LeoParams, jax.Array, Targets], Gaussian]
+  # Maps codes [ways, code_size] to weights [ways, features].
+  decode: Callable[[LeoParams, jax.Array], Gaussian]
+
+
+def _latent_space(code_size: int, num_classes: int) -> _LatentSpace:
+  encoder = drawn_like_inputs(mlp([], code_size))
+  relation = drawn_like_inputs(mlp([2 * code_size] * 2, 2 * code_size))
+
+  def decoder(num_features: int) -> Model:
+    return drawn_like_inputs(mlp([], 2 * num_features))
+
+  def init(
+    keys: jax.Array, features: jax.Array, code: jax.Array
+  ) -> tuple[PyTree, PyTree, PyTree]:
+    return (
+      encoder.init(keys[0], features),
+      relation.init(keys[1], jnp.concatenate([code, code], axis=1)),
+      decoder(features.shape[1]).init(keys[2], code),
+    )
+
+  def encode(
+    meta_params: LeoParams, features: jax.Array, targets: Targets
+  ) -> Gaussian:
+    codes = encoder.apply(meta_params.encoder, features)
+    number = len(codes)
+    pairs = jnp.concatenate(
+      [jnp.repeat(codes, number, axis=0), jnp.tile(codes, (number, 1))], axis=1
+    )
+    related = relation.apply(meta_params.relation, pairs)
+    with_all = jnp.mean(
+      related.reshape(number, number, -1),
+      axis=1,
+      where=targets.real[None, :, None],
+    )
+    means = class_means(with_all, targets.rows)
+    return _as_gaussian(means, _FIRST_STDDEV)
+
+  def decode(meta_params: LeoParams, codes: jax.Array) -> Gaussian:
+    num_features = len(meta_params.log_weight_rates)
+    outputs = decoder(num_features).apply(meta_params.decoder, codes)
+    return _as_gaussian(outputs, math.sqrt(2 / (num_features + num_classes)))
+
+  return _LatentSpace(init, encode, decode)
+
+
+def _adapt_in_space(
+  key: jax.Array | None,
+  space: _LatentSpace,
+  objective: Objective,
+  meta_params: LeoParams,
+  support: Batch,
+  targets: Targets,
+  num_steps: tuple[int, int],
+) -> tuple[Classifier, Adaptation, Codes]:
+  """Makes codes of the classes and lets them descend, and then the weights.
+
+  Without a key codes and weights are the means of what would be drawn. Inputs
+  of `support` are features, `targets` its targets encoded; `num_steps` are
+  those of the codes and those of the weights.
+  """
+  features, dtype = support.inputs, support.inputs.dtype
+  num_classes = targets.rows.shape[1]
+  code_key, kernel_key = (key, key) if key is None else jax.random.split(key)
+  before = Classifier(
+    meta_params.params,
+    jnp.zeros((features.shape[1], num_classes), dtype),
+    jnp.zeros((num_classes,), dtype),
+  )
+  # There is no bias, but for the classes that a task does not have.
+  bias = rule_out_absent(before.bias[None, :], targets.present)[0]
+  # Draws all at once: inside of the steps it would be compiled again in each.
+  shape = num_steps[0] + 1, num_classes, features.shape[1]
+  noise = _noise(kernel_key, shape, dtype)
+
+  def kernel_of(codes: jax.Array, step: jax.Array) -> jax.Array:
+    mean, stddev = space.decode(meta_params, codes)
+    return (mean + stddev * noise[step]).T
+
+  def loss(kernel: jax.Array) -> jax.Array:
+    logits = features @ kernel + bias[None, :]
+    return objective(logits, support.targets)[0]
+
+  given = space.encode(meta_params, features, targets)
+  first = given.mean + given.stddev * _noise(code_key, given.mean.shape, dtype)
+  last, kernel, kernels, losses = _descend_twice(
+    loss, kernel_of, first, meta_params, num_steps
+  )
+  adapted = Classifier(meta_params.params, kernel, bias)
+  later = partition.repeat(adapted, len(kernels))._replace(kernel=kernels)
+  adaptation = Adaptation(
+    partition.prepend(loss(before.kernel), losses),
+    partition.prepend(before, later),
+  )
+  return adapted, adaptation, Codes(given, first, last)
+
+
+def _descend_twice(
+  loss: Callable[[jax.Array], jax.Array],
+  kernel_of: Callable[[jax.Array, jax.Array], jax.Array],
+  first: jax.Array,
+  meta_params: LeoParams,
+  num_steps: tuple[int, int],
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+  """Takes steps of the codes, then of the weights that are made of the last.
+
+  It returns the last codes and kernel, all kernels, and all losses.
+  """
+  last, of_codes = descend(
+    lambda codes, step: loss(kernel_of(codes, step)),
+    first,
+    _descent(meta_params.log_code_rates[None, :]),
+    num_steps[0],
+  )
+  kernel, of_kernel = descend(
+    lambda kernel, step: loss(kernel),
+    kernel_of(last, jnp.int32(num_steps[0])),
+    _descent(meta_params.log_weight_rates[:, None]),
+    num_steps[1],
+  )
+  decoded = jax.vmap(kernel_of)(
+    of_codes.trajectory[:-1], jnp.arange(num_steps[0])
+  )
+  return (
+    last,
+    kernel,
+    jnp.concatenate([decoded, of_kernel.trajectory]),
+    jnp.concatenate([of_codes.losses, of_kernel.losses]),
+  )
+
+
 def _as_gaussian(outputs: jax.Array, first_stddev: float) -> Gaussian:
-  """Halves of outputs as normal variables, of that deviation at outputs of 0.
+  """Reads outputs as normal variables, of that deviation at outputs of 0.
 
   The authors' deviation is an exponential, which their clipped gradients keep
   from running away; a softplus cannot.
@@ -290,7 +368,7 @@ def _as_gaussian(outputs: jax.Array, first_stddev: float) -> Gaussian:
 def _noise(
   key: jax.Array | None, shape: tuple[int, ...], dtype: jnp.dtype
 ) -> jax.Array:
-  """Normal numbers with a key, and zeros, for the mean, without one."""
+  """Draws normal numbers with a key; without one they are zero, the mean."""
   if key is None:
     return jnp.zeros(shape, dtype)
   return jax.random.normal(key, shape, dtype)

@@ -31,6 +31,8 @@ from metajax.adaptation.solved_head import (
 from metajax.base import MetaLearner, Model, Objective
 from metajax.estimators import backprop
 
+__all__ = ['lr_d2', 'newton_step']
+
 
 def lr_d2(
   model: Model,
@@ -119,9 +121,9 @@ def newton_step(
     The next weights, `[features]`.
   """
   scores = features @ weights
-  # With mu the probability of the class: the root of mu (1 - mu), and what
-  # is missing to the label divided by it. Written with exponentials, neither
-  # divides by the small numbers of examples that are surely classified.
+  # Where mu is the probability of the class, these are the root of mu (1 - mu),
+  # and what is missing to the label divided by it. Written with exponentials,
+  # neither divides by the small numbers of examples that are surely classified.
   root = jnp.exp(-(jax.nn.softplus(scores) + jax.nn.softplus(-scores)) / 2)
   missing = signs * jnp.exp(-signs * scores / 2)
   next_weights = ridge_regression(

@@ -9,76 +9,19 @@ References:
   adaptation of deep networks, https://arxiv.org/abs/1703.03400
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import jax
 import optax
 
-from metajax.base import (
-  Adaptation,
-  Batch,
-  Learner,
-  MetaLearner,
-  Model,
-  Objective,
-  PyTree,
+from metajax.adaptation.gradient_learner import (
+  InnerOptimizer,
+  gradient_learner,
 )
+from metajax.base import MetaLearner, Model, Objective
 from metajax.estimators import backprop
 from metajax.inner import partition
-from metajax.inner.descend import Checkpoint, descend
+from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
 
-# From a rate, or from whatever is learned in its place.
-InnerOptimizer = Callable[[Any], optax.GradientTransformation]
-
-
-def gradient_learner(
-  model: Model,
-  objective: Objective,
-  inner_lr: Any,
-  num_steps: int,
-  *,
-  second_order: SecondOrder = 'mixed',
-  checkpoint: Checkpoint = 'none',
-  inner_optimizer: InnerOptimizer = optax.sgd,
-  adapts: partition.Select = partition.everything,
-) -> Learner:
-  """A learner that descends the support loss from its meta-parameters.
-
-  Args and errors are those of `maml`, except for `first_order`, which is
-  `second_order='none'` here. `inner_lr` may be anything traced that
-  `inner_optimizer` takes, such as learned rates (see `learned_descent`).
-  """
-  check_inner_loop(inner_lr, num_steps)
-
-  def adapt(
-    key: jax.Array, meta_params: PyTree, support: Batch
-  ) -> tuple[PyTree, Adaptation]:
-    del key  # deterministic
-    adapted, rest = partition.split(meta_params, adapts)
-
-    def loss(adapted: PyTree, step: jax.Array) -> jax.Array:
-      del step  # the whole support set, every time
-      params = partition.merge(adapted, rest)
-      return objective(model.apply(params, support.inputs), support.targets)[0]
-
-    adapted, descent = descend(
-      loss,
-      adapted,
-      inner_optimizer(inner_lr),
-      num_steps,
-      second_order=second_order,
-      checkpoint=checkpoint,
-    )
-    trajectory = partition.merge(
-      descent.trajectory, partition.repeat(rest, num_steps + 1)
-    )
-    return partition.merge(adapted, rest), Adaptation(
-      descent.losses, trajectory
-    )
-
-  return Learner(model.init, adapt, model.apply)
+__all__ = ['maml']
 
 
 def maml(
@@ -135,12 +78,3 @@ def maml(
     adapts=adapts,
   )
   return MetaLearner(*learner, grad=backprop(learner, objective))
-
-
-def check_inner_loop(inner_lr: Any, num_steps: int) -> None:
-  """Refuses rates and step counts that cannot be meant."""
-  # A traced (learned) rate cannot be looked at.
-  if isinstance(inner_lr, (int, float)) and not inner_lr > 0:
-    raise ValueError(f'inner_lr must be above 0, got {inner_lr}')
-  if num_steps < 0:
-    raise ValueError(f'num_steps must be 0 or more, got {num_steps}')

@@ -27,14 +27,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax.adaptation.gradient_learner import check_inner_loop
 from metajax.adaptation.learned_descent import (
   LearnedDescent,
   at_step,
   by_step,
   learned_descent,
 )
-from metajax.algorithms.maml import check_inner_loop
-from metajax.algorithms.reptile import outer_optimizer as with_state
+from metajax.adaptation.state import with_state
 from metajax.base import (
   Learner,
   MetaGradient,
@@ -50,13 +50,20 @@ from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
 
+__all__ = [
+  'PlusPlusParams',
+  'maml_plus_plus',
+  'outer_optimizer',
+  'step_weights',
+]
+
 
 class PlusPlusParams(NamedTuple):
   """Meta-parameters of MAML++."""
 
   params: PyTree  # of the model; its normalisation before the first step
-  # For each array [steps, ...]: the logarithms of its rates; in normalisation
-  # what it is after each step.
+  # It has for each array [steps, ...] the logarithms of its rates, and in
+  # normalisation what it is after each step.
   inner: PyTree
   step: PyTree  # int32 [], outer steps taken
 
@@ -155,7 +162,7 @@ def maml_plus_plus(
         weights if start < multi_step else None,
       )
 
-    # A choice outside of the map over tasks, so that only one is computed.
+    # The choice stands outside of the map over tasks: only one is computed.
     learned, metrics = jax.lax.switch(
       sum(jnp.int32(step >= start) for start in starts[1:]),
       [estimator(start) for start in starts],
@@ -171,7 +178,7 @@ def maml_plus_plus(
 
 
 def _optimizer(inner: PyTree) -> optax.GradientTransformation:
-  """Steps at learned rates; normalisation becomes what is learned for it."""
+  """Descends at learned rates; normalisation becomes what is learned for it."""
 
   def update(gradient: PyTree, params: PyTree, step: jax.Array) -> PyTree:
     def of_leaf(
@@ -189,7 +196,7 @@ def _optimizer(inner: PyTree) -> optax.GradientTransformation:
 def step_weights(
   step: jax.Array, multi_step: int, num_steps: int
 ) -> jax.Array | None:
-  r"""How much the query loss after each inner step counts.
+  r"""Weighs the query loss after each inner step.
 
   .. math::
     w_t = \frac{1}{K} \left(1 - \frac{n}{N}\right) \; (t < K), \qquad

@@ -32,6 +32,7 @@ from metajax.adaptation.classes import (
   unit_length,
 )
 from metajax.base import (
+  EXCLUDED,
   Adaptation,
   Batch,
   Learner,
@@ -41,6 +42,8 @@ from metajax.base import (
   PyTree,
 )
 from metajax.estimators import backprop
+
+__all__ = ['FullContext', 'Lstm', 'Matching', 'MatchingParams', 'matchingnet']
 
 
 class Lstm(NamedTuple):
@@ -133,7 +136,7 @@ def matchingnet(
       support.targets, num_classes, features.dtype
     )
     if isinstance(meta_params.context, FullContext):
-      features = read_support(meta_params.context, features, real)
+      features = _read_support(meta_params.context, features, real)
     adapted = Matching(meta_params, features, members)
     anything = jnp.full_like(members, 1 / num_classes)
     return adapted, one_step(adapted._replace(members=anything), adapted)
@@ -145,7 +148,7 @@ def matchingnet(
     context = meta_params.context
     if isinstance(context, FullContext):
       queries = jax.vmap(
-        lambda query: read_query(context, query, features, real, num_steps)
+        lambda query: _read_query(context, query, features, real, num_steps)
       )(queries)
     directions = unit_length(features, axis=1)
     cosines = unit_length(queries, axis=1) @ directions.T
@@ -162,11 +165,11 @@ def matchingnet(
 
 
 def _only(real: jax.Array, scores: jax.Array) -> jax.Array:
-  """Scores of a softmax that leaves out what is not real."""
-  return jnp.where(real, scores, -1e30)
+  """Leaves what is not real out of a softmax of scores."""
+  return jnp.where(real, scores, EXCLUDED)
 
 
-def read_support(
+def _read_support(
   context: FullContext, features: jax.Array, real: jax.Array
 ) -> jax.Array:
   """g: each example in the context of the others.
@@ -203,7 +206,7 @@ def read_support(
   return forward + backward + features
 
 
-def read_query(
+def _read_query(
   context: FullContext,
   query: jax.Array,
   support: jax.Array,

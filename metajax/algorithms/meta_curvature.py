@@ -18,13 +18,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax.adaptation.gradient_learner import check_inner_loop
 from metajax.adaptation.learned_descent import learned_descent
-from metajax.algorithms.maml import check_inner_loop
 from metajax.base import MetaLearner, Model, Objective, PyTree
 from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
+
+__all__ = ['meta_curvature', 'multiply']
 
 
 def meta_curvature(
@@ -87,7 +89,7 @@ def meta_curvature(
   return MetaLearner(*learner, grad=backprop(learner, objective))
 
 
-def modes(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _modes(shape: tuple[int, ...]) -> tuple[int, ...]:
   """The shape of an array with all axes but the last two as one."""
   if len(shape) < 3:
     return shape
@@ -95,12 +97,12 @@ def modes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _identities(leaf: jax.Array) -> tuple[jax.Array, ...]:
-  return tuple(jnp.eye(size, dtype=leaf.dtype) for size in modes(leaf.shape))
+  return tuple(jnp.eye(size, dtype=leaf.dtype) for size in _modes(leaf.shape))
 
 
 def multiply(gradient: jax.Array, factors: tuple[jax.Array, ...]) -> jax.Array:
   """Multiplies each mode of a gradient by its factor, `[out, in]`."""
-  array = gradient.reshape(modes(gradient.shape))
+  array = gradient.reshape(_modes(gradient.shape))
   for axis, factor in enumerate(factors):
     array = jnp.moveaxis(jnp.tensordot(factor, array, (1, axis)), 0, axis)
   return array.reshape(gradient.shape)

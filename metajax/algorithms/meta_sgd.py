@@ -18,13 +18,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax.adaptation.gradient_learner import check_inner_loop
 from metajax.adaptation.learned_descent import learned_descent
-from metajax.algorithms.maml import check_inner_loop
 from metajax.base import MetaLearner, Model, Objective, PyTree
 from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
+
+__all__ = ['meta_sgd']
 
 
 def meta_sgd(

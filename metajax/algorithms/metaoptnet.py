@@ -33,8 +33,10 @@ from metajax.adaptation.solved_head import (
   solve_positive,
   solved_head_learner,
 )
-from metajax.base import MetaLearner, Model, Objective
+from metajax.base import EXCLUDED, MetaLearner, Model, Objective
 from metajax.estimators import backprop
+
+__all__ = ['metaoptnet', 'support_vector_machine']
 
 
 def metaoptnet(
@@ -151,7 +153,7 @@ def _distances_to_bounds(
 
   def project(distances: jax.Array) -> jax.Array:
     return jax.vmap(lambda row: projection_simplex(row, limit))(
-      jnp.where(present, distances, -1e30)
+      jnp.where(present, distances, EXCLUDED)
     )
 
   def step(

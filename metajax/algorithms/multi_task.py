@@ -20,13 +20,9 @@ References:
 import jax
 import jax.numpy as jnp
 
+from metajax.adaptation.heads import TransferParams, linear_head, with_head
 from metajax.algorithms.maml import maml
-from metajax.algorithms.transfer import (
-  TransferParams,
-  baseline,
-  linear_head,
-  with_head,
-)
+from metajax.algorithms.transfer import baseline
 from metajax.base import (
   Batch,
   MetaLearner,
@@ -36,6 +32,8 @@ from metajax.base import (
   PyTree,
   Task,
 )
+
+__all__ = ['multi_task']
 
 
 def multi_task(

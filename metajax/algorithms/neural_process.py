@@ -37,6 +37,14 @@ from metajax.estimators import backprop
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
 
+__all__ = [
+  'Process',
+  'ProcessParams',
+  'dot_product_attention',
+  'gaussian_likelihood',
+  'neural_process',
+]
+
 
 class ProcessParams(NamedTuple):
   """Meta-parameters of a neural process."""

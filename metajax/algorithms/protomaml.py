@@ -14,19 +14,19 @@ References:
   to learn from few examples, https://arxiv.org/abs/1903.03096
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from metajax.adaptation.classes import (
+  Classifier,
   check_num_classes,
   class_means,
+  classify,
   encode_classes,
   rule_out_absent,
 )
-from metajax.algorithms.maml import InnerOptimizer, gradient_learner
+from metajax.adaptation.gradient_learner import InnerOptimizer, gradient_learner
 from metajax.base import (
   Adaptation,
   Batch,
@@ -41,18 +41,7 @@ from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
 
-
-class Classifier(NamedTuple):
-  """An embedding and a linear layer on top of it."""
-
-  params: PyTree  # of the embedding
-  kernel: jax.Array  # [features, ways]
-  bias: jax.Array  # [ways]
-
-
-def classify(classifier: Classifier, features: jax.Array) -> jax.Array:
-  """The logits `[examples, ways]` of a linear layer on features."""
-  return features @ classifier.kernel + classifier.bias[None, :]
+__all__ = ['protomaml']
 
 
 def protomaml(

@@ -32,6 +32,8 @@ from metajax.base import (
 )
 from metajax.estimators import backprop
 
+__all__ = ['Prototypes', 'protonet']
+
 
 class Prototypes(NamedTuple):
   """What a prototypical network knows of a task."""

@@ -29,6 +29,8 @@ from metajax.adaptation.solved_head import (
 from metajax.base import MetaLearner, Model, Objective
 from metajax.estimators import backprop
 
+__all__ = ['r2d2']
+
 
 def r2d2(
   model: Model,

@@ -49,6 +49,14 @@ from metajax.models import Conv, LayerNorm, from_linen, max_pool
 from metajax.objectives import cross_entropy
 from metajax.precision import drawn_like_inputs
 
+__all__ = [
+  'Relation',
+  'RelationParams',
+  'relation_error',
+  'relation_module',
+  'relationnet',
+]
+
 
 class RelationParams(NamedTuple):
   """Meta-parameters of a relation network."""
@@ -91,7 +99,7 @@ class _Relation(nn.Module):
 
 
 def _pooled(hidden: jax.Array) -> jax.Array:
-  """Half as high and wide where it can be, and normalised at every place."""
+  """Halves height and width where it can, and normalises every place."""
   if min(hidden.shape[1:3]) > 1:
     hidden = max_pool(hidden)
   return nn.relu(LayerNorm()(hidden))

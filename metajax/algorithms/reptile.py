@@ -14,14 +14,13 @@ References:
   https://arxiv.org/abs/1803.02999 and their supervised-reptile.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from metajax.algorithms.maml import InnerOptimizer, check_inner_loop
+from metajax.adaptation.gradient_learner import InnerOptimizer, check_inner_loop
+from metajax.adaptation.state import with_state
 from metajax.base import (
   Adaptation,
   Batch,
@@ -35,6 +34,14 @@ from metajax.estimators import displacement
 from metajax.inner import partition
 from metajax.inner.descend import descend
 
+__all__ = [
+  'ReptileParams',
+  'authors_adam',
+  'minibatches',
+  'outer_optimizer',
+  'reptile',
+]
+
 
 class ReptileParams(NamedTuple):
   """Meta-parameters of Reptile."""
@@ -45,7 +52,17 @@ class ReptileParams(NamedTuple):
 
 _REPTILE_LABELS = ReptileParams('weights', 'state')
 
-authors_adam = partial(optax.adam, b1=0.0)
+
+def authors_adam(inner_lr: float) -> optax.GradientTransformation:
+  """The inner optimiser of the authors: Adam without momentum.
+
+  Args:
+    inner_lr: its rate.
+
+  Returns:
+    An optax transformation.
+  """
+  return optax.adam(inner_lr, b1=0.0)
 
 
 def reptile(
@@ -69,8 +86,8 @@ def reptile(
     num_steps: inner steps.
     inner_batch: examples per inner step, drawn by passes in random order over
       the support set; the whole set by default.
-    inner_optimizer: makes the inner optimiser from its rate; Adam with b1 = 0
-      by default.
+    inner_optimizer: makes the inner optimiser from its rate; by default Adam
+      without momentum, as the authors have it.
 
   Returns:
     A `MetaLearner` whose meta-parameters are `ReptileParams`.
@@ -160,33 +177,9 @@ def outer_optimizer(
   Args:
     optimizer: for the weights; the authors' is SGD with a rate that falls
       linearly from 1 to 0.
-    labels: which of the meta-parameters are `'weights'`, and which `'state'`,
-      from which their gradient is subtracted as it is.
+    labels: which of the meta-parameters are what, see `with_state`.
 
   Returns:
     An optimiser of meta-parameters such as `ReptileParams`.
   """
-  return optax.partition(
-    {
-      'weights': optimizer,
-      'state': optax.chain(optax.sgd(1.0), _whole_updates()),
-    },
-    labels,
-  )
-
-
-def _whole_updates() -> optax.GradientTransformation:
-  """Rounds the updates of integers, such as Adam's count of steps.
-
-  A mean over tasks is a whole number to rounding only, and what is a little
-  less than 1 would be cut off to 0.
-  """
-
-  def whole(update: jax.Array, param: jax.Array) -> jax.Array:
-    if jnp.issubdtype(jnp.result_type(param), jnp.integer):
-      return jnp.round(update).astype(jnp.result_type(param))
-    return update
-
-  return optax.stateless(
-    lambda updates, params: jax.tree.map(whole, updates, params)
-  )
+  return with_state(optimizer, labels)

@@ -19,7 +19,7 @@ References:
 import jax
 import optax
 
-from metajax.algorithms.maml import InnerOptimizer, gradient_learner
+from metajax.adaptation.gradient_learner import InnerOptimizer, gradient_learner
 from metajax.algorithms.protonet import protonet
 from metajax.base import (
   Adaptation,
@@ -31,6 +31,8 @@ from metajax.base import (
   PyTree,
 )
 from metajax.estimators import backprop
+
+__all__ = ['from_scratch', 'nearest_class_mean']
 
 
 def from_scratch(

@@ -24,6 +24,7 @@ from metajax.adaptation.classes import (
   one_step,
 )
 from metajax.base import (
+  EXCLUDED,
   Adaptation,
   Batch,
   Learner,
@@ -35,6 +36,8 @@ from metajax.base import (
   Task,
 )
 from metajax.estimators import gradient_of
+
+__all__ = ['Siamese', 'SiameseParams', 'pair_loss', 'siamese', 'verify']
 
 
 class SiameseParams(NamedTuple):
@@ -131,7 +134,7 @@ def siamese(
 def verify(
   model: Model, meta_params: SiameseParams, first: PyTree, second: PyTree
 ) -> jax.Array:
-  """Whether the examples of each pair are of one class.
+  """Says whether the examples of each pair are of one class.
 
   Args:
     model: that of the siamese network. Where it normalises by the batch, the
@@ -180,13 +183,12 @@ def _twins(
 def _logits(
   meta_params: SiameseParams, first: jax.Array, second: jax.Array
 ) -> jax.Array:
-  """Of every one of `first` with every one of `second`."""
+  """Compares every one of `first` with every one of `second`."""
   distances = jnp.abs(first[:, None, :] - second[None, :, :])
   return distances @ meta_params.weights + meta_params.bias
 
 
 def _most_similar(logits: jax.Array, members: jax.Array) -> jax.Array:
-  """Of logits [queries, examples] the largest of each class."""
-  # Finite, so that a class without examples has a finite loss too.
-  of_class = jnp.where(members[None] > 0, logits[:, :, None], -1e30)
+  """Takes the largest logit of each class, of `[queries, examples]`."""
+  of_class = jnp.where(members[None] > 0, logits[:, :, None], EXCLUDED)
   return jnp.max(of_class, axis=1)

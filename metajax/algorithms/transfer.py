@@ -18,18 +18,19 @@ References:
   (2013), Distance-based image classification.
 """
 
-from typing import NamedTuple
-
 import jax
-import jax.numpy as jnp
 import optax
 
-from metajax.adaptation.classes import (
-  check_num_classes,
-  one_step,
-  unit_length,
+from metajax.adaptation.classes import check_num_classes
+from metajax.adaptation.gradient_learner import InnerOptimizer, gradient_learner
+from metajax.adaptation.heads import (
+  TransferParams,
+  cosine_head,
+  fit_head,
+  linear_head,
+  with_head,
 )
-from metajax.algorithms.maml import InnerOptimizer, gradient_learner, maml
+from metajax.algorithms.maml import maml
 from metajax.algorithms.protonet import Prototypes, protonet
 from metajax.base import (
   Adapt,
@@ -39,15 +40,9 @@ from metajax.base import (
   Model,
   Objective,
   Predict,
-  PyTree,
 )
 
-
-class TransferParams(NamedTuple):
-  """An embedding with a head: over all classes of training, or of a task."""
-
-  params: PyTree  # of the embedding
-  head: PyTree
+__all__ = ['baseline', 'baseline_plus_plus', 'nearest_mean', 'transfer']
 
 
 def baseline(
@@ -87,7 +82,7 @@ def baseline(
   """
   _check_classes(num_classes, train_classes)
   new = linear_head(num_classes)
-  return trained_on_classes(
+  return _trained_on_classes(
     with_head(model, linear_head(train_classes)),
     objective,
     fit_head(model, new, objective, inner_lr, num_steps),
@@ -135,7 +130,7 @@ def baseline_plus_plus(
   """
   _check_classes(num_classes, train_classes)
   new = cosine_head(num_classes, scale, learn_scale)
-  return trained_on_classes(
+  return _trained_on_classes(
     with_head(model, cosine_head(train_classes, train_scale, learn_scale)),
     objective,
     fit_head(model, new, objective, inner_lr, num_steps),
@@ -191,7 +186,7 @@ def transfer(
     start = TransferParams(params, head.init(head_key, features))
     return tuner.adapt(adapt_key, start, support)
 
-  return trained_on_classes(
+  return _trained_on_classes(
     with_head(model, linear_head(train_classes)), objective, adapt, new.apply
   )
 
@@ -226,7 +221,7 @@ def nearest_mean(
   ) -> tuple[Prototypes, Adaptation]:
     return by_means.adapt(key, meta_params.params, support)
 
-  return trained_on_classes(
+  return _trained_on_classes(
     with_head(model, linear_head(train_classes)),
     objective,
     adapt,
@@ -234,7 +229,7 @@ def nearest_mean(
   )
 
 
-def trained_on_classes(
+def _trained_on_classes(
   classifier: Model, objective: Objective, adapt: Adapt, predict: Predict
 ) -> MetaLearner:
   """A method whose training is that of a classifier of all classes.
@@ -250,122 +245,6 @@ def trained_on_classes(
   """
   trained = maml(classifier, objective, num_steps=0)
   return MetaLearner(trained.init, adapt, predict, trained.grad)
-
-
-def with_head(model: Model, head: Model) -> Model:
-  """A model of two: a head on the features of an embedding."""
-
-  def init(key: jax.Array, inputs: PyTree) -> TransferParams:
-    params_key, head_key = jax.random.split(key)
-    params = model.init(params_key, inputs)
-    features = jax.eval_shape(model.apply, params, inputs)
-    return TransferParams(params, head.init(head_key, features))
-
-  def apply(params: TransferParams, inputs: PyTree) -> PyTree:
-    return head.apply(params.head, model.apply(params.params, inputs))
-
-  return Model(init, apply)
-
-
-def fit_head(
-  model: Model,
-  head: Model,
-  objective: Objective,
-  inner_lr: float,
-  num_steps: int,
-) -> Adapt:
-  """Adaptation by a new head, which is fitted to features that stay.
-
-  Args:
-    model: the embedding.
-    head: of a task, on features.
-    objective: of the support set.
-    inner_lr: rate of the gradient descent.
-    num_steps: its steps; the whole is one step of the adaptation.
-
-  Returns:
-    A function from `TransferParams`, of whatever head, to those of a task.
-
-  Raises:
-    ValueError: if `inner_lr` is not positive or `num_steps` is negative.
-  """
-  # Nobody differentiates the fit.
-  fitter = gradient_learner(
-    head, objective, inner_lr, num_steps, second_order='none'
-  )
-
-  def adapt(
-    key: jax.Array, meta_params: TransferParams, support: Batch
-  ) -> tuple[TransferParams, Adaptation]:
-    head_key, fit_key = jax.random.split(key)
-    features = model.apply(meta_params.params, support.inputs)
-    start = head.init(head_key, features)
-    fitted, _ = fitter.adapt(fit_key, start, support._replace(inputs=features))
-    before, adapted = (
-      TransferParams(meta_params.params, each) for each in (start, fitted)
-    )
-    return adapted, one_step(before, adapted)
-
-  return adapt
-
-
-def linear_head(num_classes: int) -> Model:
-  """Logits that are linear in the features; at first all are zero."""
-
-  def init(key: jax.Array, features: jax.Array) -> PyTree:
-    del key  # its loss has one minimum, wherever it starts
-    return {
-      'kernel': jnp.zeros((features.shape[-1], num_classes), features.dtype),
-      'bias': jnp.zeros((num_classes,), features.dtype),
-    }
-
-  def apply(params: PyTree, features: jax.Array) -> jax.Array:
-    return features @ params['kernel'] + params['bias'][None]
-
-  return Model(init, apply)
-
-
-def cosine_head(
-  num_classes: int, scale: float, learn_scale: bool = False
-) -> Model:
-  r"""Logits by the angle between features and a vector for each class.
-
-  .. math:: o_k = s \, g_k \cos(f, w_k)
-
-  The length of a class's vector is a parameter by itself, g, as the authors
-  have it by weight normalisation; only the direction of w matters.
-
-  Args:
-    num_classes: how many there are.
-    scale: s.
-    learn_scale: make s a parameter, kept positive by its logarithm.
-
-  Returns:
-    A model of features.
-
-  Raises:
-    ValueError: if `scale` is not positive.
-  """
-  if not scale > 0:
-    raise ValueError(f'the scale of cosines must be above 0, got {scale}')
-
-  def init(key: jax.Array, features: jax.Array) -> PyTree:
-    shape, dtype = (features.shape[-1], num_classes), features.dtype
-    params = {
-      'kernel': jax.random.normal(key, shape, dtype) / shape[0] ** 0.5,
-      'length': jnp.ones((num_classes,), dtype),
-    }
-    if learn_scale:
-      params['log_scale'] = jnp.log(jnp.asarray(scale, dtype))
-    return params
-
-  def apply(params: PyTree, features: jax.Array) -> jax.Array:
-    factor = jnp.exp(params['log_scale']) if learn_scale else scale
-    directions = unit_length(params['kernel'], axis=0)
-    cosines = unit_length(features, axis=1) @ directions
-    return factor * cosines * params['length'][None]
-
-  return Model(init, apply)
 
 
 def _check_classes(num_classes: int, train_classes: int) -> None:

@@ -29,11 +29,16 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from metajax.algorithms.maml import check_inner_loop, gradient_learner
+from metajax.adaptation.gradient_learner import (
+  check_inner_loop,
+  gradient_learner,
+)
 from metajax.base import MetaLearner, Metrics, Model, Objective, PyTree, Task
 from metajax.estimators import gradient_of, query_loss
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
+
+__all__ = ['task_layers', 'warpgrad']
 
 
 def task_layers(path: str) -> bool:

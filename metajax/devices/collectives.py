@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+__all__ = ['Collective', 'collectives']
+
 _OPERATIONS = (
   'all-reduce',
   'all-gather',

@@ -8,6 +8,8 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
+__all__ = ['Cost', 'cost']
+
 
 class Cost(NamedTuple):
   """The work of one call."""
@@ -96,8 +98,8 @@ def _convolution(equation: Any) -> int:
   of_image, of_kernel, of_result = params['dimension_numbers']
   batch, features, *lengths = (result[axis] for axis in of_result)
   _, depth, *sizes = (kernel[axis] for axis in of_kernel)
-  # As the gradient of a gradient, a convolution may have a kernel as large as
-  # the image, most of which falls on padding.
+  # A convolution that is the gradient of a gradient may have a kernel as large
+  # as the image, most of which falls on padding.
   pairs = [
     _pairs(length, size, image[axis], stride, padding, spread, dilation)
     for length, size, axis, stride, padding, spread, dilation in zip(

@@ -15,6 +15,16 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+__all__ = [
+  'ClusterError',
+  'agree',
+  'collect',
+  'gather',
+  'initialize',
+  'is_lost_connection',
+  'is_primary',
+]
+
 _EXCHANGE = re.compile(
   r'\bGloo\b|\bNCCL\b|UNAVAILABLE|DEADLINE_EXCEEDED|coordination service'
 )
@@ -124,7 +134,7 @@ def _connect(timeout: int, heartbeat: int, **cluster: Any) -> None:
 
 
 def is_lost_connection(error: Exception) -> bool:
-  """Whether a failure is that of an exchange with another process.
+  """Says whether a failure is that of an exchange with another process.
 
   JAX has no type of its own for it: the libraries that carry the messages are
   known by what they write.
@@ -133,7 +143,7 @@ def is_lost_connection(error: Exception) -> bool:
 
 
 def is_primary() -> bool:
-  """Whether this process is the one that writes and prints."""
+  """Says whether this process is the one that writes and prints."""
   return jax.process_index() == 0
 
 

@@ -11,10 +11,24 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from metajax.base import PyTree
 
+__all__ = [
+  'MODEL',
+  'TASK',
+  'Rule',
+  'axis_size',
+  'by_path',
+  'largest_dimension',
+  'make_mesh',
+  'put',
+  'replicated',
+  'shardings',
+  'with_places',
+]
+
 TASK = 'task'  # the axis of a mesh that tasks are divided over
 MODEL = 'model'  # the axis that a single network is divided over
 
-# From the path and the shape of an array to how it is divided.
+# Maps the path and the shape of an array to how it is divided.
 Rule = Callable[[str, tuple[int, ...]], PartitionSpec]
 
 
@@ -101,7 +115,7 @@ def largest_dimension(mesh: Mesh, axis: str, at_least: int = 2**16) -> Rule:
     able = [size for size in shape if size % pieces == 0]
     if math.prod(shape) < at_least or not able:
       return PartitionSpec()
-    # Of equal dimensions the last one: of a kernel, its outputs.
+    # The last of equal dimensions is taken: of a kernel, its outputs.
     place = len(shape) - 1 - shape[::-1].index(max(able))
     return PartitionSpec(*([None] * place), axis)
 
@@ -155,7 +169,7 @@ def by_path(mesh: Mesh, rules: Sequence[tuple[str, PartitionSpec]]) -> Rule:
 
 
 def shardings(tree: PyTree, mesh: Mesh, rule: Rule = replicated) -> PyTree:
-  """Where the leaves of a tree lie, by a rule.
+  """Says where the leaves of a tree lie, by a rule.
 
   Args:
     tree: arrays, or their shapes.

@@ -24,6 +24,14 @@ from metajax.base import (
 from metajax.devices.cost import cost
 from metajax.devices.mesh import TASK, axis_size
 
+__all__ = [
+  'ChunkSize',
+  'choose_chunk_size',
+  'data_parallel',
+  'map_over_devices',
+  'microbatch',
+]
+
 ChunkSize = int | Literal['auto']
 
 # On a CPU, work below this leaves vector units waiting for the next operation,
@@ -202,7 +210,8 @@ def _per_device(
   summed over them inside of an adaptation: a wrong meta-gradient, without a
   word. The one reduction that is wanted stands in `local`.
   """
-  # Compiled, as shard_map by itself knows no axes that it is not to divide.
+  # It is compiled, as shard_map by itself knows no axes that it is not to
+  # divide.
   mapped: Callable[[PyTree, PyTree], PyTree] = jax.jit(
     jax.shard_map(
       local,

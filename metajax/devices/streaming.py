@@ -17,6 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from metajax.base import PyTree, Task, task_keys
 from metajax.devices.mesh import TASK
 
+__all__ = ['HostSampler', 'step_keys', 'stream', 'stream_shapes']
+
 _THREADS = 2  # that gather: it is memory traffic, which few threads fill
 _AHEAD = 8  # steps that wait in the memory of the host
 
@@ -124,7 +126,7 @@ class _Steps:
 
 
 def _rows_of_this_process(place: NamedSharding, total: int) -> np.ndarray:
-  """Which tasks of a step its devices need, ascending."""
+  """Lists the tasks of a step that its devices need, ascending."""
   slices = place.addressable_devices_indices_map((total,)).values()
   return np.unique(np.concatenate([np.arange(total)[each] for each in slices]))
 

@@ -15,6 +15,8 @@ from jax.extend.core import jaxpr_as_fun
 
 from metajax.base import PyTree
 
+__all__ = ['Hoisted', 'hoist', 'instantiated', 'split_perturbed']
+
 
 class Hoisted(NamedTuple):
   """A function, and apart from it what it closed over."""
@@ -52,7 +54,7 @@ def hoist(function: Callable[..., PyTree], *args: PyTree) -> Hoisted:
 
 
 def split_perturbed(inputs: PyTree) -> tuple[PyTree, PyTree]:
-  """What is differentiated, and the rest, of inputs with symbolic zeros.
+  """Splits inputs with symbolic zeros: what is differentiated, and the rest.
 
   Images and labels are constants that nobody differentiates with respect to;
   only what is perturbed costs anything on the way back.
@@ -68,7 +70,7 @@ def split_perturbed(inputs: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def instantiated(tangent: Any) -> jax.Array:
-  """A tangent or cotangent, with zeros where it is a symbolic zero."""
+  """Writes out the zeros of a tangent or cotangent that is symbolic."""
   if isinstance(tangent, SymbolicZero):
     return jnp.zeros(tangent.shape, tangent.dtype)
   return tangent

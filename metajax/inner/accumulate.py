@@ -10,6 +10,8 @@ from metajax.base import PyTree
 from metajax.inner import partition
 from metajax.inner._hoisting import hoist, split_perturbed
 
+__all__ = ['Loss', 'accumulate']
+
 Loss = Callable[[PyTree, PyTree], jax.Array]
 
 

@@ -13,10 +13,12 @@ from metajax.base import PyTree
 from metajax.inner._replay import Gradient, Update, descend_segment
 from metajax.inner.second_order import SecondOrder, value_and_gradient
 
+__all__ = ['INNER_GRADIENT', 'Checkpoint', 'Descent', 'descend']
+
 _Checkpoint = Literal['none', 'step', 'nested']
 Checkpoint = _Checkpoint | Callable[..., Any]
 
-# What a checkpoint policy knows the gradients of the inner steps by.
+# A checkpoint policy knows the gradients of the inner steps by this name.
 INNER_GRADIENT = 'inner_gradient'
 _SAVE_GRADIENT = jax.checkpoint_policies.save_only_these_names(INNER_GRADIENT)
 
@@ -154,10 +156,10 @@ def _checkpointed(step: _Step, checkpoint: Checkpoint) -> _Step:
 def _nested(
   gradient: Gradient, update: Update, carry: PyTree, indices: jax.Array
 ) -> tuple[PyTree, PyTree]:
-  """Steps in segments, with memory that grows with the root of their number.
+  """Takes steps in segments: memory grows with the root of their number.
 
-  Of the last steps the gradients are kept until they are differentiated; of
-  the others they are computed again, one segment at a time.
+  The gradients of the last steps are kept until they are differentiated;
+  those of the others are computed again, one segment at a time.
   """
   number = len(indices)
   again = max(0, number - 4 * math.isqrt(number))

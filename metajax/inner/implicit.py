@@ -31,9 +31,11 @@ from metajax.base import PyTree
 from metajax.inner import partition
 from metajax.inner._hoisting import hoist, instantiated, split_perturbed
 
+__all__ = ['Loss', 'Solve', 'implicit_minimum']
+
 Loss = Callable[[PyTree], jax.Array]
 Solve = Callable[[Loss, PyTree], tuple[PyTree, PyTree]]
-Gradient = Callable[[PyTree], PyTree]
+_Gradient = Callable[[PyTree], PyTree]
 
 
 def implicit_minimum(
@@ -91,7 +93,7 @@ def implicit_minimum(
   def found(start: PyTree, constants: list) -> tuple[PyTree, PyTree]:
     return solve(lambda params: pure(params, constants), start)
 
-  def solve_hessian(gradient: Gradient, at: PyTree, right: PyTree) -> PyTree:
+  def solve_hessian(gradient: _Gradient, at: PyTree, right: PyTree) -> PyTree:
     _, curvature = jax.linearize(gradient, at)
 
     def product(direction: PyTree) -> PyTree:

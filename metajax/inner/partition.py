@@ -13,6 +13,19 @@ import jax.numpy as jnp
 
 from metajax.base import PyTree
 
+__all__ = [
+  'Select',
+  'body',
+  'everything',
+  'head',
+  'map_with_path',
+  'merge',
+  'normalisation',
+  'prepend',
+  'repeat',
+  'split',
+]
+
 Select = Callable[[str], bool]
 
 

@@ -30,6 +30,8 @@ from metajax.base import PyTree
 from metajax.inner import partition
 from metajax.inner._hoisting import hoist, instantiated, split_perturbed
 
+__all__ = ['Loss', 'SecondOrder', 'ValueAndGradient', 'value_and_gradient']
+
 SecondOrder = Literal['mixed', 'reverse', 'none']
 
 Loss = Callable[[PyTree, jax.Array], jax.Array]

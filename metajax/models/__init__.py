@@ -1,9 +1,11 @@
 """Networks, and layers that stay fast when every task has its own weights."""
 
 from metajax.models.adapters import from_linen, from_nnx
+from metajax.models.attention import transformer
+from metajax.models.convolution import convolve
 from metajax.models.layers import BatchNorm, Conv, Embedding, LayerNorm
-from metajax.models.networks import conv4, mlp, resnet12, transformer
-from metajax.models.windows import average_pool, convolve, max_pool
+from metajax.models.networks import conv4, mlp, resnet12
+from metajax.models.pooling import average_pool, max_pool
 
 __all__ = [
   'BatchNorm',

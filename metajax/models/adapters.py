@@ -9,6 +9,8 @@ from flax import nnx
 
 from metajax.base import Model, PyTree
 
+__all__ = ['from_linen', 'from_nnx']
+
 
 def from_linen(module: nn.Module) -> Model:
   """Wraps a stateless flax module.
@@ -86,7 +88,7 @@ def from_nnx(make: Callable[[nnx.Rngs], Callable[..., Any]]) -> Model:
     return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), nnx.Param))
 
   def apply(params: PyTree, inputs: PyTree) -> PyTree:
-    # A copy, because the template serves every call, also traced ones.
+    # It takes a copy, because the template serves every call, also traced ones.
     state = jax.tree.map(lambda leaf: leaf, template)
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(structure, state, copy=True)(inputs)

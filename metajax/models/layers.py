@@ -10,19 +10,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metajax.models.convolution import convolve
+from metajax.models.pooling import max_pool
 from metajax.models.windows import (
   Lowering,
   Padding,
-  convolve,
   geometry,
-  max_pool,
   pair,
   resolve,
 )
 
+__all__ = ['BatchNorm', 'Conv', 'Embedding', 'LayerNorm', 'name_of']
+
 
 def name_of(layer: nn.Module) -> str:
-  """Where a layer is in its network, for errors: `Block_1/Conv_0`."""
+  """Says where a layer is in its network, for errors: `Block_1/Conv_0`."""
   return '/'.join(layer.path) or type(layer).__name__
 
 
@@ -145,7 +147,7 @@ class LayerNorm(nn.Module):
 
 
 def _widened(inputs: jax.Array) -> jax.Array:
-  """In float32 at least: what is small beside the mean has few digits else."""
+  """Widens to float32: else what is small beside the mean has few digits."""
   if jnp.issubdtype(inputs.dtype, jnp.floating) and inputs.dtype.itemsize < 4:
     return inputs.astype(jnp.float32)
   return inputs

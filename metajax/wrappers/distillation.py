@@ -32,8 +32,10 @@ from metajax.base import (
 )
 from metajax.estimators import backprop
 
+__all__ = ['distil', 'divergence']
 
-class Taught(NamedTuple):
+
+class _Taught(NamedTuple):
   """Targets, and what the teacher makes of them."""
 
   targets: PyTree  # leaves [examples, ...]
@@ -89,7 +91,7 @@ def distil(
     raise ValueError(f'temperature must be above 0, got {temperature}')
   learner = Learner(student.init, student.adapt, student.predict)
 
-  def mixed(outputs: jax.Array, taught: Taught) -> tuple[jax.Array, Metrics]:
+  def mixed(outputs: jax.Array, taught: _Taught) -> tuple[jax.Array, Metrics]:
     check_classes(taught.targets)
     loss, metrics = objective(outputs, taught.targets)
     real = taught.targets != PADDING
@@ -105,7 +107,7 @@ def distil(
     def teach(key: jax.Array, task: Task) -> Task:
       adapted, _ = teacher.adapt(key, teacher_params, task.support)
       outputs = teacher.predict(adapted, task.query.inputs)
-      taught = Taught(task.query.targets, outputs)
+      taught = _Taught(task.query.targets, outputs)
       return task._replace(query=task.query._replace(targets=taught))
 
     return estimate(key, meta_params, map_tasks(teach, key, tasks))

@@ -32,9 +32,12 @@ from metajax.base import (
 from metajax.inner import partition
 from metajax.wrappers.selection import held_out
 
+__all__ = ['Combination', 'Members', 'combine', 'ensemble', 'stack']
+
 Combination = Literal['mean', 'vote', 'stacked', 'outputs']
 
-# Of the estimation of weights, which converges at a handful of examples.
+# Weights are estimated in so many rounds, which converge at a handful of
+# examples.
 _ROUNDS = 50
 
 

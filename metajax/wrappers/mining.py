@@ -41,6 +41,8 @@ from metajax.base import (
 from metajax.estimators import query_loss
 from metajax.runs.training import as_argument
 
+__all__ = ['candidates', 'hardest']
+
 
 def candidates(sample: SampleTask, number: int) -> jax.tree_util.Partial:
   """A sampler of groups of tasks, of which `hardest` keeps one each.

@@ -32,6 +32,8 @@ from metajax.base import (
   Task,
 )
 
+__all__ = ['Selection', 'held_out', 'select']
+
 
 class Selection(NamedTuple):
   """What is known of a task: every learner adapted, and which is asked."""
@@ -208,7 +210,7 @@ def _folds(
 
 
 def _rounds(targets: jax.Array, num_classes: int) -> jax.Array:
-  """First one example of every class, then another one of each, ...
+  """Numbers rounds: one example of every class, then another one of each, ...
 
   Padding goes where a round has fewer: otherwise rounds would shift, and a fold
   could have all there is of a class.

@@ -9,15 +9,14 @@ from differences import slopes
 
 import metajax
 from metajax.algorithms.delta_encoder import (
-  OPTIMIZED,
   Moments,
   draw_codes,
   draw_pairs,
   moments_of,
+  outer_optimizer,
   reconstruction_errors,
 )
 from metajax.algorithms.hallucination import identity
-from metajax.algorithms.reptile import outer_optimizer
 from metajax.base import PADDING, Batch, Task, sample_tasks
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
@@ -106,7 +105,7 @@ def test_moments_move_to_those_of_the_tasks(float64):
   tasks = random_tasks(2)
   learner = make(averaging_rate=0.25)
   meta_params = draw(learner, tasks)
-  optimizer = outer_optimizer(optax.adam(1e-3), OPTIMIZED)
+  optimizer = outer_optimizer(optax.adam(1e-3))
   gradient, _ = jax.jit(learner.grad)(KEY, meta_params, tasks)
   updates, _ = optimizer.update(
     gradient, optimizer.init(meta_params), meta_params
@@ -200,7 +199,7 @@ def test_the_way_in_which_classes_vary_is_carried_over_to_new_ones():
   learner = make(embedding=identity)
   train = metajax.make_train_step(
     learner,
-    outer_optimizer(optax.adam(3e-3), OPTIMIZED),
+    outer_optimizer(optax.adam(3e-3)),
     stretched,
     tasks_per_step=8,
   )

@@ -9,7 +9,7 @@ import pytest
 from differences import slopes
 
 import metajax
-from metajax.algorithms.transfer import TransferParams, cosine_head, linear_head
+from metajax.adaptation.heads import TransferParams, cosine_head, linear_head
 from metajax.base import Batch, Task
 from metajax.models import mlp
 

@@ -17,7 +17,7 @@ BYTES = 2 * 4 * 4
 
 
 def exchanges(function, dtype=jnp.float32):
-  """Those of a function that every device runs on its piece of an array."""
+  """Lists those of a function that every device runs on its piece."""
   mesh = make_mesh({AXIS: DEVICES})
   everywhere = jax.shard_map(
     function,

@@ -44,7 +44,7 @@ class Seen(NamedTuple):
 
 
 def environment():
-  """That of a process with one device, which compiles what we compile."""
+  """Makes that of a process with one device that compiles what we compile."""
   inherited = {
     name: value
     for name, value in os.environ.items()

@@ -25,7 +25,7 @@ def descend_far(loss, start):
 
 
 def minimum(bowl, tilt):
-  """Of a quadratic, found by steps; its derivative is the implicit one."""
+  """Finds that of a quadratic by steps; its derivative is the implicit one."""
 
   def loss(place):
     x = jnp.concatenate([place['left'], place['right']])

@@ -68,7 +68,7 @@ def meta_loss(
 
 
 def meta_gradient(model, shape, second_order, checkpoint) -> PyTree:
-  """Over a batch of two tasks with one meta-parameter each way of sharing."""
+  """Differentiates the mean of the losses of two tasks."""
   inputs = jax.random.normal(jax.random.key(0), (2, 4, *shape))
   meta = meta_parameters(model, inputs[0])
 
@@ -126,7 +126,7 @@ def same(found: PyTree, expected: PyTree) -> None:
 
 @pytest.mark.parametrize('second_order', ['mixed', 'reverse'])
 def test_long_loops_agree(float64, second_order):
-  """Of many steps, those of which the gradients are computed again too."""
+  """Some of so many steps have gradients that are computed again too."""
   data = jax.random.normal(jax.random.key(0), (4, 3))
 
   def outer(start, checkpoint):

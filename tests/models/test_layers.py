@@ -88,7 +88,7 @@ def test_batch_norm_of_a_constant_is_finite_to_second_order():
 
 
 def far_from_zero(*shape: int) -> jax.Array:
-  """Of mean 10 and deviation 1, in bfloat16: there steps are 1/16 wide."""
+  """Draws numbers around 10 in bfloat16, whose steps are 1/16 wide there."""
   values = np.random.default_rng(0).normal(10.0, 1.0, shape)
   return jnp.asarray(values, jnp.bfloat16)
 

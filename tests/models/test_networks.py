@@ -15,10 +15,10 @@ from metajax.models import conv4, from_linen, mlp, resnet12, transformer
 
 
 def output_shape(model, images) -> tuple[int, ...]:
-  def run(images):
+  def start(images):
     return model.apply(model.init(jax.random.key(0), images), images)
 
-  return jax.eval_shape(run, images).shape
+  return jax.eval_shape(start, images).shape
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ MISFITS = {
 def test_inputs_that_do_not_fit_name_the_layer_and_shapes(
   model, first, then, message
 ):
-  def run():
+  def misfit():
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(first))
     jax.eval_shape(model.apply, params, jnp.zeros(then))
 
   with pytest.raises((ValueError, ScopeParamShapeError), match=message):
-    run()
+    misfit()
 
 
 def conv4_by_hand(params, images):

@@ -1,0 +1,104 @@
+r"""Adaptation by gradient descent, from the meta-parameters.
+
+.. math::
+  \theta_i^0 = \phi, \qquad
+  \theta_i^{t+1} = \theta_i^t - \alpha \nabla L(\theta_i^t, S_i)
+
+It is the inner loop of MAML and of its relatives, of new heads, and of networks
+that are trained from scratch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from metajax.base import (
+  Adaptation,
+  Batch,
+  Learner,
+  Model,
+  Objective,
+  PyTree,
+)
+from metajax.inner import partition
+from metajax.inner.descend import Checkpoint, descend
+from metajax.inner.second_order import SecondOrder
+
+__all__ = ['InnerOptimizer', 'check_inner_loop', 'gradient_learner']
+
+# Makes an optimiser from a rate, or from whatever is learned in its place.
+InnerOptimizer = Callable[[Any], optax.GradientTransformation]
+
+
+def gradient_learner(
+  model: Model,
+  objective: Objective,
+  inner_lr: Any,
+  num_steps: int,
+  *,
+  second_order: SecondOrder = 'mixed',
+  checkpoint: Checkpoint = 'none',
+  inner_optimizer: InnerOptimizer = optax.sgd,
+  adapts: partition.Select = partition.everything,
+) -> Learner:
+  """A learner that descends the support loss from its meta-parameters.
+
+  Args:
+    model: the network.
+    objective: of the support set.
+    inner_lr: rate of the inner steps, for a loss that is a mean; or anything
+      traced that `inner_optimizer` takes, such as learned rates (see
+      `learned_descent`).
+    num_steps: inner steps.
+    second_order: how inner gradients are differentiated (see `descend`).
+    checkpoint: what is computed again instead of kept (see `descend`).
+    inner_optimizer: makes the inner optimiser from `inner_lr`.
+    adapts: which parameters adapt; the others stay as they are.
+
+  Returns:
+    A `Learner` whose meta-parameters are those of the model.
+
+  Raises:
+    ValueError: if `inner_lr` is a number that is not positive, `num_steps` is
+      negative, or `second_order` or `checkpoint` is unknown.
+  """
+  check_inner_loop(inner_lr, num_steps)
+
+  def adapt(
+    key: jax.Array, meta_params: PyTree, support: Batch
+  ) -> tuple[PyTree, Adaptation]:
+    del key  # deterministic
+    adapted, rest = partition.split(meta_params, adapts)
+
+    def loss(adapted: PyTree, step: jax.Array) -> jax.Array:
+      del step  # the whole support set, every time
+      params = partition.merge(adapted, rest)
+      return objective(model.apply(params, support.inputs), support.targets)[0]
+
+    adapted, descent = descend(
+      loss,
+      adapted,
+      inner_optimizer(inner_lr),
+      num_steps,
+      second_order=second_order,
+      checkpoint=checkpoint,
+    )
+    trajectory = partition.merge(
+      descent.trajectory, partition.repeat(rest, num_steps + 1)
+    )
+    return partition.merge(adapted, rest), Adaptation(
+      descent.losses, trajectory
+    )
+
+  return Learner(model.init, adapt, model.apply)
+
+
+def check_inner_loop(inner_lr: Any, num_steps: int) -> None:
+  """Refuses rates and step counts that cannot be meant."""
+  # A traced (learned) rate cannot be looked at.
+  if isinstance(inner_lr, (int, float)) and not inner_lr > 0:
+    raise ValueError(f'inner_lr must be above 0, got {inner_lr}')
+  if num_steps < 0:
+    raise ValueError(f'num_steps must be 0 or more, got {num_steps}')
