@@ -114,7 +114,7 @@ def _completion(
   import jax.numpy as jnp
 
   from metajax.base import sample_tasks
-  from metajax.runs.training import as_argument
+  from metajax.runs.samplers import as_argument
   from metajax.tasks import completion
 
   @jax.jit

@@ -8,7 +8,8 @@ from experiments.figures import plots
 from experiments.runner.loop import TEST_SEED, Finished
 from metajax.base import PADDING, PyTree, SampleTask, Task
 from metajax.normalisation import predict_queries
-from metajax.runs.training import as_argument, example_task
+from metajax.runs.evaluation import example_task
+from metajax.runs.samplers import as_argument
 from metajax.runs.writers import read_json_lines
 from metajax.tasks import completion
 

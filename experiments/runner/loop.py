@@ -37,14 +37,9 @@ from metajax.devices.distributed import (
 from metajax.devices.mesh import Rule, replicated
 from metajax.devices.parallel import ChunkSize
 from metajax.runs.checkpoint import Checkpointer, CheckpointError, Restored
+from metajax.runs.terminal import Terminal
 from metajax.runs.training import TrainState, TrainStep, make_train_step
-from metajax.runs.writers import (
-  VALIDATION,
-  JsonLines,
-  TensorBoard,
-  Terminal,
-  Writers,
-)
+from metajax.runs.writers import VALIDATION, JsonLines, TensorBoard, Writers
 
 # Seeds of evaluations: fixed, so that all methods are tested on the same tasks.
 VALIDATION_SEED = 1_000_001

@@ -19,7 +19,8 @@ from metajax.base import (
 )
 from metajax.devices.mesh import put
 from metajax.normalisation import Normalisation, population
-from metajax.runs.training import Evaluation, as_argument, evaluate
+from metajax.runs.evaluation import Evaluation, evaluate
+from metajax.runs.samplers import as_argument
 
 
 class Problem(NamedTuple):

@@ -10,7 +10,7 @@ import rich.table
 
 from experiments.runner.problem import Problem, Trained
 from metajax.base import PyTree
-from metajax.runs.training import Evaluation
+from metajax.runs.evaluation import Evaluation
 
 
 def result(

@@ -42,7 +42,7 @@ from metajax.devices.parallel import (
 )
 from metajax.estimators import backprop
 from metajax.models import mlp
-from metajax.runs import training
+from metajax.runs import evaluation
 from metajax.runs.checkpoint import Checkpointer
 from metajax.tasks import sinusoid
 
@@ -456,7 +456,7 @@ def test_parameters_in_pieces_are_judged_as_they_are(float64):
 
 def test_only_one_program_of_an_evaluation_is_on_its_way(monkeypatch):
   """Two, on devices that share threads, can wait for each other for ever."""
-  compute, earlier, waiting = training._evaluate_chunk, [], []
+  compute, earlier, waiting = evaluation._evaluate_chunk, [], []
 
   def noted(*arguments):
     waiting.extend(
@@ -465,7 +465,7 @@ def test_only_one_program_of_an_evaluation_is_on_its_way(monkeypatch):
     earlier.append(compute(*arguments))
     return earlier[-1]
 
-  monkeypatch.setattr(training, '_evaluate_chunk', noted)
+  monkeypatch.setattr(evaluation, '_evaluate_chunk', noted)
   evaluated(mesh=mesh_of(2), chunk_size=1)
   assert len(earlier) > 2
   assert not any(waiting)
