@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +20,19 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from metajax.devices.distributed import agree, is_primary
-from metajax.runs._checkpoint_leaves import CheckpointError, Leaf, entry_of
+from metajax.runs._checkpoint_leaves import (
+  CheckpointError,
+  Entry,
+  Leaf,
+  entry_of,
+  is_in_field,
+)
 
 __all__ = [
+  'FORMAT',
   'Found',
   'Manifest',
+  'NewerFormatError',
   'from_primary',
   'read_arrays',
   'read_manifest',
@@ -33,12 +41,26 @@ __all__ = [
 ]
 
 
+# The format of the files. It is raised when they change so that versions before
+# cannot read them; those of all earlier numbers are read for ever. A field that
+# a manifest has besides is of no concern to who does not know it, and needs no
+# new number.
+#   1: a manifest without this number.
+#   2: with it.
+FORMAT = 2
+
+
+class NewerFormatError(CheckpointError):
+  """Not damage: a later version of metajax wrote this."""
+
+
 class Manifest(NamedTuple):
   """What lies beside the arrays of a step."""
 
   step: int
   metrics: dict[str, float]
-  leaves: list[dict[str, Any]]  # path, dtype, shape, key, sha256
+  leaves: Sequence[Entry]  # path, dtype, shape, key, sha256
+  format: int = FORMAT
 
 
 class Found(NamedTuple):
@@ -72,7 +94,12 @@ def write_step(path: Path, leaves: list[Leaf], manifest: Manifest) -> None:
 
 
 def read_manifest(path: Path, step: int) -> Manifest:
-  """Raises anything at all if the manifest is damaged."""
+  """Reads what a checkpoint holds.
+
+  Raises:
+    NewerFormatError: if its format is newer than any that is known.
+    Exception: anything at all if the manifest is damaged.
+  """
   ocp = _orbax()
   with _checkpointer(ocp) as reader:
     metadata = reader.metadata(path).custom_metadata
@@ -81,14 +108,26 @@ def read_manifest(path: Path, step: int) -> Manifest:
   text = metadata['manifest']
   if hashlib.sha256(text.encode()).hexdigest() != metadata['sha256']:
     raise CheckpointError('its manifest differs from its checksum')
-  manifest = Manifest(**json.loads(text))
+  fields = {'format': 1, **json.loads(text)}
+  if fields['format'] > FORMAT:
+    raise NewerFormatError(
+      f'was saved in the checkpoint format {fields["format"]}, and this version'
+      f' of metajax reads formats 1 to {FORMAT}; upgrade metajax to read it'
+    )
+  manifest = Manifest(**{name: fields[name] for name in Manifest._fields})
   if manifest.step != step:
     raise CheckpointError(f'its manifest is that of step {manifest.step}')
   return manifest
 
 
-def read_arrays(path: Path, manifest: Manifest) -> list[np.ndarray]:
-  """Raises anything at all if an array is damaged."""
+def read_arrays(
+  path: Path, manifest: Manifest, only: str | None = None
+) -> list[np.ndarray]:
+  """Reads the arrays, or those of one field, and verifies their checksums.
+
+  Raises:
+    Exception: anything at all if one of these arrays is damaged.
+  """
   ocp = _orbax()
   as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
   with _checkpointer(ocp) as reader:
@@ -96,12 +135,16 @@ def read_arrays(path: Path, manifest: Manifest) -> list[np.ndarray]:
       path,
       args=ocp.args.PyTreeRestore({'data': 0}, restore_args={'data': as_numpy}),
     )['data'].tobytes()
-  arrays = _split(data, manifest)
-  for array, entry in zip(arrays, manifest.leaves, strict=True):
+  arrays = []
+  pairs = zip(_split(data, manifest), manifest.leaves, strict=True)
+  for array, entry in pairs:
+    if only is not None and not is_in_field(entry, only):
+      continue
     leaf = Leaf(entry['path'], entry['dtype'], array, entry['key'])
-    if entry_of(leaf) != entry:
+    if entry_of(leaf)['sha256'] != entry['sha256']:
       name = leaf.path or 'its only leaf'
       raise CheckpointError(f'{name} differs from its checksum')
+    arrays.append(array)
   return arrays
 
 
@@ -129,7 +172,7 @@ def from_primary(read: Callable[[], Found]) -> Found:
   return Found(manifest, _split(data.tobytes(), manifest), rejected)
 
 
-def _num_bytes(entry: Mapping[str, Any]) -> int:
+def _num_bytes(entry: Entry) -> int:
   dtype = np.dtype(entry['data_dtype'])
   return math.prod(entry['data_shape']) * dtype.itemsize
 

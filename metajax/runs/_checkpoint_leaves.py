@@ -23,8 +23,10 @@ __all__ = [
   'Entry',
   'Leaf',
   'check_fit',
+  'choose_field',
   'entry_of',
   'from_host',
+  'is_in_field',
   'to_host',
 ]
 
@@ -113,6 +115,58 @@ def _leaf_from_host(array: np.ndarray, like: Any, key: str | None) -> Any:
       weak = jnp.full(array.shape, array.dtype.type(0).item())
       leaf = weak.at[...].set(array) if weak.dtype == leaf.dtype else leaf
   return put(leaf, place) if isinstance(place, NamedSharding) else leaf
+
+
+def is_in_field(entry: Entry, name: str) -> bool:
+  """Whether a leaf is of the field of the state that has this name."""
+  path = entry['path']
+  return bool(path == name or path.startswith(f'{name}/'))
+
+
+def choose_field(
+  template: PyTree, entries: Sequence[Entry], name: str, where: str
+) -> tuple[dict[str, PyTree], list[Entry]]:
+  """One field of a state: what it should be like, and what was saved of it.
+
+  Args:
+    template: of the whole state or of the field alone. Where it could be
+      either, because the field has a field of the same name, it is what fits.
+    entries: of the whole state.
+    name: of the field.
+    where: begins the message of an error.
+
+  Returns:
+    `{name: template of the field}`, whose paths are those in the state, and the
+    entries of the field.
+
+  Raises:
+    CheckpointError: if there is no such field.
+  """
+  chosen = [entry for entry in entries if is_in_field(entry, name)]
+  alone, fields = {name: template}, _fields(template)
+  if name in fields:
+    paths = [path for path, _ in _paths(alone)]
+    if paths != [entry['path'] for entry in chosen]:
+      return {name: fields[name]}, chosen
+  elif not chosen:
+    names = [entry['path'].partition('/')[0] for entry in entries]
+    allowed = ', '.join(map(repr, dict.fromkeys(filter(None, names))))
+    raise CheckpointError(
+      f'{where} has no field {name!r}; only may be one of'
+      f' {allowed or "none, for the state has no fields"}'
+    )
+  return alone, chosen
+
+
+def _fields(tree: PyTree) -> dict[str, PyTree]:
+  """The children of a node, each whatever it is, by their names."""
+  children, _ = jax.tree_util.tree_flatten_with_path(
+    tree, is_leaf=lambda node: node is not tree
+  )
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): child
+    for path, child in children
+  }
 
 
 def check_fit(template: PyTree, entries: Sequence[Entry], where: str) -> None:

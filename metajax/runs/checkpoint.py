@@ -15,6 +15,7 @@ from metajax.runs._checkpoint_directory import RunDirectory, Saved
 from metajax.runs._checkpoint_files import (
   Found,
   Manifest,
+  NewerFormatError,
   from_primary,
   read_arrays,
   read_manifest,
@@ -25,6 +26,7 @@ from metajax.runs._checkpoint_leaves import (
   CheckpointError,
   Leaf,
   check_fit,
+  choose_field,
   entry_of,
   from_host,
   to_host,
@@ -184,29 +186,43 @@ class Checkpointer:
     return sorted({saved.step for saved in self._directory.saved()})
 
   def restore(
-    self, template: PyTree, *, step: int | None = None, best: bool = False
+    self,
+    template: PyTree,
+    *,
+    step: int | None = None,
+    best: bool = False,
+    only: str | None = None,
   ) -> Restored:
     """Reads the newest good checkpoint, walking back over bad ones.
 
     A checkpoint is bad if anything in it is missing, unreadable or differs
-    from its checksum. Bad ones stay where they are until the next `save`.
+    from its checksum. Bad ones stay where they are until the next `save`. One
+    that a later version of metajax wrote is not bad, and not passed over.
+
+    With `only='meta_params'` nothing needs to be known of the rest of the
+    state, such as how it was trained, and damage there does no harm. The run
+    stays another's: such a restore does not allow to save over it.
 
     Args:
       template: a pytree with the structure, dtypes and shapes of the state;
-        `jax.ShapeDtypeStruct` will do for an array. Where a leaf lies on a
-        mesh, or has such a sharding, so does what is restored.
+        with `only`, of that field, or of a state whose other fields may be
+        anything. `jax.ShapeDtypeStruct` will do for an array. Where a leaf
+        lies on a mesh, or has such a sharding, so does what is restored.
       step: restore this step and no other.
       best: restore the best by `best_metric`, or the next best if it is bad.
+      only: restore this field of the state alone: a field of a NamedTuple, a
+        key of a mapping.
 
     Returns:
-      The step, and the state in the structure of `template`: arrays on the
-      default device, typed keys for typed keys, Python numbers for Python
-      numbers. A NumPy array whose dtype JAX cannot hold (float64 without
-      `jax_enable_x64`) stays a NumPy array.
+      The step, and the state (with `only`, that field of it) in the structure
+      of its template: arrays on the default device, typed keys for typed
+      keys, Python numbers for Python numbers. A NumPy array whose dtype JAX
+      cannot hold (float64 without `jax_enable_x64`) stays a NumPy array.
 
     Raises:
-      CheckpointError: if there is no checkpoint, if none is good, or if the
-        state in it does not fit the template.
+      CheckpointError: if there is no checkpoint, if none is good, if its
+        format is newer than this version of metajax, if the state in it does
+        not fit the template, or if it has no field `only`.
       ValueError: if `best` is given with `step` or without a `best_metric`.
     """
     if best and step is not None:
@@ -215,31 +231,37 @@ class Checkpointer:
       raise ValueError('best needs a Checkpointer with a best_metric')
     self.wait()
     if jax.process_count() == 1:
-      found = self._read(template, step, best)
+      found = self._read(template, step, best, only)
     else:
-      found = from_primary(partial(self._read, template, step, best))
-    self._continues = True
-    return Restored(
-      found.manifest.step,
-      from_host(found.arrays, template, found.manifest.leaves),
-      found.manifest.metrics,
-      tuple(found.rejected),
-    )
+      found = from_primary(partial(self._read, template, step, best, only))
+    manifest, arrays, rejected = found
+    if only is None:
+      self._continues = True
+      state = from_host(arrays, template, manifest.leaves)
+    else:
+      like, entries = choose_field(template, manifest.leaves, only, '')
+      state = from_host(arrays, like, entries)[only]
+    return Restored(manifest.step, state, manifest.metrics, tuple(rejected))
 
-  def _read(self, template: PyTree, step: int | None, best: bool) -> Found:
+  def _read(
+    self, template: PyTree, step: int | None, best: bool, only: str | None
+  ) -> Found:
     rejected: list[str] = []
     readable = self._readable(self._candidates(step), rejected)
     for saved, manifest in self._by_rank(readable) if best else readable:
       # What does not fit is the caller's mistake, not damage, and an older
       # checkpoint would not fit either: it is not passed over.
       where = f'the state of step {manifest.step} in {self._directory}'
-      check_fit(template, manifest.leaves, where)
+      like, entries = template, manifest.leaves
+      if only is not None:
+        like, entries = choose_field(template, entries, only, where)
+      check_fit(like, entries, where)
       try:
-        arrays = read_arrays(self._directory.path_of(saved), manifest)
+        arrays = read_arrays(self._directory.path_of(saved), manifest, only)
       except Exception as error:
         rejected.append(f'step {saved.step}: {reason(error)}')
         continue
-      return Found(manifest, arrays, rejected)
+      return Found(manifest._replace(leaves=entries), arrays, rejected)
     if not rejected:
       raise CheckpointError(
         f'no checkpoint in {self._directory} has the metric'
@@ -256,6 +278,10 @@ class Checkpointer:
     for saved in candidates:
       try:
         manifest = read_manifest(self._directory.path_of(saved), saved.step)
+      except NewerFormatError as error:
+        raise CheckpointError(
+          f'step {saved.step} in {self._directory} {error}'
+        ) from error
       except Exception as error:
         rejected.append(f'step {saved.step}: {reason(error)}')
       else:
