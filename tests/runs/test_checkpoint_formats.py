@@ -1,8 +1,8 @@
 """Checkpoints of every format are read for ever, and to the bit.
 
-`checkpoints/format_1/` was written by the first version of metajax, and those of
-later formats by the first that had them: three steps of MAML on sine waves with
-a network of three hidden units, and Adam. A new format gets one of its own.
+`checkpoints/format_1/` was written by the first version of metajax, and those
+of later formats by the first that had them: three steps of MAML on sine waves,
+three hidden units, and Adam. A new format gets one of its own.
 """
 
 import hashlib
