@@ -4,8 +4,6 @@ Tasks, not rows, are divided between training, validation and test: what is
 tested is learning from the rows of a task that was never seen.
 """
 
-import difflib
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,13 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Batch, Task
-from metajax.tasks._table_files import (
-  Column,
-  TableFile,
-  open_table,
-  read_ids,
-  read_numbers,
-)
+from metajax.tasks._table_cells import Column, read_ids, read_numbers
+from metajax.tasks._table_files import choose_columns, listed, open_table
 from metajax.tasks.episodes import choose_without_replacement
 from metajax.tasks.labelled import DataError, rank, reason
 
@@ -35,8 +28,6 @@ __all__ = [
   'standardise',
   'table_tasks',
 ]
-
-_PANDAS_INDEX = '__index_level_'
 
 
 class Table(NamedTuple):
@@ -111,7 +102,7 @@ def load_table(
   file = open_table(path)
   if isinstance(target_columns, str):
     target_columns = (target_columns,)
-  task, targets, features = _choose(
+  task, targets, features = choose_columns(
     file, task_column, target_columns, feature_columns
   )
   wanted = [file.names.index(name) for name in (task, *targets, *features)]
@@ -179,7 +170,7 @@ def split_table_by_seed(
   number = len(table.task_names)
   if number < 3:
     raise DataError(
-      f'a table of {number} tasks ({_listed(table.task_names)}) cannot be split'
+      f'a table of {number} tasks ({listed(table.task_names)}) cannot be split'
       ' into training, validation and test; three tasks or more are needed'
     )
   trained = min(max(1, round(train * number)), number - 2)
@@ -308,69 +299,6 @@ def _sample(
     Batch(inputs[:shots], outputs[:shots]),
     Batch(inputs[shots:], outputs[shots:]),
   )
-
-
-def _choose(
-  file: TableFile,
-  task_column: str,
-  target_columns: Sequence[str],
-  feature_columns: Sequence[str] | None,
-) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-  """The names of the task's column, of targets, and of features."""
-  path = file.path
-  task = task_column.strip()
-  targets = tuple(name.strip() for name in target_columns)
-  if not targets:
-    raise DataError(
-      'target_columns is empty; name one column or more that is to be predicted'
-    )
-  repeated = [name for name, n in Counter(file.names).items() if name and n > 1]
-  if repeated:
-    raise DataError(
-      f'{path}: there are several columns of the name'
-      f' {_listed(repeated)}; give every column a name of its own'
-    )
-  if feature_columns is None:
-    features = tuple(
-      name
-      for name in file.names
-      if name
-      and name not in (task, *targets)
-      and not name.startswith(_PANDAS_INDEX)
-    )
-  else:
-    features = tuple(name.strip() for name in feature_columns)
-  asked = (task, *targets, *features)
-  for name in asked:
-    if not name or name not in file.names:
-      raise DataError(_unknown(file, name))
-  for name, uses in Counter(asked).items():
-    if uses > 1:
-      raise DataError(
-        f'{path}: column {name!r} is asked for {uses} times, and may be one of'
-        f' task, target and feature, once; got task_column={task!r},'
-        f' target_columns={list(targets)}, feature_columns={list(features)}'
-      )
-  if not features:
-    raise DataError(
-      f'{path}: no feature is left beside the task {task!r} and the targets'
-      f' {_listed(targets)}; the columns are {_listed(file.names)}'
-    )
-  return task, targets, features
-
-
-def _unknown(file: TableFile, name: str) -> str:
-  lower = {known.lower(): known for known in reversed(file.names) if known}
-  near = difflib.get_close_matches(name.lower(), lower)
-  hint = f'; did you mean {lower[near[0]]!r}?' if near else ';'
-  return (
-    f'{file.path}: there is no column {name!r}{hint} the columns are'
-    f' {_listed(file.names)}'
-  )
-
-
-def _listed(names: Sequence[str]) -> str:
-  return ', '.join(map(repr, names)) or 'none'
 
 
 def _take(table: Table, tasks: Sequence[int]) -> Table:
