@@ -42,6 +42,8 @@ from metajax.devices.streaming import (
 )
 from metajax.runs.samplers import as_argument
 
+__all__ = ['TrainState', 'TrainStep', 'all_finite', 'make_train_step']
+
 
 class TrainState(NamedTuple):
   """All that an outer loop carries; saving it is saving the run."""
@@ -64,6 +66,19 @@ class TrainStep(NamedTuple):
   # The program of one step, for devices that need not be there.
   lower: Callable[[], jax.stages.Lowered]
   cost: Callable[[], Cost]  # of one step, on one device of the axis of tasks
+
+
+class _Source(NamedTuple):
+  """Where the tasks of a step come from; a pytree."""
+
+  draw: Callable[[PyTree], Task]  # from a key, or from what the host has drawn
+  drawn: PyTree | None = None  # leaves [tasks, ...]
+
+
+_Run = Callable[[TrainState, int], tuple[TrainState, Metrics]]
+# What is compiled: a step, and as many as an argument says.
+_Step = Callable[[TrainState, _Source], tuple[TrainState, Metrics, jax.Array]]
+_Steps = Callable[[TrainState, np.int32, _Source], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
@@ -139,10 +154,59 @@ def make_train_step(
     raise ValueError(
       f'max_skipped_in_a_row must be 1 or more, got {max_skipped_in_a_row}'
     )
-  grad = microbatch(meta_learner.grad, chunk_size)
-
+  estimate = _make_estimate(microbatch(meta_learner.grad, chunk_size), mesh)
+  if mesh is not None:
+    _check_shares(tasks_per_step, mesh)
+  init = _make_init(meta_learner, optimizer, sample)
+  places = None
+  if mesh is not None:
+    places = shardings(jax.eval_shape(init, jax.random.key(0)), mesh, rule)
+  init = jax.jit(init, out_shardings=places)
+  step = _make_step(estimate, optimizer, tasks_per_step, places)
+  run = _make_run(step, max_skipped_in_a_row)
   host = sample if isinstance(sample, HostSampler) else None
   draw = sample if host is None else jax.tree_util.Partial(host.decode)
+
+  def template() -> TrainState:
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return shapes if places is None else with_places(shapes, places)
+
+  @cache
+  def on_devices() -> _Source:
+    argument = as_argument(draw)
+    return _Source(argument if mesh is None else put(argument, mesh))
+
+  def run_on_devices(
+    state: TrainState, num_steps: int
+  ) -> tuple[TrainState, Metrics]:
+    return run(state, np.int32(num_steps), on_devices())
+
+  def shapes() -> tuple[TrainState, _Source]:
+    source = jax.eval_shape(lambda: _Source(as_argument(draw)))
+    if mesh is not None:
+      source = with_places(source, shardings(source, mesh))
+    if host is not None:
+      source = source._replace(drawn=stream_shapes(host, tasks_per_step, mesh))
+    return template(), source
+
+  run_steps: _Run = run_on_devices
+  if host is not None:
+    run_steps = _streamed(
+      lambda state, tasks: run(state, np.int32(1), _Source(draw, tasks)),
+      partial(stream, host, tasks_per_step=tasks_per_step, mesh=mesh),
+      max_skipped_in_a_row,
+    )
+  return TrainStep(
+    run=run_steps,
+    init=init,
+    template=template,
+    lower=lambda: jax.jit(step, donate_argnums=0).lower(*shapes()),
+    cost=lambda: cost(step, *shapes()),
+  )
+
+
+def _make_estimate(grad: MetaGradient, mesh: Mesh | None) -> MetaGradient:
+  """The meta-gradient over tasks that are drawn where they are adapted to."""
 
   def draw_and_estimate(
     keys: jax.Array, shared: PyTree, drawn_by: PyTree
@@ -151,9 +215,15 @@ def make_train_step(
     return grad(keys, meta_params, jax.vmap(draw)(drawn_by))
 
   estimate: MetaGradient = draw_and_estimate
-  if mesh is not None:
-    estimate = data_parallel(estimate, mesh)
-    _check_shares(tasks_per_step, mesh)
+  return estimate if mesh is None else data_parallel(estimate, mesh)
+
+
+def _make_init(
+  meta_learner: MetaLearner,
+  optimizer: optax.GradientTransformation,
+  sample: SampleTask,
+) -> Callable[[jax.Array], TrainState]:
+  """The state before the first step, from a key."""
 
   def init(key: jax.Array) -> TrainState:
     params_key, run_key = jax.random.split(key)
@@ -170,14 +240,16 @@ def make_train_step(
     )
     return jax.tree.map(jnp.copy, state)
 
-  places = None
-  if mesh is not None:
-    places = shardings(jax.eval_shape(init, jax.random.key(0)), mesh, rule)
-  init = jax.jit(init, out_shardings=places)
+  return init
 
-  def template() -> TrainState:
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    return shapes if places is None else with_places(shapes, places)
+
+def _make_step(
+  estimate: MetaGradient,
+  optimizer: optax.GradientTransformation,
+  tasks_per_step: int,
+  places: PyTree | None,
+) -> _Step:
+  """One step, and whether its meta-gradient was finite."""
 
   @jax.jit  # `run` asks for its shapes first; jit traces it once for both
   def step(
@@ -217,6 +289,12 @@ def make_train_step(
       state = jax.lax.with_sharding_constraint(state, places)
     return state, metrics, finite
 
+  return step
+
+
+def _make_run(step: _Step, max_skipped_in_a_row: int) -> _Steps:
+  """As many steps as an argument says, in one dispatch of one program."""
+
   @partial(jax.jit, donate_argnums=0)
   def run(
     state: TrainState, num_steps: jax.Array, source: _Source
@@ -247,53 +325,14 @@ def make_train_step(
     means = jax.tree.map(lambda total: total / applied, sums)
     return state, {**means, 'skipped': skipped}
 
-  @cache
-  def on_devices() -> _Source:
-    argument = as_argument(draw)
-    return _Source(argument if mesh is None else put(argument, mesh))
-
-  def run_on_devices(
-    state: TrainState, num_steps: int
-  ) -> tuple[TrainState, Metrics]:
-    return run(state, np.int32(num_steps), on_devices())
-
-  def shapes() -> tuple[TrainState, _Source]:
-    source = jax.eval_shape(lambda: _Source(as_argument(draw)))
-    if mesh is not None:
-      source = with_places(source, shardings(source, mesh))
-    if host is not None:
-      source = source._replace(drawn=stream_shapes(host, tasks_per_step, mesh))
-    return template(), source
-
-  run_steps: Callable[[TrainState, int], tuple[TrainState, Metrics]]
-  run_steps = run_on_devices
-  if host is not None:
-    run_steps = _streamed(
-      lambda state, tasks: run(state, np.int32(1), _Source(draw, tasks)),
-      partial(stream, host, tasks_per_step=tasks_per_step, mesh=mesh),
-      max_skipped_in_a_row,
-    )
-  return TrainStep(
-    run=run_steps,
-    init=init,
-    template=template,
-    lower=lambda: jax.jit(step, donate_argnums=0).lower(*shapes()),
-    cost=lambda: cost(step, *shapes()),
-  )
-
-
-class _Source(NamedTuple):
-  """Where the tasks of a step come from; a pytree."""
-
-  draw: Callable[[PyTree], Task]  # from a key, or from what the host has drawn
-  drawn: PyTree | None = None  # leaves [tasks, ...]
+  return run
 
 
 def _streamed(
   run_one: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
   make_stream: Callable[[jax.Array, int], Iterator[PyTree]],
   max_skipped_in_a_row: int,
-) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
+) -> _Run:
   """Runs steps one by one, each on the tasks that the host has drawn for it."""
   tasks: Iterator[PyTree] = iter(())
   position: tuple[bytes, int] | None = None  # the key and the step it is at
