@@ -37,6 +37,7 @@ setup(
     'optax>=0.2.6',
     'orbax-checkpoint>=0.11.30',
     'pillow>=10.0',  # tensorflow-datasets does not declare it
+    'pyarrow>=15',
     'rich>=13.0',
     'tensorboardX>=2.6',
     'tensorflow-datasets>=4.9.9',

@@ -47,13 +47,8 @@ from metajax.objectives import (
   mean_squared_error,
 )
 from metajax.precision import with_precision
-from metajax.runs.training import (
-  Evaluation,
-  TrainState,
-  TrainStep,
-  evaluate,
-  make_train_step,
-)
+from metajax.runs.evaluation import Evaluation, evaluate
+from metajax.runs.training import TrainState, TrainStep, make_train_step
 from metajax.wrappers.distillation import distil
 from metajax.wrappers.ensemble import ensemble
 from metajax.wrappers.mining import candidates, hardest

@@ -17,6 +17,7 @@ HEAVY = (
   'cv2',
   'matplotlib',
   'orbax',
+  'pyarrow',
   'tensorboardX',
   'tensorflow',
   'tensorflow_datasets',

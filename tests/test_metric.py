@@ -21,7 +21,7 @@ from metajax.metric import (
   with_metrics,
 )
 from metajax.objectives import cross_entropy, mean_squared_error
-from metajax.runs.training import evaluate
+from metajax.runs.evaluation import evaluate
 
 ALL = (
   ACCURACY, MACRO_F1, EXPECTED_CALIBRATION_ERROR, NEGATIVE_LOG_LIKELIHOOD,

@@ -19,7 +19,7 @@ from experiments.runner.settings import (
 from metajax import tasks
 from metajax.algorithms.recipe import Recipe
 from metajax.base import SampleTask, sample_tasks
-from metajax.runs.training import as_argument
+from metajax.runs.samplers import as_argument
 
 __all__ = ['Data', 'TableData', 'complete', 'read_table', 'waves']
 

@@ -6,7 +6,7 @@ from experiments.figures.charts import learning_curve, metric_by_step
 from experiments.runner.loop import TEST_SEED, Finished
 from metajax.base import PyTree, SampleTask, Task
 from metajax.normalisation import predict_queries
-from metajax.runs.training import example_task
+from metajax.runs.evaluation import example_task
 from metajax.runs.writers import read_json_lines
 
 __all__ = [

@@ -9,7 +9,7 @@ from experiments.runner.problem import TEST_SEED, Problem
 from metajax import Learner, Model, evaluate, maml, nearest_class_mean
 from metajax.adaptation.classes import one_step
 from metajax.base import Batch, PyTree
-from metajax.runs.training import Evaluation
+from metajax.runs.evaluation import Evaluation
 
 __all__ = ['mean', 'pixels', 'zero']
 

@@ -42,14 +42,9 @@ from metajax.devices.distributed import (
 from metajax.devices.mesh import Rule, replicated
 from metajax.devices.parallel import ChunkSize
 from metajax.runs.checkpoint import Checkpointer, CheckpointError, Restored
+from metajax.runs.terminal import Terminal
 from metajax.runs.training import TrainState, TrainStep, make_train_step
-from metajax.runs.writers import (
-  VALIDATION,
-  JsonLines,
-  TensorBoard,
-  Terminal,
-  Writers,
-)
+from metajax.runs.writers import VALIDATION, JsonLines, TensorBoard, Writers
 
 MAX_SKIPPED_IN_A_ROW = 20
 

@@ -24,7 +24,8 @@ from metajax.devices.mesh import put
 from metajax.metric import MEAN_SQUARED_ERROR, Metric, with_metrics
 from metajax.normalisation import Normalisation, population
 from metajax.objectives import mean_squared_error
-from metajax.runs.training import Evaluation, as_argument, evaluate
+from metajax.runs.evaluation import Evaluation, evaluate
+from metajax.runs.samplers import as_argument
 
 # Seeds of evaluations: fixed, so that all methods are tested on the same tasks.
 VALIDATION_SEED = 1_000_001

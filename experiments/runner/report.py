@@ -12,7 +12,7 @@ import rich.table
 from experiments.runner.problem import Problem, Trained
 from metajax.base import PyTree
 from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR, Metric
-from metajax.runs.training import Evaluation
+from metajax.runs.evaluation import Evaluation
 
 
 def result(

@@ -1,43 +1,38 @@
-"""Saving and restoring everything that a bit-exact resume needs.
+"""Saving and restoring everything that a bit-exact resume needs."""
 
-Orbax writes each step into a directory of its own that appears under its
-final name in one rename, so a killed process leaves whole checkpoints only.
-Two things orbax does not do are done here: it loads flipped bytes without a
-word, so a checksum of every leaf lies beside the step and is verified on load;
-and it casts silently, so dtypes and shapes are compared with the template.
-"""
-
-import hashlib
-import json
-import logging
 import math
 import os
-import re
-import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
 
 from metajax.base import PyTree
-from metajax.devices.distributed import agree, gather, is_primary
-from metajax.devices.mesh import put
+from metajax.devices.distributed import is_primary
+from metajax.runs._checkpoint_directory import RunDirectory, Saved
+from metajax.runs._checkpoint_files import (
+  Found,
+  Manifest,
+  NewerFormatError,
+  from_primary,
+  read_arrays,
+  read_manifest,
+  reason,
+  write_step,
+)
+from metajax.runs._checkpoint_leaves import (
+  CheckpointError,
+  Leaf,
+  check_fit,
+  choose_field,
+  entry_of,
+  from_host,
+  to_host,
+)
 
-# `12` is step 12. A step that is saved again lies in `12.1` until `12` is
-# removed, so that there is no moment without a whole copy.
-_NAME = re.compile(r'(\d+)(?:\.(\d+))?')
-_LEFTOVER = re.compile(r'\d+(\.\d+)?\.(orbax-checkpoint-tmp.*|deleted)')
-
-
-class CheckpointError(RuntimeError):
-  """A checkpoint cannot be saved or restored; says which, where and why."""
+__all__ = ['CheckpointError', 'Checkpointer', 'Restored']
 
 
 class Restored(NamedTuple):
@@ -47,43 +42,6 @@ class Restored(NamedTuple):
   state: PyTree
   metrics: dict[str, float]  # those passed to `save`
   rejected: tuple[str, ...]  # checkpoints passed over, each with its reason
-
-
-class _Saved(NamedTuple):
-  """A finished checkpoint; they sort from the oldest to the newest."""
-
-  step: int
-  generation: int
-
-  @property
-  def name(self) -> str:
-    suffix = f'.{self.generation}' if self.generation else ''
-    return f'{self.step}{suffix}'
-
-
-class _Manifest(NamedTuple):
-  """What lies beside the arrays of a step."""
-
-  step: int
-  metrics: dict[str, float]
-  leaves: list[dict[str, Any]]  # path, dtype, shape, key, sha256
-
-
-class _Found(NamedTuple):
-  """A good checkpoint in host memory, and what was passed over for it."""
-
-  manifest: _Manifest
-  arrays: list[np.ndarray]
-  rejected: list[str]
-
-
-class _Leaf(NamedTuple):
-  """A leaf of the state in host memory."""
-
-  path: str
-  dtype: str
-  data: np.ndarray
-  key: str | None  # the random number generator of typed keys
 
 
 class Checkpointer:
@@ -141,12 +99,12 @@ class Checkpointer:
       raise ValueError(f'keep_last must be 1 or more, got {keep_last}')
     if best_mode not in ('max', 'min'):
       raise ValueError(f"best_mode must be 'max' or 'min', got {best_mode!r}")
-    self._directory = Path(directory).absolute()
+    self._directory = RunDirectory(directory)
     self._keep_last = keep_last
     self._best_metric = best_metric
     self._sign = 1.0 if best_mode == 'max' else -1.0
     self._continues = False  # whether the history on disk is ours to rewrite
-    self._ranks: dict[_Saved, float | None] = {}  # by metric, higher is better
+    self._ranks: dict[Saved, float | None] = {}  # by metric, higher is better
     self._thread: threading.Thread | None = None
     self._error: CheckpointError | None = None
 
@@ -184,11 +142,11 @@ class Checkpointer:
       raise ValueError(f'step must be 0 or more, got {step}')
     self.wait()
     scalars = {name: float(value) for name, value in (metrics or {}).items()}
-    leaves = _to_host(state)
+    leaves = to_host(state)
     if not is_primary():
       return
-    self._make_directory()
-    saved = self._saved()
+    self._directory.make()
+    saved = self._directory.saved()
     if saved and step <= saved[-1].step and not self._continues:
       raise CheckpointError(
         f'{self._directory} already holds step {saved[-1].step} of a run, and'
@@ -197,7 +155,7 @@ class Checkpointer:
       )
     self._continues = True
     generations = [old.generation for old in saved if old.step == step]
-    target = _Saved(step, max(generations, default=-1) + 1)
+    target = Saved(step, max(generations, default=-1) + 1)
     # Not a daemon: the interpreter should wait for it where it can.
     self._thread = threading.Thread(
       target=self._write,
@@ -225,32 +183,46 @@ class Checkpointer:
 
   def steps(self) -> list[int]:
     """The steps on disk, ascending, whether good or not."""
-    return sorted({saved.step for saved in self._saved()})
+    return sorted({saved.step for saved in self._directory.saved()})
 
   def restore(
-    self, template: PyTree, *, step: int | None = None, best: bool = False
+    self,
+    template: PyTree,
+    *,
+    step: int | None = None,
+    best: bool = False,
+    only: str | None = None,
   ) -> Restored:
     """Reads the newest good checkpoint, walking back over bad ones.
 
     A checkpoint is bad if anything in it is missing, unreadable or differs
-    from its checksum. Bad ones stay where they are until the next `save`.
+    from its checksum. Bad ones stay where they are until the next `save`. One
+    that a later version of metajax wrote is not bad, and not passed over.
+
+    With `only='meta_params'` nothing needs to be known of the rest of the
+    state, such as how it was trained, and damage there does no harm. The run
+    stays another's: such a restore does not allow to save over it.
 
     Args:
       template: a pytree with the structure, dtypes and shapes of the state;
-        `jax.ShapeDtypeStruct` will do for an array. Where a leaf lies on a
-        mesh, or has such a sharding, so does what is restored.
+        with `only`, of that field, or of a state whose other fields may be
+        anything. `jax.ShapeDtypeStruct` will do for an array. Where a leaf
+        lies on a mesh, or has such a sharding, so does what is restored.
       step: restore this step and no other.
       best: restore the best by `best_metric`, or the next best if it is bad.
+      only: restore this field of the state alone: a field of a NamedTuple, a
+        key of a mapping.
 
     Returns:
-      The step, and the state in the structure of `template`: arrays on the
-      default device, typed keys for typed keys, Python numbers for Python
-      numbers. A NumPy array whose dtype JAX cannot hold (float64 without
-      `jax_enable_x64`) stays a NumPy array.
+      The step, and the state (with `only`, that field of it) in the structure
+      of its template: arrays on the default device, typed keys for typed
+      keys, Python numbers for Python numbers. A NumPy array whose dtype JAX
+      cannot hold (float64 without `jax_enable_x64`) stays a NumPy array.
 
     Raises:
-      CheckpointError: if there is no checkpoint, if none is good, or if the
-        state in it does not fit the template.
+      CheckpointError: if there is no checkpoint, if none is good, if its
+        format is newer than this version of metajax, if the state in it does
+        not fit the template, or if it has no field `only`.
       ValueError: if `best` is given with `step` or without a `best_metric`.
     """
     if best and step is not None:
@@ -259,30 +231,37 @@ class Checkpointer:
       raise ValueError('best needs a Checkpointer with a best_metric')
     self.wait()
     if jax.process_count() == 1:
-      found = self._read(template, step, best)
+      found = self._read(template, step, best, only)
     else:
-      found = _from_primary(partial(self._read, template, step, best))
-    self._continues = True
-    return Restored(
-      found.manifest.step,
-      _from_host(found.arrays, template, found.manifest),
-      found.manifest.metrics,
-      tuple(found.rejected),
-    )
+      found = from_primary(partial(self._read, template, step, best, only))
+    manifest, arrays, rejected = found
+    if only is None:
+      self._continues = True
+      state = from_host(arrays, template, manifest.leaves)
+    else:
+      like, entries = choose_field(template, manifest.leaves, only, '')
+      state = from_host(arrays, like, entries)[only]
+    return Restored(manifest.step, state, manifest.metrics, tuple(rejected))
 
-  def _read(self, template: PyTree, step: int | None, best: bool) -> '_Found':
+  def _read(
+    self, template: PyTree, step: int | None, best: bool, only: str | None
+  ) -> Found:
     rejected: list[str] = []
     readable = self._readable(self._candidates(step), rejected)
     for saved, manifest in self._by_rank(readable) if best else readable:
       # What does not fit is the caller's mistake, not damage, and an older
       # checkpoint would not fit either: it is not passed over.
-      _check_fit(template, manifest, self._directory)
+      where = f'the state of step {manifest.step} in {self._directory}'
+      like, entries = template, manifest.leaves
+      if only is not None:
+        like, entries = choose_field(template, entries, only, where)
+      check_fit(like, entries, where)
       try:
-        arrays = _read_arrays(self._directory / saved.name, manifest)
+        arrays = read_arrays(self._directory.path_of(saved), manifest, only)
       except Exception as error:
-        rejected.append(f'step {saved.step}: {_reason(error)}')
+        rejected.append(f'step {saved.step}: {reason(error)}')
         continue
-      return _Found(manifest, arrays, rejected)
+      return Found(manifest._replace(leaves=entries), arrays, rejected)
     if not rejected:
       raise CheckpointError(
         f'no checkpoint in {self._directory} has the metric'
@@ -294,19 +273,23 @@ class Checkpointer:
     )
 
   def _readable(
-    self, candidates: list[_Saved], rejected: list[str]
-  ) -> Iterator[tuple[_Saved, _Manifest]]:
+    self, candidates: list[Saved], rejected: list[str]
+  ) -> Iterator[tuple[Saved, Manifest]]:
     for saved in candidates:
       try:
-        manifest = _read_manifest(self._directory / saved.name, saved.step)
+        manifest = read_manifest(self._directory.path_of(saved), saved.step)
+      except NewerFormatError as error:
+        raise CheckpointError(
+          f'step {saved.step} in {self._directory} {error}'
+        ) from error
       except Exception as error:
-        rejected.append(f'step {saved.step}: {_reason(error)}')
+        rejected.append(f'step {saved.step}: {reason(error)}')
       else:
         yield saved, manifest
 
-  def _candidates(self, step: int | None) -> list[_Saved]:
+  def _candidates(self, step: int | None) -> list[Saved]:
     """The checkpoints to try, newest first; at least one."""
-    saved = self._saved()[::-1]
+    saved = self._directory.saved()[::-1]
     if not saved:
       raise CheckpointError(
         f'no checkpoint in {self._directory}; check the directory, or start a'
@@ -323,8 +306,8 @@ class Checkpointer:
     return chosen
 
   def _by_rank(
-    self, readable: Iterable[tuple[_Saved, _Manifest]]
-  ) -> list[tuple[_Saved, _Manifest]]:
+    self, readable: Iterable[tuple[Saved, Manifest]]
+  ) -> list[tuple[Saved, Manifest]]:
     """Those with the metric, best first, newest first among equals."""
     ranked = [
       (rank, saved, manifest)
@@ -338,44 +321,19 @@ class Checkpointer:
     value = metrics.get(self._best_metric or '', math.nan)
     return None if math.isnan(value) else self._sign * value
 
-  def _make_directory(self) -> None:
-    try:
-      self._directory.mkdir(parents=True, exist_ok=True)
-      if not os.access(self._directory, os.W_OK | os.X_OK):
-        raise PermissionError('no permission to write')
-    except OSError as error:
-      raise CheckpointError(
-        f'cannot write checkpoints to {self._directory}: {_reason(error)};'
-        ' choose a directory that can be written'
-      ) from error
-
-  def _names(self) -> list[str]:
-    try:
-      return os.listdir(self._directory)
-    except (FileNotFoundError, NotADirectoryError):
-      return []
-    except OSError as error:
-      raise CheckpointError(
-        f'cannot read {self._directory}: {_reason(error)}'
-      ) from error
-
-  def _saved(self) -> list[_Saved]:
-    matches = filter(None, map(_NAME.fullmatch, self._names()))
-    return sorted(_Saved(int(m[1]), int(m[2] or 0)) for m in matches)
-
   def _write(
-    self, target: _Saved, leaves: list[_Leaf], metrics: dict[str, float]
+    self, target: Saved, leaves: list[Leaf], metrics: dict[str, float]
   ) -> None:
     """Runs in the background; leaves any error for `wait`."""
     try:
-      self._remove_leftovers()
-      manifest = _Manifest(target.step, metrics, [_entry(x) for x in leaves])
-      _write_step(self._directory / target.name, leaves, manifest)
+      self._directory.remove_leftovers()
+      manifest = Manifest(target.step, metrics, [entry_of(x) for x in leaves])
+      write_step(self._directory.path_of(target), leaves, manifest)
     except Exception as error:
-      self._remove_leftovers()  # a full disk needs the room
+      self._directory.remove_leftovers()  # a full disk needs the room
       self._error = CheckpointError(
         f'could not save step {target.step} in {self._directory}:'
-        f' {_reason(error)}; earlier checkpoints there are unharmed'
+        f' {reason(error)}; earlier checkpoints there are unharmed'
       )
       self._error.__cause__ = error
       return
@@ -385,19 +343,14 @@ class Checkpointer:
     except Exception as error:
       self._error = CheckpointError(
         f'saved step {target.step} in {self._directory}, but could not remove'
-        f' superseded checkpoints: {_reason(error)}'
+        f' superseded checkpoints: {reason(error)}'
       )
       self._error.__cause__ = error
 
-  def _remove_leftovers(self) -> None:
-    """Removes what killed or failed processes left behind."""
-    for name in filter(_LEFTOVER.fullmatch, self._names()):
-      shutil.rmtree(self._directory / name, ignore_errors=True)
-
-  def _remove_superseded(self, newest: _Saved) -> None:
+  def _remove_superseded(self, newest: Saved) -> None:
     """Keeps the last few and the best of the history that ends in `newest`."""
-    saved = self._saved()
-    history: dict[int, _Saved] = {}
+    saved = self._directory.saved()
+    history: dict[int, Saved] = {}
     for each in saved:
       if each.step < newest.step or each == newest:
         history[each.step] = each  # of one step, the last generation
@@ -411,288 +364,14 @@ class Checkpointer:
       keep |= {max(ranked)[1]} if ranked else set()
     for each in saved:
       if each not in keep:
-        # Renamed first, so that no half-removed step is ever seen as one.
-        doomed = self._directory / f'{each.name}.deleted'
-        (self._directory / each.name).rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        self._directory.remove(each)
         self._ranks.pop(each, None)
 
-  def _rank_on_disk(self, saved: _Saved) -> float | None:
+  def _rank_on_disk(self, saved: Saved) -> float | None:
     if saved not in self._ranks:
       try:
-        manifest = _read_manifest(self._directory / saved.name, saved.step)
+        manifest = read_manifest(self._directory.path_of(saved), saved.step)
         self._ranks[saved] = self._rank(manifest.metrics)
       except Exception:  # a bad checkpoint is never the best
         self._ranks[saved] = None
     return self._ranks[saved]
-
-
-def _orbax() -> Any:
-  """Imports orbax (half a second) and keeps its log off the terminal.
-
-  Orbax logs through the logger of absl, which belongs to the user too: only
-  records from files of orbax are dropped. Its failures arrive as exceptions.
-  """
-  from absl import logging as absl_logging
-
-  logger = absl_logging.get_absl_logger()
-  if _not_from_orbax not in logger.filters:
-    logger.addFilter(_not_from_orbax)
-  import orbax.checkpoint  # logs while it is imported
-
-  return orbax.checkpoint
-
-
-def _checkpointer(ocp: Any) -> Any:
-  """Orbax's, which is not to wait for processes that do not call it."""
-  alone = {}
-  if jax.process_count() > 1:
-    alone['multiprocessing_options'] = ocp.options.MultiprocessingOptions(
-      primary_host=0, active_processes={0}, barrier_sync_key_prefix='metajax'
-    )
-  return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone)
-
-
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-  return 'orbax' not in Path(record.pathname).parts
-
-
-def _write_step(path: Path, leaves: list[_Leaf], manifest: _Manifest) -> None:
-  """Writes all leaves as one array of bytes, described by the manifest.
-
-  Of many arrays orbax would read each by itself, and after one that is damaged
-  the others would write tracebacks to the terminal. One is also four times
-  faster than a hundred.
-  """
-  text = json.dumps(manifest._asdict(), sort_keys=True)
-  data = b''.join(leaf.data.tobytes() for leaf in leaves)
-  data = data or bytes(1)  # orbax refuses to write an empty array
-  ocp = _orbax()
-  with _checkpointer(ocp) as writer:
-    writer.save(
-      path,
-      args=ocp.args.PyTreeSave({'data': np.frombuffer(data, np.uint8)}),
-      custom_metadata={
-        'manifest': text,
-        'sha256': hashlib.sha256(text.encode()).hexdigest(),
-      },
-    )
-
-
-def _from_primary(read: Callable[[], _Found]) -> _Found:
-  """What process 0 reads, or the error that it meets, on every process."""
-  found, error = None, None
-  if is_primary():
-    try:
-      found = read()
-    except CheckpointError as raised:
-      error = str(raised)
-  if error := agree(error):
-    raise CheckpointError(error)
-  about = found and [found.manifest._asdict(), found.rejected]
-  manifest, rejected = agree(about)
-  manifest = _Manifest(**manifest)
-  # Bytes, for JAX would round what it holds in fewer bits.
-  if found is None:
-    data = np.zeros(sum(map(_num_bytes, manifest.leaves)), np.uint8)
-  else:
-    joined = b''.join(array.tobytes() for array in found.arrays)
-    data = np.frombuffer(joined, np.uint8)
-  if data.size:
-    data = np.asarray(multihost_utils.broadcast_one_to_all(data))
-  return _Found(manifest, _split(data.tobytes(), manifest), rejected)
-
-
-def _num_bytes(entry: Mapping[str, Any]) -> int:
-  dtype = np.dtype(entry['data_dtype'])
-  return math.prod(entry['data_shape']) * dtype.itemsize
-
-
-def _split(data: bytes, manifest: _Manifest) -> list[np.ndarray]:
-  """The arrays that lie one after the other."""
-  arrays, start = [], 0
-  for entry in manifest.leaves:
-    chunk = data[start : start + _num_bytes(entry)]
-    start += len(chunk)
-    array = np.frombuffer(chunk, np.dtype(entry['data_dtype']))
-    arrays.append(array.reshape(entry['data_shape']))
-  return arrays
-
-
-def _read_manifest(path: Path, step: int) -> _Manifest:
-  """Raises anything at all if the manifest is damaged."""
-  ocp = _orbax()
-  with _checkpointer(ocp) as reader:
-    metadata = reader.metadata(path).custom_metadata
-  if not metadata or {'manifest', 'sha256'} - metadata.keys():
-    raise CheckpointError('its manifest is missing or unreadable')
-  text = metadata['manifest']
-  if hashlib.sha256(text.encode()).hexdigest() != metadata['sha256']:
-    raise CheckpointError('its manifest differs from its checksum')
-  manifest = _Manifest(**json.loads(text))
-  if manifest.step != step:
-    raise CheckpointError(f'its manifest is that of step {manifest.step}')
-  return manifest
-
-
-def _read_arrays(path: Path, manifest: _Manifest) -> list[np.ndarray]:
-  """Raises anything at all if an array is damaged."""
-  ocp = _orbax()
-  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-  with _checkpointer(ocp) as reader:
-    data = reader.restore(
-      path,
-      args=ocp.args.PyTreeRestore({'data': 0}, restore_args={'data': as_numpy}),
-    )['data'].tobytes()
-  arrays = _split(data, manifest)
-  for array, entry in zip(arrays, manifest.leaves, strict=True):
-    leaf = _Leaf(entry['path'], entry['dtype'], array, entry['key'])
-    if _entry(leaf) != entry:
-      name = leaf.path or 'its only leaf'
-      raise CheckpointError(f'{name} differs from its checksum')
-  return arrays
-
-
-def _entry(leaf: _Leaf) -> dict[str, Any]:
-  """The line of the manifest on a leaf, with its checksum."""
-  about = {
-    'path': leaf.path,
-    'dtype': leaf.dtype,
-    'key': leaf.key,
-    'data_dtype': leaf.data.dtype.name,
-    'data_shape': list(leaf.data.shape),
-  }
-  digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-  digest.update(leaf.data.tobytes())
-  return {**about, 'sha256': digest.hexdigest()}
-
-
-def _paths(tree: PyTree) -> list[tuple[str, Any]]:
-  return [
-    (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-  ]
-
-
-def _to_host(state: PyTree) -> list[_Leaf]:
-  """Copies every leaf, so that the state may be donated afterwards."""
-  leaves = [(path, gather(leaf)) for path, leaf in _paths(state)]
-  for _, leaf in leaves:
-    if isinstance(leaf, jax.Array):
-      leaf.copy_to_host_async()
-  return [_leaf_to_host(path, leaf) for path, leaf in leaves]
-
-
-def _leaf_to_host(path: str, leaf: Any) -> _Leaf:
-  dtype = _dtype(leaf)
-  if _is_key(leaf):
-    data = np.array(jax.random.key_data(leaf))
-    return _Leaf(path, dtype, data, str(jax.random.key_impl(leaf)))
-  # Not np.asarray, which on a CPU is a view of the array's own buffer.
-  data = np.array(leaf)
-  if not (jnp.issubdtype(data.dtype, np.number) or data.dtype == np.bool_):
-    raise CheckpointError(
-      f'cannot save leaf {path!r}, which is a {type(leaf).__name__} of dtype'
-      f' {data.dtype}; a state is made of arrays, typed keys and numbers'
-    )
-  return _Leaf(path, dtype, data, None)
-
-
-def _is_key(leaf: Any) -> bool:
-  dtype = getattr(leaf, 'dtype', None)
-  return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-
-
-def _dtype(leaf: Any) -> str:
-  """A Python number is of another type than an array that holds it."""
-  if isinstance(leaf, bool | int | float | complex) and not isinstance(
-    leaf, np.generic
-  ):
-    return type(leaf).__name__
-  return str(leaf.dtype) if hasattr(leaf, 'dtype') else type(leaf).__name__
-
-
-def _check_fit(template: PyTree, manifest: _Manifest, directory: Path) -> None:
-  """Raises CheckpointError where the saved state differs in kind."""
-  where = f'the state of step {manifest.step} in {directory} does not fit'
-  expected = _paths(template)
-  saved_paths = [entry['path'] for entry in manifest.leaves]
-  paths = [path for path, _ in expected]
-  if paths != saved_paths:
-    missing = _listed(path for path in paths if path not in saved_paths)
-    extra = _listed(path for path in saved_paths if path not in paths)
-    raise CheckpointError(
-      f'{where}: expected but not saved: {missing}; saved but not expected:'
-      f' {extra}; resume with the settings that it was saved with'
-    )
-  for (path, leaf), entry in zip(expected, manifest.leaves, strict=True):
-    saved = f'{entry["dtype"]}{_shape_of(entry)}'
-    wanted = f'{_dtype(leaf)}{list(np.shape(leaf))}'
-    if saved != wanted:
-      raise CheckpointError(
-        f'{where}: leaf {path!r} was saved as {saved}, expected {wanted};'
-        ' resume with the settings that it was saved with'
-      )
-
-
-def _shape_of(entry: Mapping[str, Any]) -> list[int]:
-  """The shape of a key does not count the words of its data."""
-  shape = list(entry['data_shape'])
-  return shape[:-1] if entry['key'] else shape
-
-
-def _listed(paths: Iterable[str]) -> str:
-  listed = [repr(path) for path in paths]
-  more = f' and {len(listed) - 5} more' if len(listed) > 5 else ''
-  return (', '.join(listed[:5]) or 'nothing') + more
-
-
-def _from_host(
-  arrays: list[np.ndarray], template: PyTree, manifest: _Manifest
-) -> PyTree:
-  leaves, structure = jax.tree.flatten(template)
-  return jax.tree.unflatten(
-    structure,
-    [
-      _leaf_from_host(array, leaf, entry['key'])
-      for array, leaf, entry in zip(
-        arrays, leaves, manifest.leaves, strict=True
-      )
-    ],
-  )
-
-
-def _leaf_from_host(array: np.ndarray, like: Any, key: str | None) -> Any:
-  """Makes the array that was read the kind of thing that `like` is."""
-  if not hasattr(like, 'dtype'):
-    return array.item()
-  place = getattr(like, 'sharding', None)
-  if key is not None:
-    leaf = jax.random.wrap_key_data(jnp.array(array), impl=key)
-  elif jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
-    return array
-  else:
-    leaf = jnp.array(array)
-    # A strong type would be compiled anew, and promoted differently.
-    if getattr(like, 'weak_type', False):
-      weak = jnp.full(array.shape, array.dtype.type(0).item())
-      leaf = weak.at[...].set(array) if weak.dtype == leaf.dtype else leaf
-  return put(leaf, place) if isinstance(place, NamedSharding) else leaf
-
-
-def _reason(error: BaseException) -> str:
-  """One line that says what went wrong, from wherever orbax buried it."""
-  chain = [error]
-  while (cause := chain[-1].__cause__) is not None and cause not in chain:
-    chain.append(cause)
-  for each in chain:
-    if isinstance(each, OSError) and each.strerror:
-      named = f': {each.filename}' if each.filename else ''
-      return f'{each.strerror}{named}'
-    if 'No space left on device' in str(each):  # tensorstore raises no OSError
-      return 'No space left on device'
-  text = ' '.join(str(chain[-1]).split())
-  if isinstance(chain[-1], CheckpointError):
-    return text
-  shortened = text if len(text) <= 300 else f'{text[:300]}...'
-  return f'{type(chain[-1]).__name__}: {shortened}'

@@ -1,4 +1,4 @@
-"""The outer loop: a resumable train step, and evaluation on unseen tasks."""
+"""The outer loop: a train step that can be resumed to the bit."""
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -11,11 +11,9 @@ import optax
 from jax.sharding import Mesh
 
 from metajax.base import (
-  Learner,
   MetaGradient,
   MetaLearner,
   Metrics,
-  Objective,
   PyTree,
   SampleTask,
   Task,
@@ -34,7 +32,6 @@ from metajax.devices.mesh import (
 from metajax.devices.parallel import (
   ChunkSize,
   data_parallel,
-  map_over_devices,
   microbatch,
 )
 from metajax.devices.streaming import (
@@ -43,8 +40,9 @@ from metajax.devices.streaming import (
   stream,
   stream_shapes,
 )
-from metajax.normalisation import Normalisation, predict_queries
-from metajax.objectives import confidence_interval
+from metajax.runs.samplers import as_argument
+
+__all__ = ['TrainState', 'TrainStep', 'all_finite', 'make_train_step']
 
 
 class TrainState(NamedTuple):
@@ -68,6 +66,19 @@ class TrainStep(NamedTuple):
   # The program of one step, for devices that need not be there.
   lower: Callable[[], jax.stages.Lowered]
   cost: Callable[[], Cost]  # of one step, on one device of the axis of tasks
+
+
+class _Source(NamedTuple):
+  """Where the tasks of a step come from; a pytree."""
+
+  draw: Callable[[PyTree], Task]  # from a key, or from what the host has drawn
+  drawn: PyTree | None = None  # leaves [tasks, ...]
+
+
+_Run = Callable[[TrainState, int], tuple[TrainState, Metrics]]
+# What is compiled: a step, and as many as an argument says.
+_Step = Callable[[TrainState, _Source], tuple[TrainState, Metrics, jax.Array]]
+_Steps = Callable[[TrainState, np.int32, _Source], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
@@ -143,10 +154,59 @@ def make_train_step(
     raise ValueError(
       f'max_skipped_in_a_row must be 1 or more, got {max_skipped_in_a_row}'
     )
-  grad = microbatch(meta_learner.grad, chunk_size)
-
+  estimate = _make_estimate(microbatch(meta_learner.grad, chunk_size), mesh)
+  if mesh is not None:
+    _check_shares(tasks_per_step, mesh)
+  init = _make_init(meta_learner, optimizer, sample)
+  places = None
+  if mesh is not None:
+    places = shardings(jax.eval_shape(init, jax.random.key(0)), mesh, rule)
+  init = jax.jit(init, out_shardings=places)
+  step = _make_step(estimate, optimizer, tasks_per_step, places)
+  run = _make_run(step, max_skipped_in_a_row)
   host = sample if isinstance(sample, HostSampler) else None
   draw = sample if host is None else jax.tree_util.Partial(host.decode)
+
+  def template() -> TrainState:
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return shapes if places is None else with_places(shapes, places)
+
+  @cache
+  def on_devices() -> _Source:
+    argument = as_argument(draw)
+    return _Source(argument if mesh is None else put(argument, mesh))
+
+  def run_on_devices(
+    state: TrainState, num_steps: int
+  ) -> tuple[TrainState, Metrics]:
+    return run(state, np.int32(num_steps), on_devices())
+
+  def shapes() -> tuple[TrainState, _Source]:
+    source = jax.eval_shape(lambda: _Source(as_argument(draw)))
+    if mesh is not None:
+      source = with_places(source, shardings(source, mesh))
+    if host is not None:
+      source = source._replace(drawn=stream_shapes(host, tasks_per_step, mesh))
+    return template(), source
+
+  run_steps: _Run = run_on_devices
+  if host is not None:
+    run_steps = _streamed(
+      lambda state, tasks: run(state, np.int32(1), _Source(draw, tasks)),
+      partial(stream, host, tasks_per_step=tasks_per_step, mesh=mesh),
+      max_skipped_in_a_row,
+    )
+  return TrainStep(
+    run=run_steps,
+    init=init,
+    template=template,
+    lower=lambda: jax.jit(step, donate_argnums=0).lower(*shapes()),
+    cost=lambda: cost(step, *shapes()),
+  )
+
+
+def _make_estimate(grad: MetaGradient, mesh: Mesh | None) -> MetaGradient:
+  """The meta-gradient over tasks that are drawn where they are adapted to."""
 
   def draw_and_estimate(
     keys: jax.Array, shared: PyTree, drawn_by: PyTree
@@ -155,9 +215,15 @@ def make_train_step(
     return grad(keys, meta_params, jax.vmap(draw)(drawn_by))
 
   estimate: MetaGradient = draw_and_estimate
-  if mesh is not None:
-    estimate = data_parallel(estimate, mesh)
-    _check_shares(tasks_per_step, mesh)
+  return estimate if mesh is None else data_parallel(estimate, mesh)
+
+
+def _make_init(
+  meta_learner: MetaLearner,
+  optimizer: optax.GradientTransformation,
+  sample: SampleTask,
+) -> Callable[[jax.Array], TrainState]:
+  """The state before the first step, from a key."""
 
   def init(key: jax.Array) -> TrainState:
     params_key, run_key = jax.random.split(key)
@@ -174,14 +240,16 @@ def make_train_step(
     )
     return jax.tree.map(jnp.copy, state)
 
-  places = None
-  if mesh is not None:
-    places = shardings(jax.eval_shape(init, jax.random.key(0)), mesh, rule)
-  init = jax.jit(init, out_shardings=places)
+  return init
 
-  def template() -> TrainState:
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    return shapes if places is None else with_places(shapes, places)
+
+def _make_step(
+  estimate: MetaGradient,
+  optimizer: optax.GradientTransformation,
+  tasks_per_step: int,
+  places: PyTree | None,
+) -> _Step:
+  """One step, and whether its meta-gradient was finite."""
 
   @jax.jit  # `run` asks for its shapes first; jit traces it once for both
   def step(
@@ -221,6 +289,12 @@ def make_train_step(
       state = jax.lax.with_sharding_constraint(state, places)
     return state, metrics, finite
 
+  return step
+
+
+def _make_run(step: _Step, max_skipped_in_a_row: int) -> _Steps:
+  """As many steps as an argument says, in one dispatch of one program."""
+
   @partial(jax.jit, donate_argnums=0)
   def run(
     state: TrainState, num_steps: jax.Array, source: _Source
@@ -251,53 +325,14 @@ def make_train_step(
     means = jax.tree.map(lambda total: total / applied, sums)
     return state, {**means, 'skipped': skipped}
 
-  @cache
-  def on_devices() -> _Source:
-    argument = as_argument(draw)
-    return _Source(argument if mesh is None else put(argument, mesh))
-
-  def run_on_devices(
-    state: TrainState, num_steps: int
-  ) -> tuple[TrainState, Metrics]:
-    return run(state, np.int32(num_steps), on_devices())
-
-  def shapes() -> tuple[TrainState, _Source]:
-    source = jax.eval_shape(lambda: _Source(as_argument(draw)))
-    if mesh is not None:
-      source = with_places(source, shardings(source, mesh))
-    if host is not None:
-      source = source._replace(drawn=stream_shapes(host, tasks_per_step, mesh))
-    return template(), source
-
-  run_steps: Callable[[TrainState, int], tuple[TrainState, Metrics]]
-  run_steps = run_on_devices
-  if host is not None:
-    run_steps = _streamed(
-      lambda state, tasks: run(state, np.int32(1), _Source(draw, tasks)),
-      partial(stream, host, tasks_per_step=tasks_per_step, mesh=mesh),
-      max_skipped_in_a_row,
-    )
-  return TrainStep(
-    run=run_steps,
-    init=init,
-    template=template,
-    lower=lambda: jax.jit(step, donate_argnums=0).lower(*shapes()),
-    cost=lambda: cost(step, *shapes()),
-  )
-
-
-class _Source(NamedTuple):
-  """Where the tasks of a step come from; a pytree."""
-
-  draw: Callable[[PyTree], Task]  # from a key, or from what the host has drawn
-  drawn: PyTree | None = None  # leaves [tasks, ...]
+  return run
 
 
 def _streamed(
   run_one: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
   make_stream: Callable[[jax.Array, int], Iterator[PyTree]],
   max_skipped_in_a_row: int,
-) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
+) -> _Run:
   """Runs steps one by one, each on the tasks that the host has drawn for it."""
   tasks: Iterator[PyTree] = iter(())
   position: tuple[bytes, int] | None = None  # the key and the step it is at
@@ -342,159 +377,8 @@ def _check_shares(tasks_per_step: int, mesh: Mesh) -> None:
     )
 
 
-def as_argument(sample: SampleTask) -> jax.tree_util.Partial:
-  """A sampler that can be passed into jit, its arrays as arguments."""
-  if isinstance(sample, jax.tree_util.Partial):
-    return sample
-  return jax.tree_util.Partial(sample)
-
-
 def all_finite(tree: PyTree) -> jax.Array:
   """Whether every number in every leaf is finite."""
   return jnp.all(
     jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)])
   )
-
-
-class Evaluation(NamedTuple):
-  """Metrics on the queries of unseen tasks, after 0, 1, ... inner steps."""
-
-  mean: Metrics  # each [steps + 1]
-  ci95: Metrics  # each [steps + 1], half the width of the 95% interval
-  values: Metrics  # each [tasks, steps + 1]
-
-
-def evaluate(
-  learner: Learner | MetaLearner,
-  objective: Objective,
-  meta_params: PyTree,
-  sample: SampleTask,
-  *,
-  key: jax.Array,
-  num_tasks: int,
-  normalisation: Normalisation = 'transductive',
-  chunk_size: int = 4,
-  mesh: Mesh | None = None,
-) -> Evaluation:
-  """Adapts to unseen tasks and judges the queries after every inner step.
-
-  Task i and its adaptation depend on `key` and i alone, so two methods that
-  are given the same key and distribution are tested on the same tasks.
-
-  Args:
-    learner: any method.
-    objective: what to measure; `loss` and its metrics are reported.
-    meta_params: of the learner.
-    sample: the distribution of test tasks.
-    key: fixes the tasks.
-    num_tasks: how many, 2 or more.
-    normalisation: what a query shares its batch statistics with:
-      `'transductive'`, all queries of its task; `'support'`, the support set
-      and no other query. (For statistics of a population, give
-      `normalisation.population(...)` as the learner; the two choices are then
-      one.)
-    chunk_size: tasks that are vectorised together on one device.
-    mesh: the devices to test on, with an axis `'task'`; the default device
-      alone if there is none.
-
-  Returns:
-    An `Evaluation`.
-
-  Raises:
-    ValueError: if `normalisation` is none of the above, `num_tasks` < 2 or
-      `chunk_size` < 1.
-  """
-  if normalisation not in ('transductive', 'support'):
-    raise ValueError(
-      "normalisation must be 'transductive' or 'support', got"
-      f' {normalisation!r}'
-    )
-  if num_tasks < 2:
-    raise ValueError(f'num_tasks must be 2 or more, got {num_tasks}')
-  if chunk_size < 1:
-    raise ValueError(f'chunk_size must be 1 or more, got {chunk_size}')
-  learner = Learner(learner.init, learner.adapt, learner.predict)
-  host = sample if isinstance(sample, HostSampler) else None
-  shared = meta_params, as_argument(host.decode if host else sample), key
-  at_once = chunk_size
-  if mesh is not None:
-    shared = put(shared, mesh)
-    at_once *= axis_size(mesh, TASK)
-  # One program for any number of tasks: the last chunk is filled up with
-  # tasks whose results are dropped.
-  chunks = []
-  for first in range(0, num_tasks, at_once):
-    chosen = _chosen_tasks(host, key, first, at_once)
-    chunk = _evaluate_chunk(
-      learner, objective, normalisation, mesh, shared, chosen
-    )
-    if mesh is not None:
-      # Where devices share the cores of a CPU, exchanges of two programs at
-      # once can take all its threads and wait for each other for ever.
-      jax.block_until_ready(chunk)
-    chunks.append(chunk)
-  values = jax.tree.map(
-    lambda *leaves: jnp.concatenate([np.asarray(leaf) for leaf in leaves])[
-      :num_tasks
-    ],
-    *chunks,
-  )
-  return Evaluation(
-    mean=jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values),
-    ci95=jax.tree.map(confidence_interval, values),
-    values=values,
-  )
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _evaluate_chunk(
-  learner: Learner,
-  objective: Objective,
-  normalisation: Normalisation,
-  mesh: Mesh | None,
-  shared: tuple[PyTree, Callable[[PyTree], Task], jax.Array],
-  chosen: tuple[np.ndarray, PyTree],
-) -> Metrics:
-  def of_task(shared: PyTree, chosen: PyTree) -> Metrics:
-    meta_params, draw, key = shared
-    index, drawn = chosen
-    task_key, adapt_key = _test_keys(key, index)
-    task = draw(task_key if drawn is None else drawn)
-    _, adaptation = learner.adapt(adapt_key, meta_params, task.support)
-
-    def judge(adapted: PyTree) -> Metrics:
-      outputs = predict_queries(learner, adapted, task, normalisation)
-      loss, metrics = objective(outputs, task.query.targets)
-      return {'loss': loss, **metrics}
-
-    return jax.lax.map(judge, adaptation.trajectory)
-
-  of_tasks: Callable[[PyTree, PyTree], PyTree]
-  of_tasks = jax.vmap(of_task, in_axes=(None, 0))
-  if mesh is not None:
-    of_tasks = map_over_devices(of_tasks, mesh)
-  values: Metrics = of_tasks(shared, chosen)
-  return values
-
-
-def _chosen_tasks(
-  host: HostSampler | None, key: jax.Array, first: int, number: int
-) -> tuple[np.ndarray, PyTree | None]:
-  """The indices of test tasks; and the tasks, where the host draws them."""
-  indices = np.arange(first, first + number, dtype=np.int32)
-  if host is None:
-    return indices, None
-  keys, _ = jax.vmap(_test_keys, in_axes=(None, 0))(key, jnp.asarray(indices))
-  return indices, host.draw(keys)
-
-
-def _test_keys(key: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Two keys of a test task: of the task, and of the adaptation to it."""
-  task_key, adapt_key = jax.random.split(jax.random.fold_in(key, index))
-  return task_key, adapt_key
-
-
-def example_task(sample: SampleTask, key: jax.Array, index: int = 0) -> Task:
-  """The test task number `index` of an evaluation with this key."""
-  task_key, _ = _test_keys(key, jnp.int32(index))
-  return jax.jit(lambda sample, key: sample(key))(as_argument(sample), task_key)

@@ -29,6 +29,15 @@ from metajax.tasks.labelled import (
 from metajax.tasks.prepared import load_prepared
 from metajax.tasks.sinusoid import sinusoid
 from metajax.tasks.strokes import strokes, strokes_classification
+from metajax.tasks.tables import (
+  Standardisation,
+  Table,
+  TableSplits,
+  load_table,
+  split_table_by_seed,
+  standardise,
+  table_tasks,
+)
 
 __all__ = [
   'DataError',
@@ -36,6 +45,9 @@ __all__ = [
   'HostTasks',
   'LabelledImages',
   'Splits',
+  'Standardisation',
+  'Table',
+  'TableSplits',
   'classification',
   'classification_places',
   'completion',
@@ -48,6 +60,7 @@ __all__ = [
   'load_folder',
   'load_npz',
   'load_prepared',
+  'load_table',
   'pad_task',
   'rotate_classes',
   'sinusoid',
@@ -56,6 +69,9 @@ __all__ = [
   'split_by_seed',
   'split_episode',
   'split_groups_by_seed',
+  'split_table_by_seed',
+  'standardise',
   'strokes',
   'strokes_classification',
+  'table_tasks',
 ]

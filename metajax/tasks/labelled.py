@@ -164,7 +164,7 @@ def split_by_seed(
   _refuse_turned(data, 'split')
 
   order = sorted(
-    range(num_classes), key=lambda index: _rank(seed, data.names[index])
+    range(num_classes), key=lambda index: rank(seed, data.names[index])
   )
   trained = train_classes - validation_classes
   return Splits(
@@ -174,7 +174,8 @@ def split_by_seed(
   )
 
 
-def _rank(seed: int, name: str) -> bytes:
+def rank(seed: int, name: str) -> bytes:
+  """The place of a name in the random order that a seed stands for."""
   return hashlib.sha256(f'{seed}\n{name}'.encode()).digest()
 
 
@@ -288,7 +289,7 @@ def split_groups_by_seed(
   _refuse_turned(data, 'split')
   groups = sorted(
     {name.rpartition('/')[0] for name in data.names},
-    key=lambda name: _rank(seed, name),
+    key=lambda name: rank(seed, name),
   )
   if not 0 < validation_groups < train_groups < len(groups):
     raise DataError(

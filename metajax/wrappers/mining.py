@@ -39,7 +39,7 @@ from metajax.base import (
   sample_tasks,
 )
 from metajax.estimators import query_loss
-from metajax.runs.training import as_argument
+from metajax.runs.samplers import as_argument
 
 __all__ = ['candidates', 'hardest']
 

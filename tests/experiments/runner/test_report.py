@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from experiments.runner import report
 from experiments.runner.problem import Trained
 from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR
-from metajax.runs.training import Evaluation
+from metajax.runs.evaluation import Evaluation
 
 MEANS = {
   'loss': jnp.array([2.0, 1.0]),

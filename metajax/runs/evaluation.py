@@ -1,0 +1,170 @@
+"""Evaluation: how well a learner adapts to tasks that it has never seen."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from metajax.base import (
+  Learner,
+  MetaLearner,
+  Metrics,
+  Objective,
+  PyTree,
+  SampleTask,
+  Task,
+)
+from metajax.devices.mesh import TASK, axis_size, put
+from metajax.devices.parallel import map_over_devices
+from metajax.devices.streaming import HostSampler
+from metajax.normalisation import Normalisation, predict_queries
+from metajax.objectives import confidence_interval
+from metajax.runs.samplers import as_argument
+
+
+class Evaluation(NamedTuple):
+  """Metrics on the queries of unseen tasks, after 0, 1, ... inner steps."""
+
+  mean: Metrics  # each [steps + 1]
+  ci95: Metrics  # each [steps + 1], half the width of the 95% interval
+  values: Metrics  # each [tasks, steps + 1]
+
+
+def evaluate(
+  learner: Learner | MetaLearner,
+  objective: Objective,
+  meta_params: PyTree,
+  sample: SampleTask,
+  *,
+  key: jax.Array,
+  num_tasks: int,
+  normalisation: Normalisation = 'transductive',
+  chunk_size: int = 4,
+  mesh: Mesh | None = None,
+) -> Evaluation:
+  """Adapts to unseen tasks and judges the queries after every inner step.
+
+  Task i and its adaptation depend on `key` and i alone, so two methods that
+  are given the same key and distribution are tested on the same tasks.
+
+  Args:
+    learner: any method.
+    objective: what to measure; `loss` and its metrics are reported.
+    meta_params: of the learner.
+    sample: the distribution of test tasks.
+    key: fixes the tasks.
+    num_tasks: how many, 2 or more.
+    normalisation: what a query shares its batch statistics with:
+      `'transductive'`, all queries of its task; `'support'`, the support set
+      and no other query. (For statistics of a population, give
+      `normalisation.population(...)` as the learner; the two choices are then
+      one.)
+    chunk_size: tasks that are vectorised together on one device.
+    mesh: the devices to test on, with an axis `'task'`; the default device
+      alone if there is none.
+
+  Returns:
+    An `Evaluation`.
+
+  Raises:
+    ValueError: if `normalisation` is none of the above, `num_tasks` < 2 or
+      `chunk_size` < 1.
+  """
+  if normalisation not in ('transductive', 'support'):
+    raise ValueError(
+      "normalisation must be 'transductive' or 'support', got"
+      f' {normalisation!r}'
+    )
+  if num_tasks < 2:
+    raise ValueError(f'num_tasks must be 2 or more, got {num_tasks}')
+  if chunk_size < 1:
+    raise ValueError(f'chunk_size must be 1 or more, got {chunk_size}')
+  learner = Learner(learner.init, learner.adapt, learner.predict)
+  host = sample if isinstance(sample, HostSampler) else None
+  shared = meta_params, as_argument(host.decode if host else sample), key
+  at_once = chunk_size
+  if mesh is not None:
+    shared = put(shared, mesh)
+    at_once *= axis_size(mesh, TASK)
+  # One program for any number of tasks: the last chunk is filled up with
+  # tasks whose results are dropped.
+  chunks = []
+  for first in range(0, num_tasks, at_once):
+    chosen = _chosen_tasks(host, key, first, at_once)
+    chunk = _evaluate_chunk(
+      learner, objective, normalisation, mesh, shared, chosen
+    )
+    if mesh is not None:
+      # Where devices share the cores of a CPU, exchanges of two programs at
+      # once can take all its threads and wait for each other for ever.
+      jax.block_until_ready(chunk)
+    chunks.append(chunk)
+  values = jax.tree.map(
+    lambda *leaves: jnp.concatenate([np.asarray(leaf) for leaf in leaves])[
+      :num_tasks
+    ],
+    *chunks,
+  )
+  return Evaluation(
+    mean=jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values),
+    ci95=jax.tree.map(confidence_interval, values),
+    values=values,
+  )
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _evaluate_chunk(
+  learner: Learner,
+  objective: Objective,
+  normalisation: Normalisation,
+  mesh: Mesh | None,
+  shared: tuple[PyTree, Callable[[PyTree], Task], jax.Array],
+  chosen: tuple[np.ndarray, PyTree],
+) -> Metrics:
+  def of_task(shared: PyTree, chosen: PyTree) -> Metrics:
+    meta_params, draw, key = shared
+    index, drawn = chosen
+    task_key, adapt_key = _test_keys(key, index)
+    task = draw(task_key if drawn is None else drawn)
+    _, adaptation = learner.adapt(adapt_key, meta_params, task.support)
+
+    def judge(adapted: PyTree) -> Metrics:
+      outputs = predict_queries(learner, adapted, task, normalisation)
+      loss, metrics = objective(outputs, task.query.targets)
+      return {'loss': loss, **metrics}
+
+    return jax.lax.map(judge, adaptation.trajectory)
+
+  of_tasks: Callable[[PyTree, PyTree], PyTree]
+  of_tasks = jax.vmap(of_task, in_axes=(None, 0))
+  if mesh is not None:
+    of_tasks = map_over_devices(of_tasks, mesh)
+  values: Metrics = of_tasks(shared, chosen)
+  return values
+
+
+def _chosen_tasks(
+  host: HostSampler | None, key: jax.Array, first: int, number: int
+) -> tuple[np.ndarray, PyTree | None]:
+  """The indices of test tasks; and the tasks, where the host draws them."""
+  indices = np.arange(first, first + number, dtype=np.int32)
+  if host is None:
+    return indices, None
+  keys, _ = jax.vmap(_test_keys, in_axes=(None, 0))(key, jnp.asarray(indices))
+  return indices, host.draw(keys)
+
+
+def _test_keys(key: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Two keys of a test task: of the task, and of the adaptation to it."""
+  task_key, adapt_key = jax.random.split(jax.random.fold_in(key, index))
+  return task_key, adapt_key
+
+
+def example_task(sample: SampleTask, key: jax.Array, index: int = 0) -> Task:
+  """The test task number `index` of an evaluation with this key."""
+  task_key, _ = _test_keys(key, jnp.int32(index))
+  return jax.jit(lambda sample, key: sample(key))(as_argument(sample), task_key)

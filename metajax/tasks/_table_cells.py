@@ -1,0 +1,209 @@
+"""The cells of a table: numbers, and ids of tasks.
+
+Text becomes numbers or ids by the same rules in CSV, where all is text, and in
+Parquet. Blanks around it do not count.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metajax.tasks._table_files import TableFile
+from metajax.tasks.labelled import DataError
+
+__all__ = ['Column', 'read_ids', 'read_numbers']
+
+# Text that stands for no number. No id is among them but the empty one: NA is
+# a country.
+_MISSING = ('', 'na', 'n/a', 'nan', 'null', 'none')
+_DIGITS = re.compile(r'[+-]?\d+')
+_INTEGER = re.compile(r'0|-?[1-9]\d*')
+_NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.IGNORECASE)
+
+
+class Column(NamedTuple):
+  """A column that has been read."""
+
+  file: TableFile
+  name: str
+  values: Any  # a chunked array of pyarrow
+
+  def at(self, index: int) -> str:
+    """Names a cell; how a message begins."""
+    row = self.file.row_number(index)
+    return f'{self.file.path}, row {row}, column {self.name!r}'
+
+
+def read_numbers(column: Column) -> np.ndarray:
+  """The numbers of a column, float32 `[rows]`.
+
+  Raises:
+    DataError: names the first cell that is none, or not finite.
+  """
+  import pyarrow
+
+  values = _plain(column.values)
+  kind = values.type
+  _refuse_nulls(column, values)
+  if _is_text(kind) or pyarrow.types.is_decimal(kind):
+    # Decimals as text too: pyarrow does not round them to the nearest.
+    numbers = _parse(column, values.cast(pyarrow.string()))
+  elif (
+    pyarrow.types.is_boolean(kind)
+    or pyarrow.types.is_integer(kind)
+    or pyarrow.types.is_floating(kind)
+  ):
+    numbers = values.cast(pyarrow.float64(), safe=False).to_numpy()
+  else:
+    raise DataError(
+      f'{column.file.path}, column {column.name!r}: its type {kind} is not'
+      ' numeric; allowed are integers, floating-point numbers, decimals,'
+      ' booleans and text of them; convert the column or leave it out'
+    )
+  with np.errstate(over='ignore'):
+    single: np.ndarray = np.asarray(numbers, np.float64).astype(np.float32)
+  bad = np.flatnonzero(~np.isfinite(single))
+  if len(bad):
+    value = float(numbers[bad[0]])
+    what = 'NaN' if np.isnan(value) else 'infinite'
+    if np.isfinite(value):
+      what = f'{value}, which is infinite in 32 bits'
+    raise DataError(
+      f'{column.at(bad[0])}: the cell is {what}; a table has finite numbers'
+      ' only, so mend the cell or leave its row out'
+    )
+  return single
+
+
+def _plain(values: Any) -> Any:
+  """The values themselves where they are given by a dictionary."""
+  import pyarrow
+
+  if pyarrow.types.is_dictionary(values.type):
+    return values.cast(values.type.value_type)
+  return values
+
+
+def _is_text(kind: Any) -> bool:
+  import pyarrow
+
+  return bool(
+    pyarrow.types.is_string(kind)
+    or pyarrow.types.is_large_string(kind)
+    or pyarrow.types.is_string_view(kind)
+  )
+
+
+def _refuse_nulls(column: Column, values: Any) -> None:
+  if values.null_count:
+    raise _missing(column, int(np.argmax(values.is_null().to_numpy())))
+
+
+def _missing(column: Column, index: int, text: str = '') -> DataError:
+  return DataError(
+    f'{column.at(index)}: the cell is missing{text and f" ({text!r})"}; fill it'
+    ' in, or leave its row out'
+  )
+
+
+def _parse(column: Column, text: Any) -> np.ndarray:
+  """Text as numbers, or as truth values where a column has nothing else."""
+  import pyarrow
+  import pyarrow.compute
+
+  text = pyarrow.compute.utf8_trim_whitespace(text)
+  lower = pyarrow.compute.utf8_lower(text)
+
+  def is_in(words: Sequence[str]) -> np.ndarray:
+    among: np.ndarray = pyarrow.compute.is_in(
+      lower, pyarrow.array(words, pyarrow.string())
+    ).to_numpy()
+    return among
+
+  missing = is_in(_MISSING)
+  if missing.any():
+    index = int(np.argmax(missing))
+    raise _missing(column, index, text[index].as_py())
+  if is_in(('true', 'false')).all():
+    return is_in(('true',)).astype(np.float64)
+  try:
+    numbers: np.ndarray = text.cast(pyarrow.float64()).to_numpy()
+  except pyarrow.ArrowInvalid:
+    for index, cell in enumerate(text.to_pylist()):
+      if not _NUMBER.fullmatch(cell):
+        raise DataError(
+          f'{column.at(index)}: {cell!r} is not a number; mend the cell, or'
+          ' leave the column out'
+        ) from None
+    raise
+  return numbers
+
+
+def read_ids(column: Column) -> tuple[np.ndarray, tuple[str, ...]]:
+  """The ids of a column: int32 `[rows]`, and what they are indices into.
+
+  An id is text or an integer, and 1 is the same as the text of it, for CSV does
+  not tell them apart; but `01` is another. Numbers with a fraction of zero, as
+  libraries write integers beside missing cells, are integers. Ids that are all
+  integers are in order of size, others in that of their characters.
+
+  Raises:
+    DataError: names the first cell that is missing, or has a fraction.
+  """
+  import pyarrow
+  import pyarrow.compute
+
+  values = _plain(column.values)
+  kind = values.type
+  _refuse_nulls(column, values)
+  if pyarrow.types.is_floating(kind):
+    numbers = values.cast(pyarrow.float64()).to_numpy().tolist()
+    values = pyarrow.array(map(repr, numbers), pyarrow.string())
+  elif not (
+    _is_text(kind)
+    or pyarrow.types.is_integer(kind)
+    or pyarrow.types.is_decimal(kind)
+  ):
+    raise DataError(
+      f'{column.file.path}, column {column.name!r}: its type {kind} is not one'
+      ' of task ids; allowed are text and integers; convert the column'
+    )
+  text = pyarrow.compute.utf8_trim_whitespace(values.cast(pyarrow.string()))
+  unique, places = np.unique(text.to_numpy(False), return_inverse=True)
+  ids = unique.tolist()
+
+  def first(place: int) -> int:
+    return int(np.argmax(places == place))
+
+  numeric = pyarrow.types.is_floating(kind) or all(map(_NUMBER.fullmatch, ids))
+  for place, name in enumerate(ids):
+    if name in ('', 'nan') if numeric else not name:
+      raise _missing(column, first(place), name)
+  if numeric and not all(map(_DIGITS.fullmatch, ids)):
+    fractions = [place for place, name in enumerate(ids) if not _is_whole(name)]
+    if fractions:
+      index = min(map(first, fractions))
+      name = ids[places[index]]
+      raise DataError(
+        f'{column.at(index)}: {name} is no task id, which is text or an'
+        f" integer; round it, or write it as text such as 't{name}'"
+      )
+    ids = [str(int(Decimal(name))) for name in ids]
+  by_size = all(map(_INTEGER.fullmatch, ids))
+  names = sorted(set(ids), key=int if by_size else None)
+  numbers = {name: number for number, name in enumerate(names)}
+  return (
+    np.asarray([numbers[name] for name in ids], np.int32)[places],
+    tuple(names),
+  )
+
+
+def _is_whole(text: str) -> bool:
+  if not math.isfinite(float(text)):
+    return False
+  number = Decimal(text)
+  return number == number.to_integral_value()

@@ -1,0 +1,207 @@
+"""The files of tables: which columns they have, and reading them.
+
+CSV is read as text alone. Row numbers are those that a person finds in the
+file: in CSV the line, where the header is usually 1; in Parquet the row, from
+1. Blanks around the names of columns do not count.
+"""
+
+import csv
+import difflib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metajax.tasks.labelled import DataError, reason
+
+__all__ = ['TableFile', 'choose_columns', 'listed', 'open_table']
+
+_ENDINGS = ('.csv', '.parquet')
+_PANDAS_INDEX = '__index_level_'
+
+
+class TableFile(NamedTuple):
+  """A file whose columns have been listed, but not read."""
+
+  path: Path
+  names: tuple[str, ...]  # of all columns, as the file has them but for blanks
+  # The columns at these places: of pyarrow, chunked.
+  read: Callable[[Sequence[int]], list[Any]]
+  row_number: Callable[[int], int]  # of the row of this index, for messages
+
+
+def open_table(path: str | Path) -> TableFile:
+  """Lists the columns of a file, by the ending of its name.
+
+  Raises:
+    DataError: if there is no such file, if it is neither CSV nor Parquet, or if
+      it is damaged.
+  """
+  path = Path(path).expanduser()
+  if not path.is_file():
+    raise DataError(f'{path}: there is no such file; check the path')
+  ending = path.suffix.lower()
+  if ending not in _ENDINGS:
+    raise DataError(
+      f'{path}: a table is a file that ends in {" or ".join(_ENDINGS)}, and'
+      f' this one ends in {path.suffix!r}; save it as one of these'
+    )
+  try:
+    return _open_csv(path) if ending == '.csv' else _open_parquet(path)
+  except DataError:
+    raise
+  except Exception as error:  # Whatever the parsers make of damaged bytes.
+    raise DataError(f'{path}: cannot be read ({reason(error)})') from error
+
+
+def _open_csv(path: Path) -> TableFile:
+  with path.open(encoding='utf-8-sig', newline='') as file:
+    lines = csv.reader(file)
+    header = next((row for row in lines if row), None)
+    skipped = lines.line_num
+  if header is None:
+    raise DataError(f'{path}: the file is empty; it needs a line of names')
+  width = len(header)
+  if width == 1 and any(other in header[0] for other in ';\t'):
+    raise DataError(
+      f'{path}: the first line is {header[0]!r}; separate names and cells by'
+      ' commas'
+    )
+
+  def read(places: Sequence[int]) -> list[Any]:
+    import pyarrow
+    import pyarrow.csv
+
+    names = [str(place) for place in range(width)]
+    try:
+      table = pyarrow.csv.read_csv(
+        path,
+        read_options=pyarrow.csv.ReadOptions(
+          column_names=names, skip_rows=skipped
+        ),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+          column_types={name: pyarrow.string() for name in names},
+          include_columns=[names[place] for place in places],
+        ),
+      )
+    except pyarrow.ArrowInvalid as error:
+      if path.stat().st_size and str(error).startswith('Empty CSV'):
+        return [pyarrow.chunked_array([], pyarrow.string()) for _ in places]
+      raise _ragged(path, width) or error from error
+    return list(table.columns)
+
+  return TableFile(
+    path,
+    tuple(name.strip() for name in header),
+    read,
+    lambda index: _line_of(path, index),
+  )
+
+
+def _rows_of(path: Path) -> Any:
+  """Line number and cells of every row of a CSV file but its header."""
+  with path.open(encoding='utf-8-sig', newline='', errors='replace') as file:
+    lines = csv.reader(file)
+    before, header = 0, True
+    for row in lines:
+      if row and not header:
+        yield before + 1, row
+      header = header and not row
+      before = lines.line_num
+
+
+def _line_of(path: Path, index: int) -> int:
+  """Reads the file again, since only Python's reader counts lines."""
+  for number, (line, _) in enumerate(_rows_of(path)):
+    if number == index:
+      return int(line)
+  raise ValueError(f'{path} has no row {index}')
+
+
+def _ragged(path: Path, width: int) -> DataError | None:
+  for line, row in _rows_of(path):
+    if len(row) != width:
+      return DataError(
+        f'{path}, row {line}: the row has {len(row)} cells, but the header has'
+        f' {width}; separate cells by commas, and quote those that hold one'
+      )
+  return None
+
+
+def _open_parquet(path: Path) -> TableFile:
+  import pyarrow.parquet
+
+  file = pyarrow.parquet.ParquetFile(path)
+  names = tuple(name.strip() for name in file.schema_arrow.names)
+
+  def read(places: Sequence[int]) -> list[Any]:
+    # All of them: a choice by name goes wrong where a name has a dot.
+    table = file.read()
+    return [table.column(place) for place in places]
+
+  return TableFile(path, names, read, lambda index: index + 1)
+
+
+def choose_columns(
+  file: TableFile,
+  task_column: str,
+  target_columns: Sequence[str],
+  feature_columns: Sequence[str] | None,
+) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+  """The names of the task's column, of targets, and of features."""
+  path = file.path
+  task = task_column.strip()
+  targets = tuple(name.strip() for name in target_columns)
+  if not targets:
+    raise DataError(
+      'target_columns is empty; name one column or more that is to be predicted'
+    )
+  repeated = [name for name, n in Counter(file.names).items() if name and n > 1]
+  if repeated:
+    raise DataError(
+      f'{path}: there are several columns of the name'
+      f' {listed(repeated)}; give every column a name of its own'
+    )
+  if feature_columns is None:
+    features = tuple(
+      name
+      for name in file.names
+      if name
+      and name not in (task, *targets)
+      and not name.startswith(_PANDAS_INDEX)
+    )
+  else:
+    features = tuple(name.strip() for name in feature_columns)
+  asked = (task, *targets, *features)
+  for name in asked:
+    if not name or name not in file.names:
+      raise DataError(_unknown(file, name))
+  for name, uses in Counter(asked).items():
+    if uses > 1:
+      raise DataError(
+        f'{path}: column {name!r} is asked for {uses} times, and may be one of'
+        f' task, target and feature, once; got task_column={task!r},'
+        f' target_columns={list(targets)}, feature_columns={list(features)}'
+      )
+  if not features:
+    raise DataError(
+      f'{path}: no feature is left beside the task {task!r} and the targets'
+      f' {listed(targets)}; the columns are {listed(file.names)}'
+    )
+  return task, targets, features
+
+
+def _unknown(file: TableFile, name: str) -> str:
+  lower = {known.lower(): known for known in reversed(file.names) if known}
+  near = difflib.get_close_matches(name.lower(), lower)
+  hint = f'; did you mean {lower[near[0]]!r}?' if near else ';'
+  return (
+    f'{file.path}: there is no column {name!r}{hint} the columns are'
+    f' {listed(file.names)}'
+  )
+
+
+def listed(names: Sequence[str]) -> str:
+  """Names as they stand in a message."""
+  return ', '.join(map(repr, names)) or 'none'
