@@ -9,8 +9,8 @@ learns from many sine waves a start from which one gradient step on ten points
 is enough for a new wave.
 
 It prints the mean squared error on new waves before and after 1, 2, ... inner
-steps, of the network as it is drawn and as it is trained. It takes about 35 s on
-two CPU cores.
+steps, of the network as it is drawn and as it is trained. It takes about 35 s
+on two CPU cores.
 """
 
 import jax

@@ -1,15 +1,16 @@
-"""One table of many runs.
+"""Tables of many runs.
 
   python examples/many_results.py runs
 
 Every experiment leaves a `result.json` in its workdir, in which an accuracy
 stands beside what it takes to understand it: the protocol and an interval. This
 program reads all of them under the directories that it is given (`runs`, where
-experiments put them, if none is) and prints a line for each: what is comparable
-stands together, the best first. It takes about 2 s, of which most is Python's
-start.
+experiments put them, if none is) and prints a table of those that are
+comparable, the best first, and another one for every other data set, task,
+metric or normalisation. It takes less than 1 s.
 """
 
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -23,19 +24,18 @@ import rich.table
 class Line(NamedTuple):
   """A run."""
 
-  dataset: str
-  task: str  # '5-way 1-shot', or '10-shot' where there are no classes
-  metric: str  # with how batches were normalised, where that matters
+  setting: str  # what has to agree for figures to be comparable
+  metric: str
   method: str
   before: float  # adaptation
   after: float
   interval: float  # half of it, 95%
-  run: str  # where it stands
+  run: str  # its workdir
 
-  def rank(self) -> tuple:
+  def rank(self) -> tuple[str, float]:
     """Sorts: what is comparable together, the best of it first."""
-    better_is_higher = self.metric.startswith('accuracy')
-    return *self[:3], -self.after if better_is_higher else self.after
+    is_better_higher = self.metric == 'accuracy'
+    return self.setting, -self.after if is_better_higher else self.after
 
 
 def read(path: Path) -> Line:
@@ -47,11 +47,12 @@ def read(path: Path) -> Line:
     name.removesuffix('_before') for name in test if name.endswith('_before')
   )
   ways = f'{protocol["ways"]}-way ' if 'ways' in protocol else ''
-  how = f', {protocol["evaluation"]}' if 'evaluation' in protocol else ''
+  setting = [result['dataset'], f'{ways}{protocol["shots"]}-shot', metric]
+  if 'evaluation' in protocol:  # what a query is normalised with
+    setting.append(protocol['evaluation'])
   return Line(
-    result['dataset'],
-    f'{ways}{protocol["shots"]}-shot',
-    f'{metric}{how}',
+    ', '.join(setting),
+    metric,
     result['algorithm'],
     test[f'{metric}_before'],
     test[metric],
@@ -61,24 +62,22 @@ def read(path: Path) -> Line:
 
 
 def main(paths: Sequence[str] = ('runs',)) -> list[Line]:
-  """Prints the table, and returns its lines."""
-  found = (file for path in paths for file in Path(path).rglob('result.json'))
-  lines = sorted(map(read, set(found)), key=Line.rank)
+  """Prints the tables, and returns their lines."""
+  found = {file for path in paths for file in Path(path).rglob('result.json')}
+  lines = sorted(map(read, found), key=Line.rank)
   if not lines:
     print(f'no result.json under {", ".join(paths)}; name directories of runs')
-    return lines
-  table = rich.table.Table()
-  for name in ('dataset', 'task', 'metric', 'method'):
-    table.add_column(name)
-  for name in ('before', 'after', '95%'):
-    table.add_column(name, justify='right')
-  table.add_column('run', overflow='fold')
-  for number, line in enumerate(lines):
-    if number and line[:3] != lines[number - 1][:3]:
-      table.add_section()
-    figures = (line.before, line.after, line.interval)
-    table.add_row(*line[:4], *(f'{value:.3f}' for value in figures), line.run)
-  rich.console.Console().print(table)
+  console = rich.console.Console()
+  for setting, group in itertools.groupby(lines, lambda line: line.setting):
+    table = rich.table.Table(title=setting, title_justify='left')
+    table.add_column('method')
+    table.add_column('before', justify='right')
+    table.add_column('after, 95% interval', justify='right')
+    table.add_column('run', overflow='fold')
+    for line in group:
+      after = f'{line.after:.3f} \N{PLUS-MINUS SIGN} {line.interval:.3f}'
+      table.add_row(line.method, f'{line.before:.3f}', after, line.run)
+    console.print(table)
   return lines
 
 
