@@ -1,0 +1,225 @@
+"""Every example runs, and what it shows is true."""
+
+import importlib.util
+import json
+import sys
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+FOLDER = Path(__file__).resolve().parents[1] / 'examples'
+NAMES = sorted(path.stem for path in FOLDER.glob('*.py'))
+
+
+def _load(name):
+  spec = importlib.util.spec_from_file_location(name, FOLDER / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module
+  spec.loader.exec_module(module)
+  return module
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_example_has_a_test(name):
+  assert f'test_{name}' in globals()
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_example_says_what_it_is(name):
+  documentation = (FOLDER / f'{name}.py').read_text().split('"""')[1]
+  assert f'\n  python examples/{name}.py' in documentation
+  assert f'`{name}.py`' in (FOLDER / 'README.md').read_text()
+
+
+def test_maml_on_nnx():
+  errors = _load('maml_on_nnx').main(steps=200)
+  before, after, *_ = errors['trained']
+  assert after < 0.8 * before
+  assert after < errors['drawn'][1]
+
+
+def test_own_tasks():
+  module = _load('own_tasks')
+  errors = module.main(steps=200)
+  for values in errors.values():
+    assert values[-1] < 0.8 * values[0]
+  task = module.oscillation(jax.random.key(0))
+  assert task.support.inputs.max() <= 2 < task.query.inputs.max()
+
+
+def test_learned_loss(float64):
+  module = _load('learned_loss')
+  learner = module.learned_loss(module.mlp([8], 1))
+  sample = module.corrupted_wave
+  tasks = jax.vmap(sample)(jax.random.split(jax.random.key(0)))
+  key = jax.random.key(1)
+  params = learner.init(key, tasks.support.inputs[0])
+  # Networks draw in single precision.
+  params = jax.tree.map(lambda leaf: leaf.astype('float64'), params)
+  flat, unravel = ravel_pytree(params)
+  direction = jax.random.normal(jax.random.key(2), flat.shape)
+
+  @jax.jit
+  def slopes(flat):
+    gradient, _ = learner.grad(key, unravel(flat), tasks)
+    ahead, behind = (
+      learner.grad(key, unravel(flat + move * direction), tasks)[1]['loss']
+      for move in (1e-5, -1e-5)
+    )
+    return ravel_pytree(gradient)[0] @ direction, (ahead - behind) / 2e-5
+
+  np.testing.assert_allclose(*slopes(flat), rtol=1e-6)
+
+
+def test_learned_loss_beats_the_squared_error():
+  errors = _load('learned_loss').main(steps=400)
+  assert errors['learned loss'][-1] < 0.8 * errors['squared error'][-1]
+
+
+def test_hyper_gradients():
+  gradients, losses = _load('hyper_gradients').main(steps=30)
+  for name in ('loop of 10 steps', 'loop of 2000 steps', 'solution'):
+    for by_derivative, by_values in zip(
+      gradients[name], gradients[f'{name}, differences'], strict=True
+    ):
+      np.testing.assert_allclose(by_derivative, by_values, atol=1e-8)
+  # The way leaves no trace in the minimum; short of it there is one.
+  np.testing.assert_allclose(
+    gradients['solution'].decays,
+    gradients['loop of 2000 steps'].decays,
+    atol=1e-6,
+  )
+  assert abs(gradients['loop of 10 steps'].rate) > 0.1
+  assert losses[1] < 0.9 * losses[0]
+
+
+def test_policy_gradient():
+  before, after = _load('policy_gradient').main(steps=60)
+  assert after > before + 2
+
+
+def test_policy_gradient_is_exact_to_second_order(float64):
+  """With actions held fixed its gradient is one of weighted returns.
+
+  What was played is weighted by how much more probable other parameters make
+  it, which is an ordinary function of them: it has central differences.
+  """
+  module = _load('policy_gradient')
+  rate = 0.05
+  learner = module.make_learner(rate)
+  task = module.goal_on_circle(jax.random.key(0), episodes=4)
+  tasks = jax.tree.map(lambda leaf: leaf[None], task)
+  key = jax.random.key(1)
+  drawn = jax.tree.map(
+    lambda leaf: leaf.astype('float64'), learner.init(key, task.support.inputs)
+  )
+  flat, unravel = ravel_pytree(drawn)
+
+  def weighted(params, played_by, episodes):
+    places, actions, rewards = module.play(played_by, episodes)
+    ratio = jnp.exp(
+      module.log_prob(params, places, actions)
+      - module.log_prob(played_by, places, actions)
+    )
+    loss = 0.0
+    for i in range(len(rewards)):
+      weight = 1.0
+      for t in range(module.HORIZON):
+        others = [rewards[j, t:].sum() for j in range(len(rewards)) if j != i]
+        baseline = sum(others) / len(others)
+        before, weight = weight, weight * ratio[i, t]
+        loss -= weight * rewards[i, t] + (before - weight) * baseline
+    return loss / len(rewards)
+
+  def step(params):
+    gradient = jax.grad(weighted)(params, drawn, task.support.inputs)
+    return jax.tree.map(lambda leaf, g: leaf - rate * g, params, gradient)
+
+  direction = jax.random.normal(jax.random.key(2), flat.shape)
+
+  @jax.jit
+  def slopes(flat):
+    gradient, metrics = learner.grad(key, drawn, tasks)
+    adapted = step(drawn)
+    loss, ahead, behind = (
+      weighted(
+        step(unravel(flat + move * direction)), adapted, task.query.inputs
+      )
+      for move in (0, 1e-5, -1e-5)
+    )
+    return (
+      (ravel_pytree(gradient)[0] @ direction, metrics['loss']),
+      ((ahead - behind) / 2e-5, loss),
+    )
+
+  np.testing.assert_allclose(*slopes(flat), rtol=1e-6)
+
+
+def test_policy_gradient_is_that_of_the_expected_return():
+  """A derivative through the environment estimates the same slope."""
+  module = _load('policy_gradient')
+  task = module.goal_on_circle(jax.random.key(0), episodes=20_000)
+  episodes = task.support.inputs
+  params = module.NETWORK.init(jax.random.key(1), episodes.goal)
+
+  def through_the_environment(params):
+    return -module.play(params, episodes)[2].sum(axis=1).mean()
+
+  def by_log_probs(params):
+    return module.dice(module.apply(params, episodes), ())[0]
+
+  one, other = (
+    ravel_pytree(jax.jit(jax.grad(loss))(params))[0]
+    for loss in (through_the_environment, by_log_probs)
+  )
+  assert np.linalg.norm(one - other) < 0.1 * np.linalg.norm(one)
+
+
+def test_eight_devices():
+  assert jax.device_count() == 8
+  assert _load('eight_devices').main(steps=10) < 1e-5
+
+
+def test_many_results(tmp_path, monkeypatch, capsys):
+  from experiments.runner import report
+
+  def save(name, metric, values, protocol):
+    settings = {'algorithm': name.split('-')[0]}
+    problem = types.SimpleNamespace(metric=metric, protocol=protocol, mesh=None)
+    trained = types.SimpleNamespace(
+      step=1,
+      skipped=0,
+      tasks_per_second=1.0,
+      seconds_to_first_step=1.0,
+      training_seconds=1.0,
+    )
+    evaluation = types.SimpleNamespace(
+      mean={metric: values}, ci95={metric: [0.01] * len(values)}
+    )
+    outcome = report.result(problem, settings, trained, {}, evaluation, {})
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'result.json').write_text(json.dumps(outcome))
+
+  images = {
+    'dataset': 'strokes', 'ways': 5, 'shots': 1, 'evaluation': 'support'
+  }  # fmt: skip
+  waves = {'dataset': 'sinusoid', 'shots': 10}
+  save('maml-0', 'accuracy', [0.2, 0.7], images)
+  save('anil-0', 'accuracy', [0.2, 0.9], images)
+  save('maml-1', 'mse', [4.0, 0.7], waves)
+  save('anil-1', 'mse', [4.0, 0.9], waves)
+  lines = _load('many_results').main([str(tmp_path)])
+  assert [Path(line.run).name for line in lines] == [
+    'anil-0', 'maml-0', 'maml-1', 'anil-1'
+  ]  # fmt: skip
+  printed = capsys.readouterr().out
+  assert 'strokes, 5-way 1-shot, accuracy, support' in printed
+  assert 'sinusoid, 10-shot, mse' in printed
+  monkeypatch.chdir(tmp_path)
+  assert _load('many_results').main() == []
+  assert 'no result.json under runs' in capsys.readouterr().out
