@@ -137,15 +137,15 @@ def read_table(settings: Any, recipe: Recipe) -> Data:
   with blaming('shots'):
     for name, part in zip(scaled._fields, scaled, strict=True):
       samplers[name] = tasks.table_tasks(part, *sizes[name])
-  counts = '/'.join(str(len(part.names)) for part in scaled)
+  counts = '/'.join(str(len(part.task_names)) for part in scaled)
   return Data(
     **samplers,
     protocol={
       'split': f'{counts} train/validation/test tasks by seed'
       f' {settings.split_seed}',
-      'targets': ', '.join(table.target_columns),
-      'features': len(table.feature_columns),
+      'targets': list(table.target_names),
+      'features': len(table.feature_names),
       'unit': 'deviations of the training tasks',
     },
-    num_targets=len(table.target_columns),
+    num_targets=len(table.target_names),
   )

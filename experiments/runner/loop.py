@@ -218,7 +218,6 @@ def _trained_and_tested(
     problem.test,
     TEST_SEED,
     settings.eval_tasks,
-    problem.metrics,
   )
   meta_params = whole(trained.meta_params)
   if not is_primary():
@@ -433,8 +432,12 @@ class _Run:
       VALIDATION_SEED,
       self.problem.settings.validation_tasks,
     )
+    # What a test measures besides is for its report.
+    besides = {each.name for each in self.problem.metrics}
     metrics = {
-      name: float(values[-1]) for name, values in evaluation.mean.items()
+      name: float(values[-1])
+      for name, values in evaluation.mean.items()
+      if name not in besides
     }
     self.writers.write(
       self.step, {VALIDATION + name: value for name, value in metrics.items()}

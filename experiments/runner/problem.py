@@ -148,7 +148,6 @@ def judged(
   sample: SampleTask,
   seed: int,
   num_tasks: int,
-  measured: tuple[Metric, ...] = (),
 ) -> Evaluation:
   """Judges meta-parameters on tasks that the seed fixes.
 
@@ -159,11 +158,10 @@ def judged(
     sample: draws the tasks.
     seed: of these tasks.
     num_tasks: how many.
-    measured: metrics beside those of the objective.
   """
   return evaluate(
     judge.learner,
-    with_metrics(problem.objective, *measured),
+    with_metrics(problem.objective, *problem.metrics),
     judge.prepare(meta_params),
     sample,
     key=jax.random.key(seed),

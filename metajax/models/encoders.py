@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from metajax.base import Head, Model
-from metajax.models.networks import conv4, mlp, resnet12, transformer
+from metajax.models.attention import transformer
+from metajax.models.networks import conv4, mlp, resnet12
 
 __all__ = ['ENCODERS', 'Encoder', 'encoder']
 
