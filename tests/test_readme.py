@@ -37,14 +37,3 @@ def test_links_and_pictures_exist(document):
   assert not missing
 
 
-def test_every_method_is_named():
-  from metajax.algorithms.table import ALGORITHMS
-
-  assert not [name for name in ALGORITHMS if f'`{name}`' not in README]
-
-
-def test_every_method_is_described():
-  from metajax.algorithms.table import ALGORITHMS
-
-  methods = (REPOSITORY / 'docs' / 'methods.md').read_text()
-  assert not [name for name in ALGORITHMS if f'`{name}`' not in methods]

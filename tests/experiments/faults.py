@@ -29,8 +29,11 @@ import jax
 import numpy as np
 from processes import TINY, Launcher, Run, result, serve
 
+from experiments.recipes import regression
+from experiments.recipes.kinds import published
 from experiments.runner.interrupts import PREEMPTED
 from metajax.algorithms.table import ALGORITHMS
+from metajax.models import mlp
 from metajax.objectives import mean_squared_error
 from metajax.runs.checkpoint import Checkpointer
 from metajax.runs.training import TrainState, make_train_step
@@ -44,10 +47,11 @@ HOUR = 3600
 
 def final_state(workdir: Path) -> TrainState:
   """The newest checkpoint of a run on sinusoids."""
-  row = ALGORITHMS['maml']
+  row, recipe = ALGORITHMS['maml'], published(regression, 'maml')
+  model = mlp([recipe.width] * recipe.depth, 1)
   train_step = make_train_step(
-    row.make(row.sinusoid.network(1), mean_squared_error, row.sinusoid),
-    row.optimizer(row.sinusoid),
+    row.make(model, mean_squared_error, recipe),
+    row.optimizer(recipe),
     sinusoid(10, 10),
     tasks_per_step=2,
   )

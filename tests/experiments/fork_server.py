@@ -91,7 +91,10 @@ if __name__ == '__main__':
   import tensorboardX  # noqa: F401
   import tensorflow_datasets  # noqa: F401
 
-  import experiments.figures.regression  # noqa: F401
+  import experiments.by_shots
+  import experiments.compare
+  import experiments.completion
+  import experiments.tables  # noqa: F401
   import metajax.algorithms.table
   import metajax.tasks  # noqa: F401
 

@@ -7,7 +7,8 @@ import signal
 import pytest
 
 from experiments import compare
-from experiments.compare import Row
+from experiments.compare import Compared
+from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR
 
 SMALL = (
   '--dataset=sinusoid', '--minutes_each=0.005', '--eval_tasks=8',
@@ -185,16 +186,16 @@ def test_an_unknown_method_is_refused(launcher, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize('metric', ['accuracy', 'mse'])
+@pytest.mark.parametrize('metric', [ACCURACY, MEAN_SQUARED_ERROR])
 def test_the_best_method_is_the_first_of_the_table(metric):
-  row = Row(
+  row = Compared(
     'maml', 5, 1, 'transductive', metric, 0.9, 0.01, 0.2, 60, 100, 0.5, 10
   )
   other = row._replace(method='other', value=0.8, seconds_per_step=1.0)
   _, *lines = compare.table([other, row])
   names = [line[0] for line in lines]
   assert names == (
-    ['maml', 'other'] if metric == 'accuracy' else ['other', 'maml']
+    ['maml', 'other'] if metric is ACCURACY else ['other', 'maml']
   )
   (slower,) = (line for line in lines if line[0] == 'other')
   assert '2.00' in slower  # twice the time of MAML

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from processes import REPOSITORY, TINY_IMAGES, result
 
-from metajax.algorithms.table import ALGORITHMS
+from experiments.recipes import images
+from experiments.recipes.kinds import published
 from metajax.runs.writers import read_json_lines
 
 PICTURES = {'learning_curve.png', 'accuracy_by_inner_step.png', 'test_task.png'}
@@ -194,8 +195,7 @@ def long(*values):
 def test_algorithm_on_images_of_ones_own(
   launcher, cache, npz, tmp_path, algorithm, flags, evaluation
 ):
-  row = ALGORITHMS[algorithm]
-  recipe = row.images(2, 1)
+  recipe = published(images, algorithm, 2, 1)
   trained = ['--steps=2'] if recipe.steps else []
   outcome = launcher.succeed(
     'images', *TINY_IMAGES, *npz, cache, *flags, *trained,

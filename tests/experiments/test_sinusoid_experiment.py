@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from processes import REPOSITORY, TINY
 
-from metajax.algorithms.table import ALGORITHMS
+from experiments.recipes import regression
+from experiments.recipes.kinds import published
 from metajax.runs.writers import read_json_lines
 
 
@@ -72,7 +73,7 @@ def test_table(maml):
 # Every row is traced with its published setting by the conformance test.
 @pytest.mark.parametrize('algorithm', ['reptile', 'scratch'])
 def test_algorithm(launcher, cache, tmp_path, algorithm):
-  recipe = ALGORITHMS[algorithm].sinusoid
+  recipe = published(regression, algorithm)
   trained = ['--steps=2'] if recipe.steps else []
   outcome = launcher.succeed(
     'sinusoid', *TINY, *trained, cache, f'--algorithm={algorithm}',

@@ -12,14 +12,15 @@ COUNT_DEVICES = """
 import sys
 import jax
 from experiments.runner import cluster
+from experiments.runner.common import Machine
 for pair in sys.argv[1:]:
   cores, tasks_per_step = map(int, pair.split(','))
   cluster._cores = lambda: cores
   chosen = jax.config.jax_num_cpu_devices
-  cluster.divide_cpu(tasks_per_step)
+  cluster.divide_cpu(Machine(), tasks_per_step)
   print(jax.config.jax_num_cpu_devices)
   jax.config.update('jax_num_cpu_devices', chosen)
-cluster.divide_cpu(tasks_per_step)
+cluster.divide_cpu(Machine(), tasks_per_step)
 print(jax.device_count())
 """
 
@@ -53,7 +54,8 @@ COUNT_THREADS = """
 from pathlib import Path
 import jax
 from experiments.runner import cluster
-cluster.single_thread()
+from experiments.runner.common import Machine
+cluster.single_thread(Machine())
 jax.block_until_ready(jax.numpy.zeros(3))
 threads = Path('/proc/self/task').glob('*/comm')
 print(sum('XLAEigen' in thread.read_text() for thread in threads))
