@@ -314,7 +314,7 @@ def _data_dir(how: str = '') -> str:
 def _in_proportion(data: Any, flag: str, origin: str) -> Any:
   """A split by seed that gives 60% / 20% / 20% of the classes."""
   from metajax.tasks import DataError, split_by_seed
-  from metajax.tasks.labelled import default_split_sizes
+  from metajax.tasks.splits import default_split_sizes
 
   try:
     train, validation = default_split_sizes(len(data.names))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metajax.tasks._table_files import TableFile
-from metajax.tasks.labelled import DataError
+from metajax.tasks.errors import DataError
 
 __all__ = ['Column', 'read_ids', 'read_numbers']
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metajax.tasks.labelled import DataError, reason
+from metajax.tasks.errors import DataError, reason
 
 __all__ = ['TableFile', 'choose_columns', 'listed', 'open_table']
 

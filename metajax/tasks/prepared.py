@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from metajax.tasks.decoding import Picture, decode
-from metajax.tasks.labelled import DataError, LabelledImages, reason
+from metajax.tasks._decoding import Picture, decode
+from metajax.tasks.errors import DataError, reason
+from metajax.tasks.labelled import LabelledImages
 
 AGAIN = 'remove the directory it is in and prepare it again'
 _INFO = 'dataset_info.json'

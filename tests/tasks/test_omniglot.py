@@ -14,13 +14,9 @@ import numpy as np
 import pytest
 
 from metajax.tasks import omniglot
-from metajax.tasks.labelled import (
-  DataError,
-  LabelledImages,
-  check_episode,
-  split_by_files,
-  split_by_seed,
-)
+from metajax.tasks.errors import DataError
+from metajax.tasks.labelled import LabelledImages, check_episode
+from metajax.tasks.splits import split_by_files, split_by_seed
 
 SHARED = Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'omniglot'
 SMALL = ('small1', 'small2')
