@@ -10,6 +10,8 @@ import numpy as np
 
 from metajax.tasks.errors import DataError, reason
 
+__all__ = ['Picture', 'decode']
+
 _NAMED = 3  # files in a message
 # Modes of Pillow: without colour, and of numbers that do not fit a byte.
 _GREY = ('1', 'L', 'LA')

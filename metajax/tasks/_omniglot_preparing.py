@@ -189,7 +189,7 @@ def _build(
       )
     except DataError:
       raise
-    except Exception as error:  # Of the network, the disk, or a checksum.
+    except Exception as error:  # The network, the disk or a checksum.
       text = ' '.join(str(error).split()) or type(error).__name__
       text = text.partition(' To debug, see')[0]
       raise DataError(

@@ -9,6 +9,8 @@ import numpy as np
 from metajax.base import Batch, Task
 from metajax.tasks.places import choose_without_replacement
 
+__all__ = ['completion']
+
 
 def completion(
   images: np.ndarray | jax.Array, shots: int, queries: int

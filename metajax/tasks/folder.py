@@ -16,6 +16,8 @@ from metajax.tasks.errors import DataError, reason
 from metajax.tasks.labelled import LabelledImages
 from metajax.tasks.splits import Splits
 
+__all__ = ['LISTS', 'load_folder']
+
 LISTS = ('train.csv', 'val.csv', 'test.csv')
 _COLUMNS = ('filename', 'label')
 

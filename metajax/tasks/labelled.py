@@ -161,7 +161,7 @@ def _to_uint8(path: Path, images: np.ndarray) -> np.ndarray:
       f' to {high}'
     )
   if images.dtype.kind == 'f':
-    # In double precision, so that a value rounds alike in any precision.
+    # Double precision makes a value round alike in any precision.
     scale = 255.0 if high <= 1 else 1.0
     return np.rint(images.astype(np.float64) * scale).astype(np.uint8)
   return images.astype(np.uint8) * np.uint8(255 if high <= 1 else 1)

@@ -50,12 +50,12 @@ __all__ = [
   'shrink',
 ]
 
-# The usual split: 1200 classes to train on, 100 of them for validation, and
+# The usual split has 1200 classes to train on, 100 of them for validation, and
 # the other 423 for test.
 TRAIN_CLASSES = 1200
 VALIDATION_CLASSES = 100
-# About the same by whole alphabets: 37 of the 50 to train on, 5 of them for
-# validation.
+# By whole alphabets it is about the same: 37 of the 50 are to train on, 5 of
+# them for validation.
 TRAIN_ALPHABETS = 37
 VALIDATION_ALPHABETS = 5
 

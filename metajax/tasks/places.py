@@ -111,7 +111,7 @@ def _sample_places(
   key: jax.Array,
 ) -> Task:
   class_key, example_key, order_key = jax.random.split(key, 3)
-  # Numbers that are none of the three above.
+  # These keys are none of the three above.
   size_key, group_key = (jax.random.fold_in(key, i) for i in (3, 4))
   if groups is None:
     classes = choose_without_replacement(class_key, len(table), ways)

@@ -79,9 +79,10 @@ _BERNSTEIN = np.asarray(
   [1, 3, 3, 1] * _TIMES**_POWERS * (1 - _TIMES) ** (3 - _POWERS), np.float32
 )  # [samples, 4]
 
-# How one hand differs from another; standard deviations, where the paper is 2
-# wide. Set by comparing with Omniglot, to have about its ink, thickness, size,
-# spread of position, and accuracy of a nearest class mean in pixel space.
+# These say how one hand differs from another, as standard deviations where the
+# paper is 2 wide. They were set by comparing with Omniglot, to have about its
+# ink, thickness, size, spread of position, and accuracy of a nearest class mean
+# in pixel space.
 _NODE_SHIFT = 0.07  # of the ends of arcs, relative to the size of a stroke
 _STROKE_SHIFT = 0.03
 _SHIFT = 0.09

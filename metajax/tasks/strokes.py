@@ -41,7 +41,7 @@ def class_key(split: str, index: jax.Array | int) -> jax.Array:
   Raises:
     ValueError: if there is no such split.
   """
-  # Always this generator, so that a class looks the same in every program.
+  # It is always this generator: a class looks the same in every program.
   seed = jnp.asarray([0x5742, _split_index(split)], jnp.uint32)
   root = jax.random.wrap_key_data(seed, impl='threefry2x32')
   return jax.random.fold_in(root, index)
@@ -89,7 +89,7 @@ def strokes(
 
   def sample(key: jax.Array) -> Task:
     class_draw, hand_key, order_key = jax.random.split(key, 3)
-    # A number that is none of the three above.
+    # This key is none of the three above.
     size_key = jax.random.fold_in(key, 3)
     indices = jax.random.bits(class_draw, (ways,), jnp.uint32)
     programs = jax.vmap(lambda i: draw_class(class_key(split, i)))(indices)

@@ -270,7 +270,7 @@ def test_damage_to_any_file_never_changes_the_state(
     intact = path.read_bytes()
     damage(path)
     found = Checkpointer(copy).restore(make_state(0))
-    # Not every byte matters to orbax; those that do must be noticed.
+    # Some bytes do not matter to orbax; those that do must be noticed.
     assert_equal(found.state, make_state(found.step))
     assert found.step == (2 if found.rejected else 3), path
     for line in found.rejected:
