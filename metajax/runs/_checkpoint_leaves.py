@@ -89,6 +89,7 @@ def _leaf_to_host(path: str, leaf: Any) -> Leaf:
 def from_host(
   arrays: Sequence[np.ndarray], template: PyTree, entries: Sequence[Entry]
 ) -> PyTree:
+  """Makes arrays that were read a state like the template, and put like it."""
   leaves, structure = jax.tree.flatten(template)
   return jax.tree.unflatten(
     structure,
