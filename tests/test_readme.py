@@ -35,5 +35,3 @@ def test_links_and_pictures_exist(document):
   local = [target for target in targets if '://' not in target]
   missing = [one for one in local if not (REPOSITORY / one).exists()]
   assert not missing
-
-

@@ -23,7 +23,8 @@ from metajax.tasks import (
   split_by_files,
   split_by_seed,
 )
-from metajax.tasks.labelled import check_episode, default_split_sizes
+from metajax.tasks.labelled import check_episode
+from metajax.tasks.splits import default_split_sizes
 
 __all__ = [
   'Data',

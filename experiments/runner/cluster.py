@@ -179,7 +179,7 @@ def end_with_the_others(settings: Machine, error: Exception) -> NoReturn:
   and ends every process. Were this one to leave before, it would be the one
   that is reported dead.
   """
-  from metajax.tasks.labelled import reason
+  from metajax.tasks.errors import reason
 
   print(
     f'an exchange with the other processes failed ({reason(error)[:200]});'

@@ -31,7 +31,7 @@ class Saved(NamedTuple):
 
 
 class RunDirectory:
-  """Where the checkpoints of one run lie; it may not be there yet."""
+  """Holds the checkpoints of one run; it may not be there yet."""
 
   def __init__(self, path: str | os.PathLike[str]) -> None:
     self._path = Path(path).absolute()

@@ -51,7 +51,7 @@ FORMAT = 2
 
 
 class NewerFormatError(CheckpointError):
-  """Not damage: a later version of metajax wrote this."""
+  """A later version of metajax wrote a checkpoint: it is not damaged."""
 
 
 class Manifest(NamedTuple):
@@ -149,7 +149,7 @@ def read_arrays(
 
 
 def from_primary(read: Callable[[], Found]) -> Found:
-  """What process 0 reads, or the error that it meets, on every process."""
+  """Gives every process what process 0 reads, or the error that it meets."""
   found, error = None, None
   if is_primary():
     try:

@@ -76,7 +76,7 @@ def _leaf_to_host(path: str, leaf: Any) -> Leaf:
   if _is_key(leaf):
     data = np.array(jax.random.key_data(leaf))
     return Leaf(path, dtype, data, str(jax.random.key_impl(leaf)))
-  # Not np.asarray, which on a CPU is a view of the array's own buffer.
+  # On a CPU np.asarray would be a view of the array's own buffer.
   data = np.array(leaf)
   if not (jnp.issubdtype(data.dtype, np.number) or data.dtype == np.bool_):
     raise CheckpointError(
@@ -89,6 +89,7 @@ def _leaf_to_host(path: str, leaf: Any) -> Leaf:
 def from_host(
   arrays: Sequence[np.ndarray], template: PyTree, entries: Sequence[Entry]
 ) -> PyTree:
+  """Makes arrays that were read a state like the template, and put like it."""
   leaves, structure = jax.tree.flatten(template)
   return jax.tree.unflatten(
     structure,
@@ -118,7 +119,7 @@ def _leaf_from_host(array: np.ndarray, like: Any, key: str | None) -> Any:
 
 
 def is_in_field(entry: Entry, name: str) -> bool:
-  """Whether a leaf is of the field of the state that has this name."""
+  """Tells whether a leaf is of the field of the state that has this name."""
   path = entry['path']
   return bool(path == name or path.startswith(f'{name}/'))
 

@@ -156,7 +156,7 @@ class Checkpointer:
     self._continues = True
     generations = [old.generation for old in saved if old.step == step]
     target = Saved(step, max(generations, default=-1) + 1)
-    # Not a daemon: the interpreter should wait for it where it can.
+    # It is no daemon: the interpreter should wait for it where it can.
     self._thread = threading.Thread(
       target=self._write,
       args=(target, leaves, scalars),
@@ -308,7 +308,7 @@ class Checkpointer:
   def _by_rank(
     self, readable: Iterable[tuple[Saved, Manifest]]
   ) -> list[tuple[Saved, Manifest]]:
-    """Those with the metric, best first, newest first among equals."""
+    """Sorts those with the metric: best first, newest first among equals."""
     ranked = [
       (rank, saved, manifest)
       for saved, manifest in readable

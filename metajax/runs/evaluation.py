@@ -25,6 +25,8 @@ from metajax.normalisation import Normalisation, predict_queries
 from metajax.objectives import confidence_interval
 from metajax.runs.samplers import as_argument
 
+__all__ = ['Evaluation', 'evaluate', 'example_task']
+
 
 class Evaluation(NamedTuple):
   """Metrics on the queries of unseen tasks, after 0, 1, ... inner steps."""

@@ -11,6 +11,8 @@ from metajax.runs.writers import VALIDATION
 if TYPE_CHECKING:
   from rich.console import Console, RenderableType
 
+__all__ = ['Terminal']
+
 # Rates are measured over this many seconds, so that they follow the machine.
 _RATE_SECONDS = 30.0
 

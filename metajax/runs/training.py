@@ -206,7 +206,7 @@ def make_train_step(
 
 
 def _make_estimate(grad: MetaGradient, mesh: Mesh | None) -> MetaGradient:
-  """The meta-gradient over tasks that are drawn where they are adapted to."""
+  """Makes the meta-gradient draw its tasks where they are adapted to."""
 
   def draw_and_estimate(
     keys: jax.Array, shared: PyTree, drawn_by: PyTree
@@ -223,7 +223,7 @@ def _make_init(
   optimizer: optax.GradientTransformation,
   sample: SampleTask,
 ) -> Callable[[jax.Array], TrainState]:
-  """The state before the first step, from a key."""
+  """Makes what draws the state before the first step from a key."""
 
   def init(key: jax.Array) -> TrainState:
     params_key, run_key = jax.random.split(key)
@@ -249,7 +249,7 @@ def _make_step(
   tasks_per_step: int,
   places: PyTree | None,
 ) -> _Step:
-  """One step, and whether its meta-gradient was finite."""
+  """Makes a step, which also tells whether its meta-gradient is finite."""
 
   @jax.jit  # `run` asks for its shapes first; jit traces it once for both
   def step(
@@ -293,7 +293,7 @@ def _make_step(
 
 
 def _make_run(step: _Step, max_skipped_in_a_row: int) -> _Steps:
-  """As many steps as an argument says, in one dispatch of one program."""
+  """Makes the program that runs as many steps as an argument says."""
 
   @partial(jax.jit, donate_argnums=0)
   def run(
@@ -378,7 +378,7 @@ def _check_shares(tasks_per_step: int, mesh: Mesh) -> None:
 
 
 def all_finite(tree: PyTree) -> jax.Array:
-  """Whether every number in every leaf is finite."""
+  """Tells whether every number in every leaf is finite."""
   return jnp.all(
     jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)])
   )

@@ -15,6 +15,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+__all__ = [
+  'VALIDATION',
+  'JsonLines',
+  'TensorBoard',
+  'Writer',
+  'Writers',
+  'read_json_lines',
+]
+
 VALIDATION = 'validation/'
 
 # JSON has no such numbers; these strings are what `float` reads back.

@@ -6,28 +6,24 @@ from metajax.tasks.episodes import (
   HostEpisodes,
   HostTasks,
   classification,
-  classification_places,
   device_tasks,
-  episode_places,
   episodes,
-  pad_task,
-  split_episode,
 )
+from metajax.tasks.errors import DataError
 from metajax.tasks.folder import load_folder
-from metajax.tasks.labelled import (
-  DataError,
-  LabelledImages,
+from metajax.tasks.labelled import LabelledImages, load_npz
+from metajax.tasks.places import classification_places, episode_places
+from metajax.tasks.prepared import load_prepared
+from metajax.tasks.sinusoid import sinusoid
+from metajax.tasks.splits import (
   Splits,
   groups_of,
-  load_npz,
   rotate_classes,
   split_by_files,
   split_by_groups,
   split_by_seed,
   split_groups_by_seed,
 )
-from metajax.tasks.prepared import load_prepared
-from metajax.tasks.sinusoid import sinusoid
 from metajax.tasks.strokes import strokes, strokes_classification
 from metajax.tasks.tables import (
   Standardisation,
@@ -38,6 +34,7 @@ from metajax.tasks.tables import (
   standardise,
   table_tasks,
 )
+from metajax.tasks.task_sizes import pad_task, split_episode
 
 __all__ = [
   'DataError',

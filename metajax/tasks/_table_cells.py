@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metajax.tasks._table_files import TableFile
-from metajax.tasks.labelled import DataError
+from metajax.tasks.errors import DataError
 
 __all__ = ['Column', 'read_ids', 'read_numbers']
 
@@ -89,13 +89,8 @@ def _plain(values: Any) -> Any:
 
 
 def _is_text(kind: Any) -> bool:
-  import pyarrow
-
-  return bool(
-    pyarrow.types.is_string(kind)
-    or pyarrow.types.is_large_string(kind)
-    or pyarrow.types.is_string_view(kind)
-  )
+  # By name, for older versions of pyarrow do not know the last.
+  return str(kind) in ('string', 'large_string', 'string_view')
 
 
 def _refuse_nulls(column: Column, values: Any) -> None:
@@ -136,8 +131,8 @@ def _parse(column: Column, text: Any) -> np.ndarray:
     for index, cell in enumerate(text.to_pylist()):
       if not _NUMBER.fullmatch(cell):
         raise DataError(
-          f'{column.at(index)}: {cell!r} is not a number; mend the cell, or'
-          ' leave the column out'
+          f'{column.at(index)}: {cell[:40]!r} is not a number; mend the cell,'
+          ' or leave the column out'
         ) from None
     raise
   return numbers
@@ -162,7 +157,7 @@ def read_ids(column: Column) -> tuple[np.ndarray, tuple[str, ...]]:
   _refuse_nulls(column, values)
   if pyarrow.types.is_floating(kind):
     numbers = values.cast(pyarrow.float64()).to_numpy().tolist()
-    values = pyarrow.array(map(repr, numbers), pyarrow.string())
+    values = pyarrow.chunked_array([list(map(repr, numbers))])
   elif not (
     _is_text(kind)
     or pyarrow.types.is_integer(kind)
@@ -173,8 +168,8 @@ def read_ids(column: Column) -> tuple[np.ndarray, tuple[str, ...]]:
       ' of task ids; allowed are text and integers; convert the column'
     )
   text = pyarrow.compute.utf8_trim_whitespace(values.cast(pyarrow.string()))
-  unique, places = np.unique(text.to_numpy(False), return_inverse=True)
-  ids = unique.tolist()
+  encoded = text.combine_chunks().dictionary_encode()
+  ids, places = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
 
   def first(place: int) -> int:
     return int(np.argmax(places == place))

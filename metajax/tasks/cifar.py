@@ -11,8 +11,11 @@ few-shot learning.
 
 from pathlib import Path
 
-from metajax.tasks.labelled import LabelledImages, Splits, split_by_groups
+from metajax.tasks.labelled import LabelledImages
 from metajax.tasks.prepared import load_prepared
+from metajax.tasks.splits import Splits, split_by_groups
+
+__all__ = ['FC100', 'load_cifar100', 'load_fc100']
 
 # The superclasses of FC100, 12 / 4 / 4 of 20, with five classes each.
 FC100 = {

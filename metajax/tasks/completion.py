@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Batch, Task
-from metajax.tasks.episodes import choose_without_replacement
+from metajax.tasks.places import choose_without_replacement
+
+__all__ = ['completion']
 
 
 def completion(

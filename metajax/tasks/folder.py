@@ -11,8 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metajax.tasks.decoding import Picture, decode
-from metajax.tasks.labelled import DataError, LabelledImages, Splits, reason
+from metajax.tasks._decoding import Picture, decode
+from metajax.tasks.errors import DataError, reason
+from metajax.tasks.labelled import LabelledImages
+from metajax.tasks.splits import Splits
+
+__all__ = ['LISTS', 'load_folder']
 
 LISTS = ('train.csv', 'val.csv', 'test.csv')
 _COLUMNS = ('filename', 'label')

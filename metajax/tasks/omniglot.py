@@ -7,21 +7,28 @@ The data set is read from, and prepared as, a tensorflow-datasets directory.
 Neither needs TensorFlow.
 """
 
-import contextlib
 import hashlib
 import io
 import os
-import re
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from metajax.tasks.labelled import DataError, LabelledImages, reason
+from metajax.tasks._omniglot_preparing import (
+  RAW_SIZE,
+  SOURCE,
+  VERSION,
+  Drawing,
+  contents,
+  prepare,
+)
+from metajax.tasks.errors import DataError, reason
+from metajax.tasks.labelled import LabelledImages
 from metajax.tasks.prepared import (
   AGAIN,
   damaged_metadata,
@@ -31,65 +38,30 @@ from metajax.tasks.prepared import (
   read_records,
 )
 
-# The usual split: 1200 classes to train on, 100 of them for validation, and
+__all__ = [
+  'SIZE',
+  'SOURCE',
+  'TRAIN_ALPHABETS',
+  'TRAIN_CLASSES',
+  'VALIDATION_ALPHABETS',
+  'VALIDATION_CLASSES',
+  'load',
+  'prepare',
+  'shrink',
+]
+
+# The usual split has 1200 classes to train on, 100 of them for validation, and
 # the other 423 for test.
 TRAIN_CLASSES = 1200
 VALIDATION_CLASSES = 100
-# About the same by whole alphabets: 37 of the 50 to train on, 5 of them for
-# validation.
+# By whole alphabets it is about the same: 37 of the 50 are to train on, 5 of
+# them for validation.
 TRAIN_ALPHABETS = 37
 VALIDATION_ALPHABETS = 5
 
-SOURCE = 'https://github.com/brendenlake/omniglot/raw/master/python'
 SIZE = 28  # pixels, after resizing
-_RAW_SIZE = 105  # pixels
-_VERSION = '3.0.0'
-_NUM_ALPHABETS = 50
-_NUM_CLASSES = 1623
 _CACHE_FORMAT = 1  # to be raised when what is cached changes
 _CHUNK = 1024  # images decoded at a time
-_TIMEOUT = 20  # seconds to wait for an answer
-
-
-class _Archive(NamedTuple):
-  """A file upstream."""
-
-  name: str
-  size: int  # bytes
-  sha256: str
-
-
-_ARCHIVES = {
-  'train': _Archive(
-    'images_background.zip',
-    9464212,
-    'ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640',
-  ),
-  'test': _Archive(
-    'images_evaluation.zip',
-    6462886,
-    '1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee',
-  ),
-  'small1': _Archive(
-    'images_background_small1.zip',
-    1319022,
-    'f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4',
-  ),
-  'small2': _Archive(
-    'images_background_small2.zip',
-    1580917,
-    '3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f',
-  ),
-}
-
-
-class _Drawing(NamedTuple):
-  """One example, before it is decoded."""
-
-  png: bytes
-  alphabet: str
-  character: int  # within the alphabet, from 0
-  label: int  # within the data set, from 0
 
 
 def load(
@@ -124,12 +96,12 @@ def load(
       or if it had to be prepared and could not be.
   """
   data_dir = Path(data_dir).expanduser()
-  directory = data_dir / 'omniglot' / _VERSION
+  directory = data_dir / 'omniglot' / VERSION
   if not directory.is_dir():
     if not download:
       raise DataError(
-        f'{data_dir}: no Omniglot here, {_contents(data_dir)}; give the'
-        f' directory that has omniglot/{_VERSION} in it, or let Omniglot be'
+        f'{data_dir}: no Omniglot here, {contents(data_dir)}; give the'
+        f' directory that has omniglot/{VERSION} in it, or let Omniglot be'
         ' downloaded and prepared'
       )
     prepare(data_dir, source=source)
@@ -142,66 +114,6 @@ def load(
     data = _decode(directory, splits)
     _write_cache(path, data)
   return data
-
-
-def prepare(
-  data_dir: str | Path,
-  *,
-  splits: Sequence[str] = tuple(_ARCHIVES),
-  source: str = SOURCE,
-) -> Path:
-  """Downloads Omniglot and makes a tensorflow-datasets directory of it.
-
-  The features are those of tensorflow-datasets' own builder, which however
-  needs TensorFlow; the files are array_record. Archives are verified, and may
-  be put into `<data_dir>/downloads/manual` instead of being downloaded. The
-  directory gets its name only when it is complete.
-
-  Args:
-    data_dir: a tensorflow-datasets directory; made if need be.
-    splits: which to prepare, of `train`, `test`, `small1`, `small2`. Labels
-      are upstream's in any case; names are known for these splits only.
-    source: the URL of the directory that has the four archives.
-
-  Returns:
-    `<data_dir>/omniglot/3.0.0`. If it is there already, it is left alone.
-
-  Raises:
-    DataError: if an archive cannot be had or has a wrong checksum, or if the
-      directory cannot be written.
-  """
-  data_dir = Path(data_dir).expanduser()
-  directory = data_dir / 'omniglot' / _VERSION
-  unknown = sorted(set(splits) - set(_ARCHIVES))
-  if unknown or not splits:
-    raise DataError(
-      f'splits={list(splits)}: Omniglot has the splits {", ".join(_ARCHIVES)}'
-    )
-  if directory.is_dir():
-    return directory
-  if data_dir.exists() and not data_dir.is_dir():
-    raise DataError(f'{data_dir}: not a directory')
-  if (data_dir / 'dataset_info.json').exists():
-    raise DataError(
-      f'{data_dir}: {_contents(data_dir)}, and is no place for another; give'
-      ' a directory above it, or a new one'
-    )
-  archives = {name: _ARCHIVES[name] for name in splits}
-  manual = data_dir / 'downloads' / 'manual'
-  advice = (
-    'to prepare Omniglot by hand, put'
-    f' {", ".join(archive.name for archive in archives.values())} into'
-    f' {manual} and run this again'
-  )
-  source = source.rstrip('/')
-  missing = [
-    f'{source}/{archive.name}'
-    for archive in archives.values()
-    if not (manual / archive.name).exists()
-  ]
-  _check_reachable(missing, advice)
-  _build(data_dir, archives, source, advice)
-  return directory
 
 
 def shrink(raw: np.ndarray) -> np.ndarray:
@@ -221,41 +133,15 @@ def shrink(raw: np.ndarray) -> np.ndarray:
   """
   # Overlaps in units of 1 / 28 of a raw pixel: each row of weights sums to
   # 105. All sums are whole and below 2^24, hence exact in float32.
-  low = np.arange(SIZE)[:, None] * _RAW_SIZE
-  left = np.arange(_RAW_SIZE)[None] * SIZE
-  overlap = np.minimum(low + _RAW_SIZE, left + SIZE) - np.maximum(low, left)
+  low = np.arange(SIZE)[:, None] * RAW_SIZE
+  left = np.arange(RAW_SIZE)[None] * SIZE
+  overlap = np.minimum(low + RAW_SIZE, left + SIZE) - np.maximum(low, left)
   weights = np.maximum(overlap, 0).astype(np.float32)
   ink = (raw == 0).astype(np.float32)
   area = (weights @ ink @ weights.T).astype(np.int64)
-  whole = _RAW_SIZE**2
+  whole = RAW_SIZE**2
   rounded: np.ndarray = (2 * 255 * area + whole) // (2 * whole)
   return rounded.astype(np.uint8)
-
-
-def _contents(data_dir: Path) -> str:
-  """Says what a directory without the data set holds."""
-  if not data_dir.is_dir():
-    return 'it is not a directory' if data_dir.exists() else 'it does not exist'
-  if (data_dir / 'dataset_info.json').is_file():
-    return f'it is itself the data set {read_name(data_dir)!r}'
-  entries = sorted(
-    path.name
-    for path in data_dir.iterdir()
-    if path.name not in ('omniglot', 'downloads')
-  )
-  versions = data_dir / 'omniglot'
-  if versions.is_dir():
-    entries += sorted(
-      f'omniglot/{path.name}'
-      for path in versions.iterdir()
-      if 'incomplete' not in path.name
-    )
-  if not entries:
-    return (
-      'nothing is prepared in it' if any(data_dir.iterdir()) else 'it is empty'
-    )
-  more = ', ...' if len(entries) > 5 else ''
-  return f'it holds {", ".join(entries[:5])}{more}'
 
 
 def _digest(directory: Path, splits: Sequence[str]) -> str:
@@ -306,18 +192,18 @@ def _decode_png(path: Path, encoded: Sequence[bytes]) -> np.ndarray:
       raise DataError(
         f'{path}: holds a damaged image ({reason(error)}); {AGAIN}'
       ) from error
-    if size != (_RAW_SIZE, _RAW_SIZE):
+    if size != (RAW_SIZE, RAW_SIZE):
       raise DataError(
         f'{path}: holds an image of {size[0]} x {size[1]} pixels; those of'
-        f' Omniglot have {_RAW_SIZE} x {_RAW_SIZE}'
+        f' Omniglot have {RAW_SIZE} x {RAW_SIZE}'
       )
   flat = np.frombuffer(b''.join(pixels), np.uint8)
-  return flat.reshape(-1, _RAW_SIZE, _RAW_SIZE)
+  return flat.reshape(-1, RAW_SIZE, RAW_SIZE)
 
 
 def _read_shards(
   directory: Path, splits: Sequence[str]
-) -> Iterator[tuple[Path, list[_Drawing]]]:
+) -> Iterator[tuple[Path, list[Drawing]]]:
   """Reads the record files, one at a time so that errors can name it."""
   name = read_name(directory)
   if name != 'omniglot':
@@ -338,14 +224,14 @@ def _read_shards(
 
 def _to_drawing(
   record: Mapping[str, Any], alphabets: Sequence[str], labels: Sequence[str]
-) -> _Drawing:
+) -> Drawing:
   alphabet = alphabets[record['alphabet']]
   character, label = int(record['alphabet_char_id']), int(record['label'])
   if labels[label] != f'{alphabet}_{character}':
     raise ValueError(
       f'character {character} of {alphabet} has the label {labels[label]}'
     )
-  return _Drawing(record['image'], alphabet, character, label)
+  return Drawing(record['image'], alphabet, character, label)
 
 
 def _read_cache(path: Path) -> LabelledImages | None:
@@ -386,166 +272,3 @@ def _write_cache(path: Path, data: LabelledImages) -> None:
     )
     if temporary is not None:
       Path(temporary).unlink(missing_ok=True)
-
-
-def _check_reachable(urls: Sequence[str], advice: str) -> None:
-  """Asks for each file; the download manager would retry for minutes."""
-  import requests
-
-  for url in urls:
-    try:
-      response = requests.head(url, allow_redirects=True, timeout=_TIMEOUT)
-      response.raise_for_status()
-    except requests.RequestException as error:
-      raise DataError(
-        f'{url}: cannot be downloaded ({reason(error)}); {advice}'
-      ) from error
-
-
-def _build(
-  data_dir: Path, archives: dict[str, _Archive], source: str, advice: str
-) -> None:
-  """Downloads the archives and writes the data set."""
-  with _quiet():
-    import tensorflow_datasets as tfds
-
-    try:
-      _make_builder(data_dir, archives, source).download_and_prepare(
-        download_dir=data_dir / 'downloads',
-        download_config=tfds.download.DownloadConfig(
-          try_download_gcs=False, force_checksums_validation=True
-        ),
-        file_format='array_record',
-      )
-    except DataError:
-      raise
-    except Exception as error:  # Of the network, the disk, or a checksum.
-      text = ' '.join(str(error).split()) or type(error).__name__
-      text = text.partition(' To debug, see')[0]
-      raise DataError(
-        f'{data_dir}: Omniglot was not prepared, since: {text}; {advice}'
-      ) from error
-
-
-def _make_builder(
-  data_dir: Path, archives: dict[str, _Archive], source: str
-) -> Any:
-  """A tensorflow-datasets builder that writes PNG files as they are."""
-  import tensorflow_datasets as tfds
-  from tensorflow_datasets.core import registered
-  from tensorflow_datasets.core.download import checksums
-
-  urls = {
-    split: f'{source}/{archive.name}' for split, archive in archives.items()
-  }
-  known = {
-    urls[split]: checksums.UrlInfo(
-      size=archive.size, checksum=archive.sha256, filename=archive.name
-    )
-    for split, archive in archives.items()
-  }
-  # tensorflow-datasets has one of this name registered.
-  with registered.skip_registration():
-
-    class Omniglot(tfds.core.GeneratorBasedBuilder):
-      """Omniglot, without TensorFlow."""
-
-      VERSION = tfds.core.Version(_VERSION)
-      url_infos = known
-
-      def _info(self) -> Any:
-        return tfds.core.DatasetInfo(
-          builder=self,
-          description='Omniglot data set for one-shot learning.',
-          features=tfds.features.FeaturesDict(
-            {
-              'image': tfds.features.Image(
-                shape=(_RAW_SIZE, _RAW_SIZE, 3), encoding_format='png'
-              ),
-              'alphabet': tfds.features.ClassLabel(num_classes=_NUM_ALPHABETS),
-              'alphabet_char_id': np.int64,
-              'label': tfds.features.ClassLabel(num_classes=_NUM_CLASSES),
-            }
-          ),
-          supervised_keys=('image', 'label'),
-          homepage='https://github.com/brendenlake/omniglot/',
-          citation=(__doc__ or '').split('\n\n')[1],
-        )
-
-      def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        paths = {
-          split: Path(path) for split, path in dl_manager.download(urls).items()
-        }
-        drawings = {
-          split: _read_archive(path, archives[split].sha256)
-          for split, path in paths.items()
-        }
-        alphabets, labels = _names(drawings.values())
-        self.info.features['alphabet'].names = alphabets
-        self.info.features['label'].names = labels
-        return {
-          split: self._generate_examples(keyed)
-          for split, keyed in drawings.items()
-        }
-
-      def _generate_examples(self, keyed: dict[str, _Drawing]) -> Iterator[Any]:
-        for key, drawing in keyed.items():
-          yield (
-            key,
-            {
-              'image': drawing.png,
-              'alphabet': drawing.alphabet,
-              'alphabet_char_id': drawing.character,
-              'label': drawing.label,
-            },
-          )
-
-  return Omniglot(data_dir=str(data_dir))
-
-
-_ENTRY = re.compile(r'[^/]+/([^/]+)/character(\d+)/((\d+)_\d+\.png)')
-
-
-def _read_archive(path: Path, sha256: str) -> dict[str, _Drawing]:
-  """The drawings of an archive, by the keys that tensorflow-datasets uses."""
-  content = path.read_bytes()
-  # The download manager does not verify again what it has downloaded before.
-  if hashlib.sha256(content).hexdigest() != sha256:
-    path.unlink()
-    raise DataError(
-      f'{path}: this earlier download has a wrong checksum and was removed;'
-      ' run this again to download it'
-    )
-  drawings = {}
-  with zipfile.ZipFile(io.BytesIO(content)) as archive:
-    for name in sorted(archive.namelist()):
-      match = _ENTRY.fullmatch(name)
-      if match:
-        alphabet, character, file = match[1], int(match[2]) - 1, match[3]
-        drawings[f'{alphabet}_{character}_{file}'] = _Drawing(
-          archive.read(name), alphabet, character, int(match[4]) - 1
-        )
-  return drawings
-
-
-def _names(
-  splits: Iterable[dict[str, _Drawing]],
-) -> tuple[list[str], list[str]]:
-  """Names of all alphabets and labels; made up for those not prepared."""
-  drawings = [drawing for split in splits for drawing in split.values()]
-  alphabets = sorted({drawing.alphabet for drawing in drawings})
-  alphabets += [
-    f'unprepared_{index}' for index in range(len(alphabets), _NUM_ALPHABETS)
-  ]
-  labels = [f'unprepared_{index}' for index in range(_NUM_CLASSES)]
-  for drawing in drawings:
-    labels[drawing.label] = f'{drawing.alphabet}_{drawing.character}'
-  return alphabets, labels
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Keeps progress bars and messages of a library off the terminal."""
-  silent = io.StringIO()
-  with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
-    yield

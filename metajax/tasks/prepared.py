@@ -12,8 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from metajax.tasks.decoding import Picture, decode
-from metajax.tasks.labelled import DataError, LabelledImages, reason
+from metajax.tasks._decoding import Picture, decode
+from metajax.tasks.errors import DataError, reason
+from metajax.tasks.labelled import LabelledImages
+
+__all__ = [
+  'AGAIN',
+  'damaged_metadata',
+  'damaged_records',
+  'find',
+  'load_prepared',
+  'open_builder',
+  'read_name',
+  'read_records',
+]
 
 AGAIN = 'remove the directory it is in and prepare it again'
 _INFO = 'dataset_info.json'
@@ -131,7 +143,7 @@ def _below(directory: Path) -> list[Path]:
 
 
 def read_name(directory: Path) -> str:
-  """What a prepared directory says it is; DataError if it says nothing."""
+  """Reads which data set a directory says it is; DataError if it does not."""
   path = directory / _INFO
   try:
     return str(json.loads(path.read_bytes())['name'])
@@ -215,12 +227,12 @@ def read_records(
 
 
 def damaged_metadata(directory: Path, error: Exception) -> DataError:
-  """What to raise where a data set does not say what it is."""
+  """Makes the error for a data set that does not say what it is."""
   return DataError(f'{directory}: damaged metadata ({reason(error)}); {AGAIN}')
 
 
 def damaged_records(path: Path, error: Exception) -> DataError:
-  """What to raise where records cannot be read."""
+  """Makes the error for records that cannot be read."""
   return DataError(f'{path}: truncated or damaged ({reason(error)}); {AGAIN}')
 
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from metajax.base import Batch, Task
 
+__all__ = ['sinusoid']
+
 
 def sinusoid(shots: int, queries: int) -> jax.tree_util.Partial:
   r"""Finn's distribution of sine waves.

@@ -16,8 +16,9 @@ import numpy as np
 from metajax.base import Batch, Task
 from metajax.tasks._table_cells import Column, read_ids, read_numbers
 from metajax.tasks._table_files import choose_columns, listed, open_table
-from metajax.tasks.episodes import choose_without_replacement
-from metajax.tasks.labelled import DataError, rank, reason
+from metajax.tasks.errors import DataError, reason
+from metajax.tasks.places import choose_without_replacement
+from metajax.tasks.splits import rank
 
 __all__ = [
   'Standardisation',

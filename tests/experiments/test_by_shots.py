@@ -79,9 +79,10 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
 
 def test_the_table_has_a_line_for_every_run_and_the_best_first():
   rows = [
-    by_shots.Tested('transfer', 1, 0.7, 0.02), by_shots.Tested('maml', 1, 0.9, 0.01),
+    by_shots.Tested('transfer', 1, 0.7, 0.02),
+    by_shots.Tested('maml', 1, 0.9, 0.01),
     by_shots.Tested('maml', 5, 0.95, 0.01),
-  ]  # fmt: skip
+  ]
   sign = '\N{PLUS-MINUS SIGN}'
   assert by_shots.table(rows) == [
     ['run', '1-shot %', '5-shot %'],

@@ -268,7 +268,7 @@ def test_the_checksums_of_a_field_are_verified_and_no_others(
     state = {'meta_params': jnp.full(5, meta_params), 'rest': jnp.full(9, rest)}
     with Checkpointer(tmp_path / name) as checkpoints:
       checkpoints.save(1, state)
-  # What orbax finds in order, but is not what the manifest says.
+  # Orbax finds these in order, but they are not what the manifest says.
   manifest = (tmp_path / 'a' / '1' / '_CHECKPOINT_METADATA').read_bytes()
   for name in 'bc':
     path = tmp_path / name / '1' / '_CHECKPOINT_METADATA'

@@ -7,7 +7,7 @@ import pytest
 
 from metajax.base import sample_tasks
 from metajax.tasks import episodes
-from metajax.tasks.episodes import choose_without_replacement
+from metajax.tasks.places import choose_without_replacement
 
 NUM_TASKS = 600
 WAYS, SHOTS, QUERIES = 3, 2, 2

@@ -5,13 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metajax.tasks.labelled import (
-  DataError,
-  LabelledImages,
+from metajax.tasks.errors import DataError
+from metajax.tasks.labelled import LabelledImages, check_episode, load_npz
+from metajax.tasks.splits import (
   Splits,
-  check_episode,
   default_split_sizes,
-  load_npz,
   rotate_classes,
   split_by_files,
   split_by_seed,

@@ -14,13 +14,9 @@ import numpy as np
 import pytest
 
 from metajax.tasks import omniglot
-from metajax.tasks.labelled import (
-  DataError,
-  LabelledImages,
-  check_episode,
-  split_by_files,
-  split_by_seed,
-)
+from metajax.tasks.errors import DataError
+from metajax.tasks.labelled import LabelledImages, check_episode
+from metajax.tasks.splits import split_by_files, split_by_seed
 
 SHARED = Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'omniglot'
 SMALL = ('small1', 'small2')
@@ -330,7 +326,7 @@ def test_prepare_by_hand(tmp_path: Path, unused_port: int) -> None:
   assert f'{source}/{ZIPS[0]}' in str(error.value)
   assert f'put {ZIPS[0]} into {manual}' in str(error.value)
   refused(tmp_path, 'it is empty')
-  # As the message says, but at first with the wrong file.
+  # This does as the message says, but at first with the wrong file.
   manual.mkdir(parents=True)
   (manual / ZIPS[0]).write_bytes(shared(ZIPS[1]).read_bytes())
   with pytest.raises(DataError, match='has wrong checksum'):

@@ -135,7 +135,7 @@ def test_a_sign_has_one_to_four_strokes_on_the_paper(programs):
   points, used = programs['train']
   counts = np.asarray(used).sum(1)
   assert set(counts) == {1, 2, 3, 4}
-  # Those in use come first.
+  # Strokes in use come first.
   np.testing.assert_array_equal(used, np.arange(4) < counts[:, None])
   assert np.abs(points[..., ::3, :]).max() < 1.0
 

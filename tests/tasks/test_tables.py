@@ -189,13 +189,14 @@ def test_kinds_of_columns_in_parquet(tmp_path: Path) -> None:
     'x.y': pyarrow.array([1, 2], pyarrow.uint8()), 'd': decimals,
     'h': pyarrow.array(np.float16([0.5, 1.5])), 't': [' 1', '2'],
     'e': pyarrow.array(['3', '4']).dictionary_encode(),
+    'l': pyarrow.array(['5', '6'], pyarrow.large_string()),
   })  # fmt: skip
   table = load_table(path)
   assert table.targets.tolist() == [[1], [0]]
-  assert table.feature_names == ('x.y', 'd', 'h', 't', 'e')
+  assert table.feature_names == ('x.y', 'd', 'h', 't', 'e', 'l')
   np.testing.assert_array_equal(
     table.features,
-    np.float32([[1, 0.1, 0.5, 1, 3], [2, -2.5, 1.5, 2, 4]]),
+    np.float32([[1, 0.1, 0.5, 1, 3, 5], [2, -2.5, 1.5, 2, 4, 6]]),
   )
 
 
@@ -245,6 +246,8 @@ def test_kinds_of_columns_in_parquet(tmp_path: Path) -> None:
     ('task,x,y\na,1,2\n ,1,2\n', {}, "row 3, column 'task': the cell is mis"),
     ('task,x,y\n1,1,2\n1.5,1,2\n', {}, "row 3, column 'task': 1.5 is no task"),
     ('task,x,y\n"a\nb",1,2\nc,d,2\n', {}, "row 4, column 'x': 'd' is not a n"),
+    (f'task,x,y\na,1,2\n{"b" * 200_000},1,z\n', {}, "row 3, column 'y': 'z'"),
+    (f'task,x,y\na,1,{"z" * 99}\n', {}, f"column 'y': '{'z' * 40}' is not"),
     ('task,x,y\na,1,2\nb,1\n', {}, 'row 3: the row has 2 cells, but the hea'),
     ('task,x,y\na,1,2\nb,1,2,3\n', {}, 'row 3: the row has 4 cells, but the'),
     ('task;x;y\na;1;2\n', {}, "'task;x;y'; separate names and cells by commas"),

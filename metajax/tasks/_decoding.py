@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metajax.tasks.labelled import DataError, reason
+from metajax.tasks.errors import DataError, reason
+
+__all__ = ['Picture', 'decode']
 
 _NAMED = 3  # files in a message
 # Modes of Pillow: without colour, and of numbers that do not fit a byte.

@@ -1,0 +1,377 @@
+"""Splits of labelled images: which classes are trained on, which are for test.
+
+Classes, not examples, are divided between training, validation and test: what
+is tested is learning classes that were never seen.
+"""
+
+import hashlib
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from metajax.tasks.errors import DataError, reason
+from metajax.tasks.labelled import LabelledImages
+
+__all__ = [
+  'Splits',
+  'default_split_sizes',
+  'groups_of',
+  'rank',
+  'rotate_classes',
+  'split_by_files',
+  'split_by_groups',
+  'split_by_seed',
+  'split_groups_by_seed',
+]
+
+_TURNED = re.compile(r'/rot(000|090|180|270)$')
+_SPLIT_FILES = ('train.txt', 'val.txt', 'test.txt')
+
+
+class Splits(NamedTuple):
+  """Three sets of images that share no class."""
+
+  train: LabelledImages
+  validation: LabelledImages
+  test: LabelledImages
+
+
+def default_split_sizes(num_classes: int) -> tuple[int, int]:
+  """Sizes for `split_by_seed` that give 60% / 20% / 20% of the classes.
+
+  Args:
+    num_classes: three or more.
+
+  Returns:
+    `(train_classes, validation_classes)`. As for `split_by_seed`, the first
+    counts the second: a fifth of the classes (rounded, at least one) is for
+    test, as many of the others are for validation.
+
+  Raises:
+    DataError: if there are fewer than three classes.
+
+  Example:
+    >>> default_split_sizes(10)
+    (8, 2)
+  """
+  if num_classes < 3:
+    raise DataError(
+      f'{num_classes} classes cannot be split into training, validation and'
+      ' test; three or more are needed'
+    )
+  fifth = max(1, round(num_classes / 5))
+  return num_classes - fifth, fifth
+
+
+def split_by_seed(
+  data: LabelledImages, train_classes: int, validation_classes: int, seed: int
+) -> Splits:
+  """Divides the classes at random, the same way for the same seed.
+
+  Classes are ordered by the SHA-256 of the seed and their name, so a split
+  depends on nothing else: no library, and no order of the data.
+
+  Args:
+    data: images of classes that are not rotated copies of each other; rotate
+      the splits instead: `Splits(*map(rotate_classes, splits))`.
+    train_classes: how many classes are not for test.
+    validation_classes: how many of `train_classes` are for validation, and
+      are not trained on.
+    seed: any integer.
+
+  Returns:
+    `train_classes - validation_classes` classes for training,
+    `validation_classes` for validation, the rest for test.
+
+  Raises:
+    DataError: if a split would be empty, or if the data are already rotated.
+  """
+  num_classes = len(data.names)
+  if not 0 < validation_classes < train_classes < num_classes:
+    raise DataError(
+      f'{num_classes} classes cannot be split into {train_classes} (of which'
+      f' {validation_classes} for validation) and the rest for test; each part'
+      ' needs one class or more'
+    )
+  _refuse_turned(data, 'split')
+
+  order = sorted(
+    range(num_classes), key=lambda index: rank(seed, data.names[index])
+  )
+  trained = train_classes - validation_classes
+  return Splits(
+    _take(data, order[:trained]),
+    _take(data, order[trained:train_classes]),
+    _take(data, order[train_classes:]),
+  )
+
+
+def rank(seed: int, name: str) -> bytes:
+  """The place of a name in the random order that a seed stands for."""
+  return hashlib.sha256(f'{seed}\n{name}'.encode()).digest()
+
+
+def split_by_files(data: LabelledImages, split_dir: str | Path) -> Splits:
+  """Divides the classes as `train.txt`, `val.txt` and `test.txt` say.
+
+  Each line names a class. A line may end in a rotation, as in
+  `Greek/character01/rot090` (the format of Vinyals et al. 2016), and is then
+  a class of that class's images turned counter-clockwise by so many degrees.
+
+  Args:
+    data: the images.
+    split_dir: the directory of the three files.
+
+  Returns:
+    Classes named and numbered in the order of the lines.
+
+  Raises:
+    DataError: if a file is missing or empty, if a line names no class or one
+      named before, or if two files name one class, in whatever rotation.
+  """
+  split_dir = Path(split_dir)
+  index = {name: number for number, name in enumerate(data.names)}
+  owners: dict[str, str] = {}
+  splits = []
+  for name in _SPLIT_FILES:
+    path = split_dir / name
+    names = _read_lines(path)
+    for number, line in names.items():
+      where = f'{path}, line {number}'
+      if line not in index and _TURNED.sub('', line) not in index:
+        raise DataError(
+          f'{where}: unknown class {line!r}; the data has {len(index)} classes'
+          f' such as {data.names[0]!r}'
+        )
+      owner = owners.setdefault(_TURNED.sub('', line), name)
+      if owner != name:
+        raise DataError(
+          f'{where}: class {line!r} is also in {owner}; a class, in any'
+          ' rotation, may be in one file only'
+        )
+    splits.append(_turned_classes(data, index, tuple(names.values())))
+  return Splits(*splits)
+
+
+def split_by_groups(
+  data: LabelledImages,
+  train: Collection[str],
+  validation: Collection[str],
+  test: Collection[str],
+) -> Splits:
+  """Divides the classes by the groups they are in.
+
+  Args:
+    data: images of classes with names like `group/class`.
+    train: names of the groups whose classes are for training.
+    validation: for validation.
+    test: for test.
+
+  Returns:
+    The classes of each part, in the order of the data.
+
+  Raises:
+    DataError: if a group has no class, or is in two parts.
+
+  Example:
+    >>> import numpy as np
+    >>> data = LabelledImages(
+    ...   np.zeros((3, 8, 8), np.uint8), np.arange(3), ('a/x', 'b/y', 'c/z')
+    ... )
+    >>> split_by_groups(data, ['c'], ['a'], ['b']).train.names
+    ('c/z',)
+  """
+  members: dict[str, list[int]] = {}
+  for index, name in enumerate(data.names):
+    members.setdefault(name.rpartition('/')[0], []).append(index)
+  named = [group for part in (train, validation, test) for group in part]
+  for group in named:
+    if group not in members:
+      raise DataError(
+        f'there is no class of the group {group!r}; the groups are'
+        f' {", ".join(members)}'
+      )
+    if named.count(group) > 1:
+      raise DataError(f'the group {group!r} may be in one part only')
+  return Splits(
+    *(
+      _take(data, sorted(i for group in part for i in members[group]))
+      for part in (train, validation, test)
+    )
+  )
+
+
+def split_groups_by_seed(
+  data: LabelledImages, train_groups: int, validation_groups: int, seed: int
+) -> Splits:
+  """Divides the groups that classes are in at random: all of one, or none.
+
+  Args:
+    data: images of classes with names like `group/class`, not rotated.
+    train_groups: how many groups are not for test.
+    validation_groups: how many of `train_groups` are for validation.
+    seed: any integer; groups are ordered as `split_by_seed` orders classes.
+
+  Returns:
+    The classes of the groups of each part.
+
+  Raises:
+    DataError: as `split_by_seed`.
+  """
+  _refuse_turned(data, 'split')
+  groups = sorted(
+    {name.rpartition('/')[0] for name in data.names},
+    key=lambda name: rank(seed, name),
+  )
+  if not 0 < validation_groups < train_groups < len(groups):
+    raise DataError(
+      f'{len(groups)} groups cannot be split into {train_groups} (of which'
+      f' {validation_groups} for validation) and the rest for test; each part'
+      ' needs one or more'
+    )
+  trained = train_groups - validation_groups
+  return split_by_groups(
+    data,
+    groups[:trained],
+    groups[trained:train_groups],
+    groups[train_groups:],
+  )
+
+
+def groups_of(data: LabelledImages) -> np.ndarray:
+  """The group that each class is in, such as its alphabet.
+
+  Args:
+    data: images of classes with names like `group/class`. A rotated alphabet
+      is another one: `Greek/character01/rot090` is with those that are turned
+      as far.
+
+  Returns:
+    Integers `[classes]`, for `episodes`.
+
+  Example:
+    >>> import numpy as np
+    >>> data = LabelledImages(
+    ...   np.zeros((3, 8, 8), np.uint8), np.arange(3), ('a/x', 'b/y', 'a/z')
+    ... )
+    >>> groups_of(data).tolist()
+    [0, 1, 0]
+  """
+  groups = []
+  for name in data.names:
+    turn = _TURNED.search(name)
+    upright = name[: turn.start()] if turn else name
+    groups.append(upright.rpartition('/')[0] + (turn[0] if turn else ''))
+  _, indices = np.unique(groups, return_inverse=True)
+  return indices.astype(np.int32)
+
+
+def rotate_classes(data: LabelledImages) -> LabelledImages:
+  """Makes four classes of each: turned by 0, 90, 180 and 270 degrees.
+
+  Args:
+    data: square images.
+
+  Returns:
+    Class `4 * i + k` holds the images of class i turned counter-clockwise by
+    `90 * k` degrees; its name ends in `/rot000`, `/rot090` and so on.
+
+  Raises:
+    DataError: if images are not square, or if they are already rotated.
+
+  Example:
+    >>> import numpy as np
+    >>> data = LabelledImages(
+    ...   np.zeros((2, 8, 8), np.uint8), np.array([0, 1], np.int32), ('a', 'b')
+    ... )
+    >>> rotate_classes(data).names[:5]
+    ('a/rot000', 'a/rot090', 'a/rot180', 'a/rot270', 'b/rot000')
+  """
+  _refuse_turned(data, 'rotate')
+  return LabelledImages(
+    np.concatenate([_turn(data.images, turns) for turns in range(4)]),
+    np.concatenate([4 * data.labels + turns for turns in range(4)]),
+    tuple(
+      f'{name}/rot{90 * turns:03d}' for name in data.names for turns in range(4)
+    ),
+  )
+
+
+def _read_lines(path: Path) -> dict[int, str]:
+  """The lines of a file that are not blank, by number, all different."""
+  try:
+    text = path.read_text(encoding='utf-8')
+  except FileNotFoundError:
+    raise DataError(
+      f'{path}: there is no such file; a split directory holds'
+      f' {", ".join(_SPLIT_FILES)}'
+    ) from None
+  except (OSError, UnicodeDecodeError) as error:
+    raise DataError(f'{path}: cannot be read ({reason(error)})') from error
+  lines = {
+    number: line.strip()
+    for number, line in enumerate(text.splitlines(), start=1)
+    if line.strip()
+  }
+  if not lines:
+    raise DataError(f'{path}: the file names no class')
+  first: dict[str, int] = {}
+  for number, line in lines.items():
+    earlier = first.setdefault(line.removesuffix('/rot000'), number)
+    if earlier != number:
+      raise DataError(
+        f'{path}, line {number}: class {line!r} is already in line {earlier}'
+      )
+  return lines
+
+
+def _turned_classes(
+  data: LabelledImages, index: dict[str, int], names: tuple[str, ...]
+) -> LabelledImages:
+  """The named classes, in this order; a name may end in a rotation."""
+  counts = np.bincount(data.labels, minlength=len(data.names))
+  members = np.split(
+    np.argsort(data.labels, kind='stable'), np.cumsum(counts)[:-1]
+  )
+  images, labels = [], []
+  for label, name in enumerate(names):
+    suffix = None if name in index else _TURNED.search(name)
+    turns = int(suffix[1]) // 90 if suffix else 0
+    rows = members[index[name[: suffix.start()] if suffix else name]]
+    images.append(_turn(data.images[rows], turns))
+    labels.append(np.full(len(rows), label, np.int32))
+  return LabelledImages(np.concatenate(images), np.concatenate(labels), names)
+
+
+def _take(data: LabelledImages, classes: Sequence[int]) -> LabelledImages:
+  """The given classes alone, renumbered in this order."""
+  renumber = np.full(len(data.names), -1, np.int32)
+  renumber[np.asarray(classes)] = np.arange(len(classes), dtype=np.int32)
+  labels = renumber[data.labels]
+  kept = labels >= 0
+  return LabelledImages(
+    data.images[kept], labels[kept], tuple(data.names[i] for i in classes)
+  )
+
+
+def _turn(images: np.ndarray, turns: int) -> np.ndarray:
+  """Turns images counter-clockwise by `turns` times 90 degrees."""
+  height, width = images.shape[1:3]
+  if turns % 2 and height != width:
+    raise DataError(
+      f'images of {height} x {width} pixels cannot be turned by 90 degrees;'
+      ' they would have to be square'
+    )
+  return np.rot90(images, turns, axes=(1, 2))
+
+
+def _refuse_turned(data: LabelledImages, action: str) -> None:
+  turned = next((name for name in data.names if _TURNED.search(name)), None)
+  if turned is not None:
+    raise DataError(
+      f'cannot {action} classes that are rotated already, such as {turned!r};'
+      ' split first, then rotate each part once'
+    )

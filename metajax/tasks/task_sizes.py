@@ -1,0 +1,180 @@
+"""The size of a task: classes and examples, and filling smaller tasks up."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.base import PADDING, Batch, Task
+
+__all__ = [
+  'TaskSize',
+  'check_sizes',
+  'draw_size',
+  'pad_task',
+  'split_episode',
+]
+
+
+class TaskSize(NamedTuple):
+  """How many classes a task has, and support examples of each."""
+
+  ways: jax.Array  # int32 []
+  shots: jax.Array  # int32 []
+
+
+def draw_size(
+  key: jax.Array,
+  ways: int,
+  shots: int,
+  min_ways: int | None,
+  min_shots: int | None,
+) -> TaskSize | None:
+  """Draws the size of a task, uniformly; None where there is no choice.
+
+  Args:
+    key: a typed key.
+    ways: at most so many classes.
+    shots: at most so many support examples per class.
+    min_ways: at least so many classes; `ways` by default.
+    min_shots: at least so many examples; `shots` by default.
+  """
+  if min_ways is None and min_shots is None:
+    return None
+
+  def draw(key: jax.Array, least: int | None, most: int) -> jax.Array:
+    least = most if least is None else least
+    return jax.random.randint(key, (), least, most + 1, jnp.int32)
+
+  ways_key, shots_key = jax.random.split(key)
+  return TaskSize(
+    draw(ways_key, min_ways, ways), draw(shots_key, min_shots, shots)
+  )
+
+
+def check_sizes(
+  ways: int,
+  shots: int,
+  queries: int,
+  min_ways: int | None = None,
+  min_shots: int | None = None,
+) -> None:
+  """Refuses sizes of tasks that cannot be meant."""
+  for name, count in (('ways', ways), ('shots', shots), ('queries', queries)):
+    if count < 1:
+      raise ValueError(f'{name} must be 1 or more, got {count}')
+  for name, least, most in (
+    ('ways', min_ways, ways),
+    ('shots', min_shots, shots),
+  ):
+    if least is not None and not 1 <= least <= most:
+      raise ValueError(
+        f'min_{name} must be from 1 to {name}, which is {most} and what all'
+        f' tasks are filled up to; got {least}'
+      )
+
+
+def split_episode(
+  key: jax.Array,
+  inputs: jax.Array,
+  ways: int,
+  shots: int,
+  size: TaskSize | None = None,
+) -> Task:
+  """Turns examples grouped by class into a shuffled task.
+
+  Both the support set and the queries are put in random order: sorted ones
+  would let a model that sees a whole batch read the class off the position.
+
+  A task that is smaller than that has the same shapes, so all sizes are one
+  compilation. It is filled up with its own examples, again and again, which
+  leaves the statistics of a batch about as they are; their target is
+  `metajax.base.PADDING`, by which objectives and class means leave them out.
+
+  Args:
+    key: of the order.
+    inputs: `[ways, shots + queries, ...]`; class i of the task is row i.
+    ways: number of classes.
+    shots: how many of each class go to the support set, the first ones.
+    size: use the first ways alone, and the first shots of them.
+
+  Returns:
+    A task with inputs `[examples, ...]` and integer targets `[examples]`.
+  """
+
+  def shuffled(
+    key: jax.Array, inputs: jax.Array, real_each: jax.Array | None = None
+  ) -> Batch:
+    each = inputs.shape[1]
+    order = jax.random.permutation(key, ways * each)
+    targets = jnp.repeat(jnp.arange(ways, dtype=jnp.int32), each)
+    if size is not None:
+      way, example = targets, jnp.arange(ways * each) % each
+      real_each = jnp.int32(each) if real_each is None else real_each
+      real = (way < size.ways) & (example < real_each)
+      targets = jnp.where(real, targets, PADDING)
+      again = (way % size.ways, example % real_each)
+      inputs = inputs[again].reshape(inputs.shape)
+    return Batch(inputs.reshape(-1, *inputs.shape[2:])[order], targets[order])
+
+  support_key, query_key = jax.random.split(key)
+  return Task(
+    shuffled(support_key, inputs[:, :shots], size.shots if size else None),
+    shuffled(query_key, inputs[:, shots:]),
+  )
+
+
+def pad_task(task: Task, ways: int, support: int, queries: int) -> Task:
+  """Fills a task of any size up to a fixed one, as `split_episode` does.
+
+  For tasks of one's own, on the host: what is compiled for one of them is
+  compiled for all.
+
+  Args:
+    task: arrays; inputs `[examples, ...]`, integer targets `[examples]`.
+    ways: the most classes that a task may have.
+    support: examples of the support set that results.
+    queries: queries that result.
+
+  Returns:
+    A task of NumPy arrays.
+
+  Raises:
+    ValueError: if the task is larger than that, if a batch is empty or a
+      target is no class, or if queries are of a class without support.
+
+  Example:
+    >>> import numpy as np
+    >>> small = Batch(np.zeros((2, 4, 4, 1)), np.array([1, 0]))
+    >>> pad_task(Task(small, small), ways=5, support=4, queries=3)[0].targets
+    array([ 1,  0, -1, -1], dtype=int32)
+  """
+
+  def padded(name: str, batch: Batch, size: int) -> Batch:
+    targets = np.asarray(batch.targets, np.int32)
+    if not 1 <= len(targets) <= size:
+      raise ValueError(
+        f'{name} of {len(targets)} examples cannot be filled up to {size}'
+      )
+    if targets.min() < 0 or targets.max() >= ways:
+      raise ValueError(
+        f'{name} has targets from {targets.min()} to {targets.max()}; a task of'
+        f' at most {ways} ways has them from 0 to {ways - 1}'
+      )
+    again = np.arange(size) % len(targets)
+    real = np.arange(size) < len(targets)
+    return Batch(
+      jax.tree.map(lambda leaf: np.asarray(leaf)[again], batch.inputs),
+      np.where(real, targets[again], np.int32(PADDING)),
+    )
+
+  unknown = np.setdiff1d(task.query.targets, task.support.targets)
+  if len(unknown):
+    raise ValueError(
+      f'there are queries of class {unknown[0]}, but no support examples of it'
+    )
+  return Task(
+    padded('a support set', task.support, support),
+    padded('a set of queries', task.query, queries),
+  )
