@@ -101,7 +101,7 @@ def _assigned(
     if name in kinds:
       fields[name] = _read(name, text, kinds[name])
     elif name in row.options:
-      options[name] = _read(name, text, _kind_of(type(row.options[name])))
+      options[name] = _read(name, text, _option_kind(row, name))
     else:
       names = sorted({*kinds, *row.options})
       raise UsageError(
@@ -128,6 +128,16 @@ def _field_kinds(settings: Common) -> dict[str, Kind]:
     for name in Recipe._fields
     if name not in _NOT_TO_SET
   }
+
+
+def _option_kind(row: Algorithm, name: str) -> Kind:
+  """One of some words where the factory says which, or what the default is."""
+  hints = typing.get_type_hints(row.factory) if row.factory else {}
+  hint = hints.get(name)
+  for part in (hint, *typing.get_args(hint)):
+    if typing.get_origin(part) is typing.Literal:
+      return OneOf(typing.get_args(part))
+  return _kind_of(type(row.options[name]))
 
 
 def _kind_of(annotation: Any) -> Kind:

@@ -91,10 +91,14 @@ if __name__ == '__main__':
   import tensorboardX  # noqa: F401
   import tensorflow_datasets  # noqa: F401
 
-  import experiments.by_shots
-  import experiments.compare
-  import experiments.completion
-  import experiments.tables  # noqa: F401
+  # What the binaries import; they themselves are run anew.
+  import experiments.data.regression
+  import experiments.figures.images
+  import experiments.figures.regression
+  import experiments.recipes.overrides
+  import experiments.runner.baselines
+  import experiments.runner.experiment
+  import experiments.runner.runs  # noqa: F401
   import metajax.algorithms.table
   import metajax.tasks  # noqa: F401
 
