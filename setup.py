@@ -22,7 +22,7 @@ setup(
   long_description=(HERE / 'README.md').read_text(),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
-  packages=find_packages(include=['metajax*', 'experiments*']),
+  packages=find_packages(include=['metajax*']),
   package_data={'metajax': ['py.typed']},
   python_requires='>=3.11',
   install_requires=[

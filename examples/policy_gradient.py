@@ -78,7 +78,7 @@ def play(params, episodes: Episodes) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def log_prob(params, places: jax.Array, actions: jax.Array) -> jax.Array:
-  """Of actions at places, `[episodes, HORIZON]`."""
+  """Gives that of actions at places, `[episodes, HORIZON]`."""
   means = jax.vmap(lambda place: NETWORK.apply(params, place))(places)
   return -jnp.sum(jnp.square((actions - means) / NOISE), axis=2) / 2
 

@@ -33,6 +33,8 @@ from experiments.runner.settings import (
 from experiments.runner.workdir import wait_until_free, write_json
 from metajax.metric import ACCURACY
 
+__all__ = ['Settings', 'Tested', 'run', 'table']
+
 
 @settings
 class Settings(Base):

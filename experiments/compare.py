@@ -14,12 +14,11 @@ with the methods that are left, after whatever stopped it.
 """
 
 import json
-import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments import images, sinusoid
 from experiments.data.images import ImageData, check_meaning, dataset
@@ -29,9 +28,15 @@ from experiments.recipes import regression as on_waves
 from experiments.recipes.kinds import methods, published
 from experiments.runner import flags, runs, tables
 from experiments.runner.common import Common
+from experiments.runner.compared import (
+  Compared,
+  curve_of,
+  pilot_of,
+  row_of,
+  seconds_per_step_of,
+  table,
+)
 from experiments.runner.errors import UsageError
-from experiments.runner.report import metric_of
-from experiments.runner.runs import FailedError
 from experiments.runner.settings import (
   Listed,
   OneOf,
@@ -46,9 +51,10 @@ from experiments.runner.settings import (
 from experiments.runner.workdir import wait_until_free, write_json
 from metajax.algorithms.recipe import ANNEALED, Recipe
 from metajax.algorithms.table import ALGORITHMS
-from metajax.metric import Metric
 from metajax.models.encoders import ENCODERS
-from metajax.runs.writers import VALIDATION, read_json_lines
+
+__all__ = ['Settings', 'run']
+
 
 # Dispatches of a pilot after the first one, which compiles.
 _PILOT_DISPATCHES = 8
@@ -140,32 +146,6 @@ class Settings(ImageData):
     return on_images if self.on_images else on_waves
 
 
-class Compared(NamedTuple):
-  """One method of the comparison; accuracies and intervals are shares."""
-
-  method: str
-  ways: int | None
-  shots: int
-  evaluation: str | None
-  metric: Metric
-  value: float
-  ci95: float
-  before: float
-  train_seconds: float
-  steps: int
-  seconds_per_step: float | None
-  parameters: int
-
-  def record(self) -> dict[str, Any]:
-    """The row as `compare.json` has it: named by what was measured."""
-    fields = self._asdict()
-    metric = fields.pop('metric').name
-    return fields | {
-      metric: fields.pop('value'),
-      f'{metric}_before': fields.pop('before'),
-    }
-
-
 def run(settings: Settings) -> int:
   """Runs what is left, then shows all; exit code 1 if a method failed."""
   import_plugins(settings.plugin)
@@ -179,7 +159,7 @@ def run(settings: Settings) -> int:
     print(f'{method} ({number} of {len(chosen)})', flush=True)
     with runs.noted(failed, method):
       outcome = _outcome(settings, method, workdir)
-      rows.append(_row(method, outcome, workdir))
+      rows.append(row_of(method, outcome, workdir))
     _write(settings, workdir, rows, failed)
   if rows:
     tables.show(table(rows), _NAMES, _title(settings, rows[0]))
@@ -259,7 +239,7 @@ def _steps(
   plan = workdir / 'plan.json'
   steps: dict[str, int] = json.loads(plan.read_text()) if plan.exists() else {}
   if method not in steps:
-    pilot = _pilot(workdir, method)
+    pilot = pilot_of(workdir, method)
     every = min(recipe.log_every, 10) if recipe.log_every < 100 else 1000
     length = 1 + _PILOT_DISPATCHES * every
     wait_until_free(pilot)
@@ -273,47 +253,11 @@ def _steps(
       validation_tasks=2,
     )
     runs.start(_module(settings), short, pilot, resume=False)
-    seconds = _seconds_per_step(runs.read(pilot))
+    seconds = seconds_per_step_of(runs.read(pilot))
     assert seconds is not None  # a whole pilot has measured it
     steps[method] = max(1, round(60 * settings.minutes_each / seconds))
     write_json(plan, steps)
   return steps[method]
-
-
-def _pilot(workdir: Path, method: str) -> Path:
-  return workdir / 'pilots' / method
-
-
-def _seconds_per_step(outcome: Mapping[str, Any]) -> float | None:
-  """As a run measured it; None if it had one step left, or none at all."""
-  rate = outcome['tasks_per_second']
-  return float(outcome['config']['tasks_per_step'] / rate) if rate else None
-
-
-def _row(method: str, outcome: Mapping[str, Any], workdir: Path) -> Compared:
-  protocol, test = outcome['protocol'], outcome['test']
-  metric = metric_of(outcome)
-  if test[metric.name] is None:
-    raise FailedError(f'its {metric.name} at test is not finite')
-  seconds, steps = _seconds_per_step(outcome), outcome['steps']
-  pilot = _pilot(workdir, method)
-  if seconds is None and steps and runs.is_done(pilot):
-    seconds = _seconds_per_step(runs.read(pilot))
-  return Compared(
-    method=method,
-    ways=protocol.get('ways'),
-    shots=protocol['shots'],
-    evaluation=protocol.get('evaluation'),
-    metric=metric,
-    value=test[metric.name],
-    ci95=_number(test['ci95']),
-    before=_number(test[f'{metric.name}_before']),
-    # A run that was stopped has measured what it did after that alone.
-    train_seconds=steps * seconds if seconds else outcome['training_seconds'],
-    steps=steps,
-    seconds_per_step=seconds,
-    parameters=outcome['parameters'],
-  )
 
 
 def _write(
@@ -322,7 +266,7 @@ def _write(
   rows: Sequence[Compared],
   failed: Mapping[str, str],
 ) -> None:
-  curves = {row.method: _curve(workdir / row.method, row) for row in rows}
+  curves = {row.method: curve_of(workdir / row.method, row) for row in rows}
   records = [row.record() | {'curve': curves[row.method]} for row in rows]
   write_json(workdir / 'compare.json', {'rows': records, 'failed': failed})
   if not rows:
@@ -337,66 +281,12 @@ def _write(
   )
 
 
-def _number(value: float | None) -> float:
-  """What JSON has as null is no number."""
-  return math.nan if value is None else value
-
-
-def _curve(workdir: Path, row: Compared) -> list[tuple[float, float]]:
-  """Seconds of training, as those of the row, and the validation then."""
-  path, name = workdir / 'metrics.jsonl', VALIDATION + row.metric.name
-  if not path.exists() or row.seconds_per_step is None:
-    return []
-  return [
-    (record['step'] * row.seconds_per_step, record[name])
-    for record in read_json_lines(path)
-    if name in record
-  ]
-
-
 def _title(settings: Settings, row: Compared) -> str:
   ways = f'{row.ways}-way ' if row.ways else ''
   return (
     f'{settings.dataset}, {ways}{row.shots}-shot,'
     f' {settings.minutes_each:g} minutes each, {settings.eval_tasks} test tasks'
   )
-
-
-def _sorted(rows: Sequence[Compared]) -> list[Compared]:
-  """The best first."""
-  return sorted(rows, key=lambda row: row.metric.sort_key(row.value))
-
-
-def _cells(row: Compared, reference: float | None) -> list[str]:
-  step, added = '', ''
-  if row.seconds_per_step:
-    step = tables.three_digits(1e3 * row.seconds_per_step)
-    if reference:
-      added = f'{row.seconds_per_step / reference:.2f}'
-  return [
-    row.method,
-    row.evaluation or '',
-    row.metric.format_interval(row.value, row.ci95),
-    row.metric.format(row.before),
-    f'{row.train_seconds:.0f}',
-    f'{row.steps:,}',
-    step,
-    added,
-    f'{row.parameters:,}',
-  ]
-
-
-def table(rows: Sequence[Compared]) -> list[list[str]]:
-  """The header, and a line for every row."""
-  label = rows[0].metric.heading if rows else ''
-  reference = {row.method: row.seconds_per_step for row in rows}.get('maml')
-  return [
-    [
-      'method', 'evaluation', label, 'before', 'training, s', 'steps',
-      'ms a step', 'of MAML', 'parameters',
-    ],
-    *(_cells(row, reference) for row in _sorted(rows)),
-  ]  # fmt: skip
 
 
 if __name__ == '__main__':

@@ -48,6 +48,8 @@ from metajax.metric import (
 )
 from metajax.objectives import cross_entropy
 
+__all__ = ['EXPERIMENT', 'Settings', 'make_problem', 'make_recipe', 'run']
+
 
 @settings
 class Settings(Common, ImageData):

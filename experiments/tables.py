@@ -28,6 +28,8 @@ from experiments.runner.problem import Problem, regression
 from experiments.runner.settings import settings
 from metajax.algorithms.recipe import Recipe
 
+__all__ = ['EXPERIMENT', 'Settings', 'make_problem', 'make_recipe', 'run']
+
 
 @settings
 class Settings(Common, TableData):

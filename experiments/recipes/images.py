@@ -168,7 +168,7 @@ def delta_encoder(ways: int, shots: int) -> Recipe:
 
 
 def _compared(ways: int, shots: int) -> Recipe:
-  """Of methods that compare with the support set, on the network of MAML.
+  """Suits methods that compare with the support set, on the network of MAML.
 
   Their papers have networks that max-pool, which take four times as long, and
   mostly train with as many ways as at test; more of them are harder tasks,

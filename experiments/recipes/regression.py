@@ -81,7 +81,7 @@ def completion(recipe: Recipe) -> Recipe:
 
 
 def tables(recipe: Recipe) -> Recipe:
-  """As many queries as examples, since real tasks have few rows.
+  """Asks for as many queries as examples, since real tasks have few rows.
 
   Ours: standardised columns are of the size of waves, and so are the rates.
   """

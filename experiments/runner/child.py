@@ -9,6 +9,9 @@ flags: what starts many runs has such values.
 import importlib
 import sys
 
+__all__ = []
+
+
 if __name__ == '__main__':
   experiment = importlib.import_module(sys.argv[1]).EXPERIMENT
   sys.exit(experiment.start_with(sys.stdin.read()))

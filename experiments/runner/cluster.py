@@ -20,6 +20,22 @@ if TYPE_CHECKING:
   from metajax.base import PyTree
   from metajax.devices.mesh import Rule
 
+__all__ = [
+  'SHARD_AT_LEAST',
+  'check_agreement',
+  'check_rules',
+  'check_shares',
+  'connect',
+  'divide_cpu',
+  'end_with_the_others',
+  'leave_with_the_others',
+  'make_mesh',
+  'make_rule',
+  'parse_mesh',
+  'single_thread',
+]
+
+
 # Smaller arrays are not worth an exchange.
 SHARD_AT_LEAST = 2**16
 # What is each process's own business.
@@ -140,7 +156,7 @@ def single_thread(settings: Machine) -> None:
 
 
 def _cores() -> int:
-  """Those that this process may run on."""
+  """Counts those that this process may run on."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1

@@ -27,6 +27,20 @@ from metajax.devices.collectives import Collective, collectives
 from metajax.devices.mesh import TASK, make_mesh
 from metajax.runs.training import TrainStep
 
+__all__ = [
+  'CHIPS',
+  'EXAMPLES',
+  'UTILISATION',
+  'Chip',
+  'DoesNotFitError',
+  'Report',
+  'bytes_needed',
+  'compile_for_chips',
+  'devices_of',
+  'dry_run',
+  'show',
+]
+
 
 class Chip(NamedTuple):
   """The data sheet of an accelerator."""
@@ -264,7 +278,7 @@ def _chip(mesh: Mesh) -> tuple[Chip, str]:
 
 
 def _flops(train_step: TrainStep, mesh: Mesh) -> int:
-  """Of one device: what it does with its share of the tasks.
+  """Counts what one device does with its share of the tasks.
 
   Other axes than that of tasks divide the arithmetic of a task.
   """

@@ -14,6 +14,7 @@ from experiments.runner.cache import use_compilation_cache
 from experiments.runner.common import Common
 from experiments.runner.interrupts import Interrupted
 from experiments.runner.problem import Problem
+from experiments.runner.training import DivergenceError
 from metajax.algorithms.recipe import Recipe
 
 __all__ = ['Experiment', 'Outcome']
@@ -80,7 +81,7 @@ class Experiment(NamedTuple):
       signal.signal(signal.SIGTERM, signal.SIG_IGN)
       print(stop, flush=True)
       return stop.exit_code
-    except loop.DivergenceError as stop:
+    except DivergenceError as stop:
       print(stop, file=sys.stderr, flush=True)
       return 1
     if settings.dry_run is not None:

@@ -15,6 +15,16 @@ from jax.experimental import multihost_utils
 
 from experiments.runner.common import Machine
 
+__all__ = [
+  'PREEMPTED',
+  'Interrupted',
+  'StallWatch',
+  'Stops',
+  'on_signals',
+  'stop_at_once',
+]
+
+
 # Of sysexits.h, "try again": all is saved, and the next start goes on.
 PREEMPTED = 75
 

@@ -27,6 +27,19 @@ from metajax.objectives import mean_squared_error
 from metajax.runs.evaluation import Evaluation, evaluate
 from metajax.runs.samplers import as_argument
 
+__all__ = [
+  'TEST_SEED',
+  'VALIDATION_SEED',
+  'Judge',
+  'Problem',
+  'Trained',
+  'judged',
+  'make_judge',
+  'regression',
+  'tested_how',
+]
+
+
 # Seeds of evaluations: fixed, so that all methods are tested on the same tasks.
 VALIDATION_SEED = 1_000_001
 TEST_SEED = 1_000_002

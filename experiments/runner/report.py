@@ -14,6 +14,8 @@ from metajax.base import PyTree
 from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR, Metric
 from metajax.runs.evaluation import Evaluation
 
+__all__ = ['describe', 'metric_of', 'result', 'show', 'versions']
+
 
 def result(
   problem: Problem,
@@ -69,14 +71,14 @@ def metric_of(outcome: Mapping[str, Any]) -> Metric:
 
 
 def _devices(problem: Problem) -> list[jax.Device]:
-  """Those that train and test: their number decides how results round."""
+  """Lists what trains and tests: their number decides how results round."""
   if problem.mesh is None:
     return [jax.devices()[0]]
   return list(problem.mesh.devices.flat)
 
 
 def versions() -> dict[str, str]:
-  """Of Python, of the machine's backend, and of what computes."""
+  """Says those of Python, of the backend, and of what computes."""
   packages = ('metajax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint')
   found = {
     'python': platform.python_version(),

@@ -15,6 +15,17 @@ from experiments.runner.errors import UsageError
 from experiments.runner.settings import Base, is_identity, said
 from experiments.runner.workdir import write_json
 
+__all__ = [
+  'FailedError',
+  'claim',
+  'is_done',
+  'leave_on_sigterm',
+  'noted',
+  'read',
+  'start',
+]
+
+
 _RESULT = 'result.json'
 
 

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 import rich.console
 import rich.table
 
+__all__ = ['markdown', 'show', 'three_digits']
+
+
 _WIDE = 1000  # columns, more than any table has
 
 

@@ -14,6 +14,9 @@ from experiments.runner.settings import said
 from metajax.algorithms.recipe import ANNEALED
 from metajax.devices.distributed import agree, is_primary
 
+__all__ = ['Workdir', 'open_workdir', 'wait_until_free', 'write_json']
+
+
 _RECORD = 'config.json'
 _LOCK = '.lock'
 # Left by a run that was asked to stop, for the next start to go on by itself.

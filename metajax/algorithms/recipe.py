@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import optax
 
-from metajax.algorithms.delta_encoder import OPTIMIZED
+from metajax.algorithms.delta_encoder import outer_optimizer as averaging
 from metajax.algorithms.maml_plus_plus import (
   outer_optimizer as counting,
 )
@@ -112,7 +112,7 @@ def interpolation(recipe: Recipe) -> optax.GradientTransformation:
 
 def delta_encoder_optimizer(recipe: Recipe) -> optax.GradientTransformation:
   """Adam, but for the moments of codes, which average themselves."""
-  return outer_optimizer(adam(recipe), OPTIMIZED)
+  return averaging(adam(recipe))
 
 
 def clipped_adam(recipe: Recipe) -> optax.GradientTransformation:

@@ -170,16 +170,14 @@ def minibatches(
 
 def outer_optimizer(
   optimizer: optax.GradientTransformation,
-  labels: PyTree = _REPTILE_LABELS,
 ) -> optax.GradientTransformation:
   """Applies `optimizer` to the weights, and lets the inner state persist.
 
   Args:
     optimizer: for the weights; the authors' is SGD with a rate that falls
       linearly from 1 to 0.
-    labels: which of the meta-parameters are what, see `with_state`.
 
   Returns:
     An optimiser of meta-parameters such as `ReptileParams`.
   """
-  return with_state(optimizer, labels)
+  return with_state(optimizer, _REPTILE_LABELS)

@@ -6,8 +6,9 @@ import signal
 
 import pytest
 
-from experiments import compare
-from experiments.compare import Compared
+from experiments.runner import compared
+from experiments.runner.compared import Compared
+from experiments.runner.runs import FailedError
 from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR
 
 SMALL = (
@@ -127,20 +128,20 @@ def outcome(**changes) -> dict:
 def test_the_seconds_of_a_run_that_was_stopped_are_those_of_all_its_steps(
   tmp_path,
 ):
-  row = compare._row('maml', outcome(), tmp_path)
+  row = compared.row_of('maml', outcome(), tmp_path)
   assert row.seconds_per_step == 0.1
   assert row.train_seconds == 100.0
   # A run that had only its test left has measured nothing; its pilot has.
   pilot = tmp_path / 'pilots' / 'maml'
   pilot.mkdir(parents=True)
   (pilot / 'result.json').write_text(json.dumps(outcome(tasks_per_second=20)))
-  row = compare._row('maml', outcome(tasks_per_second=None), tmp_path)
+  row = compared.row_of('maml', outcome(tasks_per_second=None), tmp_path)
   assert row.seconds_per_step == 0.2
   assert row.train_seconds == 200.0
 
 
 def test_a_method_without_training_takes_no_time(tmp_path):
-  row = compare._row(
+  row = compared.row_of(
     'pixels',
     outcome(tasks_per_second=None, training_seconds=0.0, steps=0),
     tmp_path,
@@ -160,14 +161,17 @@ def test_the_curve_ends_where_the_dot_is(tmp_path):
   (tmp_path / 'maml' / 'metrics.jsonl').write_text(
     ''.join(json.dumps(line) + '\n' for line in lines)
   )
-  row = compare._row('maml', outcome(), tmp_path)
-  assert compare._curve(tmp_path / 'maml', row) == [(50.0, 0.5), (100.0, 0.8)]
+  row = compared.row_of('maml', outcome(), tmp_path)
+  assert compared.curve_of(tmp_path / 'maml', row) == [
+    (50.0, 0.5),
+    (100.0, 0.8),
+  ]
 
 
 def test_a_test_that_came_to_no_number_is_a_method_that_failed(tmp_path):
   test = {'mse': None, 'ci95': None, 'mse_before': 3.0}
-  with pytest.raises(compare.FailedError, match='mse at test is not finite'):
-    compare._row('maml', outcome(test=test), tmp_path)
+  with pytest.raises(FailedError, match='mse at test is not finite'):
+    compared.row_of('maml', outcome(test=test), tmp_path)
 
 
 def test_no_methods_are_refused(launcher, tmp_path):
@@ -192,7 +196,7 @@ def test_the_best_method_is_the_first_of_the_table(metric):
     'maml', 5, 1, 'transductive', metric, 0.9, 0.01, 0.2, 60, 100, 0.5, 10
   )
   other = row._replace(method='other', value=0.8, seconds_per_step=1.0)
-  _, *lines = compare.table([other, row])
+  _, *lines = compared.table([other, row])
   names = [line[0] for line in lines]
   assert names == (
     ['maml', 'other'] if metric is ACCURACY else ['other', 'maml']
