@@ -12,8 +12,8 @@ The method is a `Learner` made by hand, `descend` on the learned loss, with
 `backprop` as its estimator. It prints the error on new tasks before and after
 one inner step, of MAML, whose inner loss is the squared error, and with the
 learned loss; and how hard the judge pulls at a prediction, by how far away its
-target is: what is too far away to be true pulls less. It takes about 45 s on two
-CPU cores.
+target is: what is too far away to be true pulls less. It takes about 45 s on
+two CPU cores.
 """
 
 import jax
