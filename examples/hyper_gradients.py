@@ -122,7 +122,7 @@ def main(steps: int = 200) -> tuple[dict[str, Hyper], jax.Array]:
     before, after = descent.losses[0], by_solution(task, last)
     print(f'validation loss {before:.3f} -> {after:.3f}, with the decays')
     print(*(f'{decay:.3f}' for decay in jnp.exp(last.decays)))
-  return gradients, jnp.stack([before, after])
+    return jax.device_get((gradients, jnp.stack([before, after])))
 
 
 if __name__ == '__main__':
