@@ -25,348 +25,137 @@ Omniglot, in turns with that of MAML (about fifteen minutes).
 See docs/performance.md.
 """
 
-import errno
-import importlib.util
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import rich.console
-import rich.table
-from absl import flags
-
-from experiments.benchmark.speed import draw
+from experiments.benchmark.kinds import Names
 from experiments.benchmark.speed.base import Implementation, Precision, Workload
-from experiments.benchmark.speed.measure import (
-  DisagreementError,
-  Point,
-  Row,
-  curve,
-  is_wrong,
-  machine,
-  matmul_peak,
-  measure,
-  reference,
-)
-from experiments.benchmark.speed.methods import (
-  MethodRow,
-  MethodStep,
-  measure_methods,
-  trained_methods,
-)
+from experiments.benchmark.speed.measure import DisagreementError
+from experiments.benchmark.speed.methods import MethodStep, trained_methods
 from experiments.benchmark.speed.processes import WorkerError
+from experiments.benchmark.speed.record import RECORD, open_record
+from experiments.benchmark.speed.session import (
+  ALL_CURVES,
+  time_methods,
+  time_workloads,
+)
 from experiments.benchmark.speed.workloads import (
-  CURVE_PEERS,
-  CURVES,
-  MEMORY_CURVE,
   METAJAX,
   NAMES,
-  OMNIGLOT,
   PEERS,
   PLAIN,
   SUITES,
-  TRANSFORMER,
 )
-from experiments.runner import options, tables
-from experiments.runner.options import FLAGS, UsageError
-from experiments.runner.workdir import write_json
+from experiments.runner import flags
+from experiments.runner.settings import (
+  Base,
+  OneOf,
+  Part,
+  Text,
+  Whole,
+  setting,
+  settings,
+)
 
-RECORD = 'benchmark.json'
-_SECONDS = 0.5  # about as long as one implementation computes in one round
-_CURVE_LIMIT = 240.0  # seconds that a point of a curve may take
-_WIDTH = 112
-_CURVE_NAMES = (*CURVES, 'memory')
-
-
-class Record:
-  """What was measured so far, in the workdir."""
-
-  def __init__(self, path: Path) -> None:
-    self.path = path
-    self.machine: dict[str, Any] = {}
-    self.peak = 0.0
-    self.rows: list[Row] = []
-    self.points: list[Point] = []
-    self.methods: list[MethodRow] = []
-
-  def write(self) -> None:
-    """Writes the record, and draws it."""
-    write_json(
-      self.path,
-      {
-        'machine': self.machine,
-        'matmul_peak_flops': self.peak,
-        'rows': [row._asdict() for row in self.rows],
-        'curves': [point._asdict() for point in self.points],
-        'methods': [row._asdict() for row in self.methods],
-      },
-    )
-    folder = self.path.parent
-    if self.rows:
-      draw.speeds(folder / 'speed.png', self.rows)
-      draw.memory(folder / 'memory.png', self.rows)
-    if self.methods:
-      draw.methods(folder / 'methods.png', self.methods)
-    for workload, axis in {(each.workload, each.axis) for each in self.points}:
-      draw.curve(
-        folder / f'{workload}_by_{axis}.png',
-        [p for p in self.points if (p.workload, p.axis) == (workload, axis)],
-      )
+__all__ = ['Settings', 'run']
 
 
-def installed(
-  implementations: Sequence[Implementation],
-) -> tuple[list[Implementation], dict[str, str]]:
-  """Those that can run here, and the packages that the others lack."""
-  missing = {
-    each.name: package
-    for each in implementations
-    for package in reversed(each.needs)
-    if not importlib.util.find_spec(package)
-  }
-  able = [each for each in implementations if each.name not in missing]
-  return able, missing
-
-
-def run(
-  workloads: Sequence[Workload],
-  implementations: Sequence[Implementation],
-  record: Record,
-  rounds: int,
-  precision: Precision = 'float32',
-  seconds: float = _SECONDS,
-  curves: Sequence[str] = (),
-) -> None:
-  """Measures, prints a table per workload, and writes the record."""
-  console = rich.console.Console()
-  # What is written to a file is not wrapped to eighty columns.
-  console.width = max(console.width, _WIDTH)
-  say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-  able, missing = installed(implementations)
-  for name, package in missing.items():
-    say(f'{name}: skipped, the package {package} is not installed')
-  with console.status('') as status:
-    for workload in workloads:
-      status.update(f'{workload.name}: tasks and weights')
-      known = reference(workload, precision)
-      record.machine = known.machine
-      # A peak is a peak: what disturbed one measurement of it may have spared
-      # another.
-      record.peak = max(record.peak, matmul_peak(precision))
-      rows = measure(
-        workload,
-        [each for each in able if workload.network in each.networks],
-        known,
-        record.peak,
-        rounds,
-        seconds,
-        _progress(status, say),
-      )
-      show(rows, record.peak, console)
-      record.rows += rows
-      record.write()
-    for name in curves:
-      for point in _curve(name, able, precision, _progress(status, say)):
-        record.points.append(point)
-        record.write()
-  say(str(record.path))
-
-
-def run_methods(
-  steps: Sequence[MethodStep],
-  record: Record,
-  rounds: int,
-  seconds: float = _SECONDS,
-) -> None:
-  """Times methods beside MAML, prints a table, and writes the record."""
-  console = rich.console.Console()
-  say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-  record.machine = machine()
-  with console.status('') as status:
-    for row in measure_methods(steps, rounds, seconds, _progress(status, say)):
-      record.methods.append(row)
-      record.write()
-  tables.show(
-    methods_table(record.methods),
-    title='an outer step of every method, by its recipe',
-  )
-  say(str(record.path))
-
-
-def methods_table(rows: Sequence[MethodRow]) -> list[list[str]]:
-  """The header, and a line for every method, the fastest first."""
-  return [
-    ['method', 'tasks', 'ms', 'of MAML', 'compiled MiB', 'start s'],
-    *(
-      [
-        row.method,
-        str(row.tasks_per_step),
-        tables.three_digits(1e3 * row.seconds_per_step),
-        f'{row.ratio_to_maml:.2f}',
-        _mebibytes(row.compiled_temp_bytes),
-        f'{row.seconds_to_first_step:.1f}',
-      ]
-      for row in sorted(rows, key=lambda row: row.ratio_to_maml)
-    ),
-  ]
-
-
-def _mebibytes(size: int | None) -> str:
-  return '' if size is None else f'{size / 2**20:,.0f}'
-
-
-def _progress(status: Any, say: Any) -> Any:
-  """What goes on is overwritten; what went wrong stays."""
-
-  def report(text: str) -> None:
-    if 'left out' in text or 'the curve' in text:
-      say(text)
-    else:
-      status.update(text)
-
-  return report
-
-
-def _curve(
-  name: str, able: Sequence[Implementation], precision: Precision, say: Any
-) -> Iterator[Point]:
-  if name == 'memory':
-    return curve(
-      TRANSFORMER, 'inner_steps', MEMORY_CURVE,
-      [each for each in able if TRANSFORMER.network in each.networks],
-      precision, 0.0, _CURVE_LIMIT, say,
-    )  # fmt: skip
-  shown = (METAJAX.name, PLAIN.name, *CURVE_PEERS)
-  return curve(
-    OMNIGLOT, name, CURVES[name], [each for each in able if each.name in shown],
-    precision, _SECONDS, _CURVE_LIMIT, say,
+def _names(
+  default: tuple[str, ...] | None, allowed: Sequence[str], text: str, of: Part
+) -> Any:
+  """The setting of some names; the help says which there are."""
+  return setting(
+    default, Names(allowed), f'{text}: {", ".join(allowed)}',
+    of=of, resume=False, forwarded=False,
   )  # fmt: skip
 
 
-def show(
-  rows: Sequence[Row], peak: float, console: rich.console.Console
-) -> None:
-  """Prints the rows of one workload."""
-  if not rows:
-    return
-  first = rows[0]
-  table = rich.table.Table(
-    title=f'{first.workload}: {first.tasks} tasks a step, {first.inner_steps}'
-    f' inner, {first.flops_per_step / 1e9:.3g} GFLOP a step, peak'
-    f' {peak / 1e9:.0f} GFLOP/s'
+@settings
+class Settings(Base):
+  """What is measured, beside what, and how often."""
+
+  suite: str = setting(
+    'quick', OneOf(list(SUITES)), 'what to measure',
+    of='tasks', resume=False, forwarded=False,
+  )  # fmt: skip
+  workloads: tuple[str, ...] | None = _names(
+    None, NAMES, 'of the full suite, instead of one', of='tasks'
   )
-  table.add_column('implementation')
-  for heading in (
-    'tasks/s', 'metajax is', 'roofline', 'process MiB', 'compiled MiB',
-    'start s', 'warm s', 'gradient error',
-  ):  # fmt: skip
-    table.add_column(heading, justify='right')
-  for row in rows:
-    table.add_row(
-      f'{row.implementation} {row.variant and f"({row.variant})"}',
-      f'{row.tasks_per_second:,.4g}',
-      f'{1 / row.ratio_to_metajax:.3g} x',
-      f'{row.roofline_fraction:.3f}',
-      f'{row.peak_process_bytes / 2**20:,.0f}',
-      _mebibytes(row.compiled_temp_bytes),
-      f'{row.seconds_to_first_step:.1f}',
-      f'{row.seconds_to_first_step_warm:.1f}',
-      f'{row.gradient_error:.0e}' + (' WRONG' if is_wrong(row) else ''),
-    )
-  console.print(table)
-
-
-def define_flags() -> None:
-  """Defines the flags of the benchmark."""
-  flags.DEFINE_enum('suite', 'quick', list(SUITES), 'what to measure')
-  _define_names('workloads', None, NAMES, 'of the full suite, instead of one')
-  _define_names(
-    'methods', None, ['all', *trained_methods()],
+  methods: tuple[str, ...] | None = _names(
+    None, ['all', *trained_methods()],
     'whose outer steps to time beside that of MAML, instead of workloads',
+    of='method',
   )  # fmt: skip
-  _define_names('peers', 'all', [*PEERS, 'all', 'none'], 'what to compare with')
-  _define_names(
-    'curves', None, [*_CURVE_NAMES, 'none'],
+  peers: tuple[str, ...] = _names(
+    ('all',), [*PEERS, 'all', 'none'], 'what to compare with', of='method'
+  )
+  curves: tuple[str, ...] | None = _names(
+    None, [*ALL_CURVES, 'none'],
     'what to vary [default: all with --suite=full, none else]',
+    of='tasks',
   )  # fmt: skip
-  flags.DEFINE_enum(
-    'precision', 'float32', ['float32', 'bfloat16'], 'of the networks'
-  )
-  options.define_count(
-    'rounds', 7, 'turns of an implementation; fewer of a slow one'
-  )
-  flags.DEFINE_string('workdir', 'runs/benchmark', f'where {RECORD} goes')
+  precision: Precision = setting(
+    'float32', OneOf(['float32', 'bfloat16']), 'of the networks',
+    of='method', resume=False, forwarded=False,
+  )  # fmt: skip
+  rounds: int = setting(
+    7, Whole(), 'turns of an implementation; fewer of a slow one',
+    of='test', resume=False, forwarded=False,
+  )  # fmt: skip
+  workdir: str = setting(
+    'runs/benchmark', Text(), f'where {RECORD} goes',
+    of='machine', resume=True, forwarded=False,
+  )  # fmt: skip
+
+  @property
+  def chosen_methods(self) -> list[str]:
+    """The methods to time, if it is methods that are."""
+    chosen = self.methods or ()
+    return trained_methods() if 'all' in chosen else list(chosen)
+
+  @property
+  def chosen_workloads(self) -> list[Workload]:
+    """The workloads by name, or else those of the suite."""
+    if self.workloads is None:
+      return list(SUITES[self.suite])
+    return [row for row in SUITES['full'] if row.name in self.workloads]
+
+  @property
+  def implementations(self) -> list[Implementation]:
+    """Metajax, plain JAX, and the peers."""
+    peers = set() if 'none' in self.peers else set(self.peers)
+    return [
+      METAJAX,
+      PLAIN,
+      *(row for name, row in PEERS.items() if {'all', name} & peers),
+    ]
+
+  @property
+  def chosen_curves(self) -> list[str]:
+    """The curves by name, or else all of them with the full suite."""
+    if self.curves is None:
+      full = self.suite == 'full' and self.workloads is None
+      return list(ALL_CURVES) if full else []
+    return [name for name in ALL_CURVES if name in self.curves]
 
 
-def _define_names(
-  flag: str, default: str | None, allowed: Sequence[str], text: str
-) -> None:
-  flags.DEFINE_list(flag, default, f'{text}: {", ".join(allowed)}')
-  flags.register_validator(
-    flag,
-    lambda names: names is None or (names and set(names) <= set(allowed)),
-    f'must be one or more of {", ".join(allowed)}, with commas between',
-  )
-
-
-def _peers() -> list[Implementation]:
-  if 'none' in FLAGS.peers:
-    return []
-  return [
-    row for name, row in PEERS.items() if {'all', name} & set(FLAGS.peers)
-  ]
-
-
-def _methods() -> list[str]:
-  return trained_methods() if 'all' in FLAGS.methods else FLAGS.methods
-
-
-def _workloads() -> list[Workload]:
-  if FLAGS.workloads is None:
-    return list(SUITES[FLAGS.suite])
-  return [row for row in SUITES['full'] if row.name in FLAGS.workloads]
-
-
-def _curves() -> list[str]:
-  if FLAGS.curves is None:
-    full = FLAGS.suite == 'full' and FLAGS.workloads is None
-    return list(_CURVE_NAMES) if full else []
-  return [name for name in _CURVE_NAMES if name in FLAGS.curves]
-
-
-def open_workdir(workdir: Path) -> Path:
-  """Creates the workdir; returns the path of the record to write there."""
-  record = workdir / RECORD
-  if record.exists():
-    raise UsageError(
-      'workdir', f'{workdir} already holds a {RECORD}; name another directory'
-    )
+def run(settings: Settings) -> int:
+  """Runs the benchmark; exit code 1 if it cannot be trusted."""
+  record = open_record(Path(settings.workdir))
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not os.access(workdir, os.W_OK | os.X_OK):
-      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-  except OSError as error:
-    raise options.unwritable('workdir', workdir, error) from error
-  return record
-
-
-def main() -> int:
-  """Runs the benchmark that the flags describe."""
-  record = Record(open_workdir(Path(FLAGS.workdir)))
-  try:
-    if FLAGS.methods is not None:
-      run_methods(list(map(MethodStep, _methods())), record, FLAGS.rounds)
+    if settings.methods is not None:
+      steps = list(map(MethodStep, settings.chosen_methods))
+      time_methods(steps, record, settings.rounds)
       return 0
-    run(
-      _workloads(),
-      [METAJAX, PLAIN, *_peers()],
+    time_workloads(
+      settings.chosen_workloads,
+      settings.implementations,
       record,
-      FLAGS.rounds,
-      FLAGS.precision,
-      curves=_curves(),
+      settings.rounds,
+      settings.precision,
+      curves=settings.chosen_curves,
     )
   except (DisagreementError, WorkerError) as error:
     print(error, file=sys.stderr)
@@ -375,5 +164,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  define_flags()
-  sys.exit(options.run(main))
+  sys.exit(flags.main(Settings, run))

@@ -1,46 +1,73 @@
 """Memory and arithmetic of a long inner loop: a transformer under Adam.
 
-  python -m experiments.inner_memory --steps=20 --second_order=mixed \
-    --checkpoint=nested --chunks=8
+  python -m experiments.inner_memory --steps=20 --second_order=mixed
+      --checkpoint=nested --chunks=8
 
 prints the temporaries of the compiled meta-gradient in MiB, its arithmetic in
 GFLOP, the ratio to that of plain reverse over reverse mode, and with `--time`
 the seconds that one meta-gradient takes.
 """
 
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from absl import app, flags
 
+from experiments.benchmark.kinds import Counts
+from experiments.runner import flags
+from experiments.runner.errors import UsageError
+from experiments.runner.settings import (
+  Base,
+  OneOf,
+  Whole,
+  YesNo,
+  setting,
+  settings,
+)
 from metajax.devices.cost import cost
 from metajax.inner.accumulate import accumulate
 from metajax.inner.descend import INNER_GRADIENT, descend
 from metajax.models import transformer
 
+__all__ = ['Settings', 'meta_gradient', 'run']
+
 LENGTH, VOCABULARY, SEQUENCES = 128, 256, 8
 
-STEPS = flags.DEFINE_list('steps', ['20'], 'Inner steps, one row each.')
-SECOND_ORDER = flags.DEFINE_enum(
-  'second_order', 'mixed', ['mixed', 'reverse'], 'See metajax.descend.'
-)
-CHECKPOINT = flags.DEFINE_enum(
-  'checkpoint',
-  'nested',
-  ['none', 'step', 'nested', INNER_GRADIENT],
-  'See metajax.descend; the last is a policy that saves inner gradients.',
-)
-CHUNKS = flags.DEFINE_integer(
-  'chunks', 1, f'Parts that the {SEQUENCES} sequences are accumulated over.'
-)
-REMATERIALISE = flags.DEFINE_bool(
-  'rematerialise', False, 'Compute blocks of the transformer again.'
-)
-TIME = flags.DEFINE_bool('time', False, 'Run it as well.')
+
+@settings
+class Settings(Base):
+  """How the inner loop is differentiated."""
+
+  steps: tuple[int, ...] = setting(
+    (20,), Counts(), 'Inner steps, one row each.',
+    of='method', resume=False, forwarded=False,
+  )  # fmt: skip
+  second_order: str = setting(
+    'mixed', OneOf(['mixed', 'reverse']), 'See metajax.descend.',
+    of='method', resume=False, forwarded=False,
+  )  # fmt: skip
+  checkpoint: str = setting(
+    'nested', OneOf(['none', 'step', 'nested', INNER_GRADIENT]),
+    'See metajax.descend; the last is a policy that saves inner gradients.',
+    of='method', resume=False, forwarded=False,
+  )  # fmt: skip
+  chunks: int = setting(
+    1, Whole(),
+    f'Parts that the {SEQUENCES} sequences are accumulated over.',
+    of='method', resume=False, forwarded=False,
+  )  # fmt: skip
+  rematerialise: bool = setting(
+    False, YesNo(), 'Compute blocks of the transformer again.',
+    of='method', resume=False, forwarded=False,
+  )  # fmt: skip
+  time: bool = setting(
+    False, YesNo(), 'Run it as well.',
+    of='test', resume=False, forwarded=False,
+  )  # fmt: skip
 
 
 def meta_gradient(
@@ -84,41 +111,54 @@ def meta_gradient(
   return jax.grad(outer), (params, tokens, tokens)
 
 
-def main(argv: Sequence[str]) -> None:
+def run(settings: Settings) -> int:
   """Prints one row for every number of inner steps."""
-  del argv
-  how = (
-    SECOND_ORDER.value,
-    CHECKPOINT.value,
-    CHUNKS.value,
-    REMATERIALISE.value,
-  )
-  for steps in map(int, STEPS.value):
-    plain, shapes = meta_gradient(steps, 'reverse', 'none', 1, False)
-    function, _ = meta_gradient(steps, *how)
-    flops = cost(function, *shapes).flops
-    compiled = jax.jit(function).lower(*shapes).compile()
-    analysis: Any = compiled.memory_analysis()
-    temporaries = analysis.temp_size_in_bytes
-    row = (
-      f'{steps} steps, {how}: {temporaries / 2**20:.0f} MiB,'
-      f' {flops / 1e9:.0f} GFLOP, {flops / cost(plain, *shapes).flops:.3f}'
+  if SEQUENCES % settings.chunks:
+    raise UsageError(
+      'chunks',
+      f'is {settings.chunks}, and {SEQUENCES} sequences cannot be cut into as'
+      ' many equal parts',
     )
-    if TIME.value:
-      args = jax.tree.map(
-        lambda leaf: (
-          jax.random.randint(jax.random.key(0), leaf.shape, 0, VOCABULARY)
-          if leaf.dtype == jnp.int32
-          else 0.05 * jax.random.normal(jax.random.key(1), leaf.shape)
-        ),
-        shapes,
-      )
-      jax.block_until_ready(compiled(*args))
-      start = time.perf_counter()
-      jax.block_until_ready(compiled(*args))
-      row += f', {time.perf_counter() - start:.1f} s'
-    print(row, flush=True)
+  for steps in settings.steps:
+    print(_row(settings, steps), flush=True)
+  return 0
+
+
+def _row(settings: Settings, steps: int) -> str:
+  how = (
+    settings.second_order,
+    settings.checkpoint,
+    settings.chunks,
+    settings.rematerialise,
+  )
+  plain, shapes = meta_gradient(steps, 'reverse', 'none', 1, False)
+  function, _ = meta_gradient(steps, *how)
+  flops = cost(function, *shapes).flops
+  compiled = jax.jit(function).lower(*shapes).compile()
+  analysis: Any = compiled.memory_analysis()
+  temporaries = analysis.temp_size_in_bytes
+  row = (
+    f'{steps} steps, {how}: {temporaries / 2**20:.0f} MiB,'
+    f' {flops / 1e9:.0f} GFLOP, {flops / cost(plain, *shapes).flops:.3f}'
+  )
+  return f'{row}, {_seconds(compiled, shapes):.1f} s' if settings.time else row
+
+
+def _seconds(compiled: Callable[..., Any], shapes: Any) -> float:
+  """How long the second run takes, on random numbers of these shapes."""
+  arguments = jax.tree.map(
+    lambda leaf: (
+      jax.random.randint(jax.random.key(0), leaf.shape, 0, VOCABULARY)
+      if leaf.dtype == jnp.int32
+      else 0.05 * jax.random.normal(jax.random.key(1), leaf.shape)
+    ),
+    shapes,
+  )
+  jax.block_until_ready(compiled(*arguments))
+  start = time.perf_counter()
+  jax.block_until_ready(compiled(*arguments))
+  return time.perf_counter() - start
 
 
 if __name__ == '__main__':
-  app.run(main)
+  sys.exit(flags.main(Settings, run))

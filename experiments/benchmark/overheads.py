@@ -12,7 +12,6 @@ Devices are those of the CPU: what is compared is the cost of dividing work.
 """
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -25,19 +24,43 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import rich.console
 import rich.table
-from absl import flags
 
-from experiments.runner import options
-from experiments.runner.options import FLAGS
+from experiments.benchmark.kinds import RepeatedNames
+from experiments.benchmark.learners import make_learner
+from experiments.recipes import images, regression
+from experiments.recipes.kinds import published
+from experiments.runner import flags
+from experiments.runner.cache import use_compilation_cache
+from experiments.runner.errors import unwritable
+from experiments.runner.settings import (
+  Base,
+  Text,
+  Whole,
+  setting,
+  settings,
+)
+from experiments.runner.workdir import write_json
+from metajax.algorithms.table import ALGORITHMS
+from metajax.base import SampleTask
+from metajax.devices import distributed
+from metajax.devices.mesh import TASK, make_mesh
+from metajax.objectives import cross_entropy, mean_squared_error
+from metajax.runs.checkpoint import Checkpointer
+from metajax.runs.training import TrainStep, make_train_step
+from metajax.tasks import sinusoid, strokes
+
+__all__ = ['Settings', 'run', 'work']
 
 STEPS_BETWEEN_CHECKPOINTS = 100
 # A whole number of tasks on each of two devices.
 TASKS = {'sinusoid': 24, 'strokes': 32}
 # Steps in a turn, for turns of a second or two.
 STEPS = {'sinusoid': 1000, 'strokes': 8}
-# What a process adds to the usual: devices it sees, and its mesh.
+# By layout, how many devices a process sees, and how wide its mesh is.
 LAYOUTS = {
   'one device': (1, None),
   'one device, mesh task:1': (1, 1),
@@ -46,26 +69,45 @@ LAYOUTS = {
 }
 
 
-def define_flags() -> None:
-  """Defines the flags of this binary."""
-  options.define_count('rounds', 7, 'turns of every measurement')
-  options.define_count('steps', None, 'steps of a turn')
-  options.define_count('size', 2**28, 'numbers in the large checkpoint')
-  flags.DEFINE_multi_enum(
-    'workloads', list(TASKS), list(TASKS), 'what is trained'
-  )
-  flags.DEFINE_string('workdir', 'runs/overheads', 'where the results go')
-  flags.DEFINE_string(
-    'cache_dir', None, "compiled programs [default: the user's cache directory]"
-  )
+@settings
+class Settings(Base):
+  """What is measured, and how often."""
+
+  rounds: int = setting(
+    7, Whole(), 'turns of every measurement',
+    of='test', resume=False, forwarded=False,
+  )  # fmt: skip
+  steps: int | None = setting(
+    None, Whole(), 'steps of a turn',
+    of='test', resume=False, forwarded=False,
+  )  # fmt: skip
+  size: int = setting(
+    2**28, Whole(), 'numbers in the large checkpoint',
+    of='test', resume=False, forwarded=False,
+  )  # fmt: skip
+  workloads: tuple[str, ...] = setting(
+    tuple(TASKS), RepeatedNames(list(TASKS)),
+    f'<{"|".join(TASKS)}>: what is trained',
+    of='tasks', resume=False, forwarded=False,
+  )  # fmt: skip
+  workdir: str = setting(
+    'runs/overheads', Text(), 'where the results go',
+    of='machine', resume=True, forwarded=False,
+  )  # fmt: skip
+  cache_dir: str | None = setting(
+    None, Text(), "compiled programs [default: the user's cache directory]",
+    of='machine', resume=True, forwarded=False,
+  )  # fmt: skip
   # What one process is to be: the first one starts the others.
-  flags.DEFINE_string('worker', None, 'internal')
+  worker: str | None = setting(
+    None, Text(), 'internal', of='machine', resume=False, forwarded=False
+  )
 
 
-class Worker:
+class TrainingProcesses:
   """One process, or several that train together, ready to take steps."""
 
-  def __init__(self, workload: str, layout: str) -> None:
+  def __init__(self, workload: str, layout: str, cache_dir: str | None) -> None:
     devices, width = LAYOUTS[layout]
     count = 2 if layout == 'two processes' else 1
     with socket.socket() as free:
@@ -76,6 +118,7 @@ class Worker:
         [
           sys.executable, '-m', 'experiments.benchmark.overheads',
           f'--worker={workload},{width or 0},{port},{count},{number}',
+          *([] if cache_dir is None else [f'--cache_dir={cache_dir}']),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -114,15 +157,11 @@ def _answer(process: subprocess.Popen[str]) -> str:
 
 
 def work(description: str) -> int:
-  """What a worker does: takes as many steps as each line asks for."""
+  """Takes as many steps as each line of stdin asks for: what a process does."""
   workload, width, port, count, number = description.split(',')
   if int(count) > 1:
-    from metajax.devices import distributed
-
     distributed.initialize(f'localhost:{port}', int(count), int(number))
   train_step = _train_step(workload, int(width))
-  import jax
-
   state = train_step.init(jax.random.key(0))
   for line in sys.stdin:
     begun = time.perf_counter()
@@ -132,29 +171,25 @@ def work(description: str) -> int:
   return 0
 
 
-def _train_step(workload: str, width: int) -> Any:
-  import metajax
-  from metajax.algorithms.table import ALGORITHMS
-  from metajax.tasks import sinusoid, strokes
-
-  row = ALGORITHMS['maml']
+def _train_step(workload: str, width: int) -> TrainStep:
+  """A step of MAML, on a mesh of some width; zero: without a mesh."""
   if workload == 'sinusoid':
-    assert row.sinusoid is not None
-    recipe, objective = row.sinusoid, metajax.mean_squared_error
-    network = recipe.network(1)
-    sample: metajax.base.SampleTask = sinusoid(recipe.shots, recipe.queries)
+    recipe, objective = published(regression, 'maml'), mean_squared_error
+    outputs = 1
+    sample: SampleTask = sinusoid(recipe.shots, recipe.queries)
   else:
-    assert row.images is not None
-    recipe, objective = row.images(5, 1), metajax.cross_entropy
-    network = recipe.network(5)
-    sample = strokes(5, 1, recipe.train_queries or recipe.queries)
-  return metajax.make_train_step(
-    row.make(network, objective, recipe),
-    row.optimizer(recipe),
+    recipe, objective = published(images, 'maml'), cross_entropy
+    outputs = recipe.ways
+    sample = strokes(
+      recipe.ways, recipe.shots, recipe.train_queries or recipe.queries
+    )
+  return make_train_step(
+    make_learner('maml', recipe, outputs, objective),
+    ALGORITHMS['maml'].optimizer(recipe),
     sample,
     tasks_per_step=TASKS[workload],
     chunk_size=recipe.chunk_size,
-    mesh=metajax.make_mesh({'task': width}) if width else None,
+    mesh=make_mesh({TASK: width}) if width else None,
   )
 
 
@@ -167,7 +202,7 @@ class Figure(NamedTuple):
   of_the_first: float  # the rate as a fraction of that of the first row
 
 
-def compare(
+def take_turns(
   workload: str,
   turns: dict[str, Callable[[], float]],
   tasks: int,
@@ -191,28 +226,25 @@ def compare(
   ]
 
 
-def layouts(workload: str, rounds: int) -> list[Figure]:
-  """One device, a mesh of it, two devices, two processes."""
-  steps = FLAGS.steps or STEPS[workload]
+def layouts(settings: Settings, workload: str) -> list[Figure]:
+  """Measures one device, a mesh of it, two devices, two processes."""
+  steps = settings.steps or STEPS[workload]
   with contextlib.ExitStack() as stack:
     turns: dict[str, Callable[[], float]] = {}
     for layout in LAYOUTS:
-      worker = Worker(workload, layout)
-      stack.callback(worker.close)
-      turns[layout] = partial(worker.turn, steps)
-    return compare(workload, turns, steps * TASKS[workload], rounds)
+      processes = TrainingProcesses(workload, layout, settings.cache_dir)
+      stack.callback(processes.close)
+      turns[layout] = partial(processes.turn, steps)
+    tasks = steps * TASKS[workload]
+    return take_turns(workload, turns, tasks, settings.rounds)
 
 
-def checkpoints(workload: str, rounds: int) -> list[Figure]:
-  """With a checkpoint every so many steps, and without."""
-  import jax
-
-  from metajax.runs.checkpoint import Checkpointer
-
+def checkpoints(settings: Settings, workload: str) -> list[Figure]:
+  """Measures training with a checkpoint every so many steps, and without."""
   train_step = _train_step(workload, 0)
   states = [train_step.init(jax.random.key(0)) for _ in range(2)]
   # Long enough for what is written behind it to be paid for in the same turn.
-  steps = FLAGS.steps or STEPS[workload]
+  steps = settings.steps or STEPS[workload]
   saves = -(-steps // STEPS_BETWEEN_CHECKPOINTS)
   with (
     tempfile.TemporaryDirectory() as folder,
@@ -232,14 +264,14 @@ def checkpoints(workload: str, rounds: int) -> list[Figure]:
 
     for which in (0, 1):
       turn(which, which == 1)  # compiles
-    return compare(
+    return take_turns(
       workload,
       {
         'no checkpoints': lambda: turn(0, False),
         f'every {STEPS_BETWEEN_CHECKPOINTS} steps': lambda: turn(1, True),
       },
       saves * STEPS_BETWEEN_CHECKPOINTS * TASKS[workload],
-      rounds,
+      settings.rounds,
     )
 
 
@@ -254,11 +286,6 @@ class Pause(NamedTuple):
 
 def large_save(size: int, rounds: int) -> Pause:
   """Saves `size` numbers in 16 arrays."""
-  import jax
-  import numpy as np
-
-  from metajax.runs.checkpoint import Checkpointer
-
   state = {
     f'layer_{number}': jax.random.normal(jax.random.key(number), (size // 16,))
     for number in range(16)
@@ -307,32 +334,33 @@ def show(figures: Sequence[Figure], pause: Pause) -> Iterator[Any]:
   )
 
 
-def main() -> int:
-  """Runs all measurements."""
-  options.use_compilation_cache()
-  if FLAGS.worker:
-    return work(FLAGS.worker)
-  workdir = Path(FLAGS.workdir)
+def run(settings: Settings) -> int:
+  """Runs all measurements; with `worker`, what a process of them does."""
+  use_compilation_cache(settings.cache_dir)
+  if settings.worker:
+    return work(settings.worker)
+  workdir = Path(settings.workdir)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise options.unwritable('workdir', workdir, error) from error
-  figures = []
-  for workload in FLAGS.workloads:
-    figures += layouts(workload, FLAGS.rounds)
-    figures += checkpoints(workload, FLAGS.rounds)
-  pause = large_save(FLAGS.size, min(FLAGS.rounds, 3))
+    raise unwritable('workdir', workdir, error) from error
+  figures = list[Figure]()
+  for workload in settings.workloads:
+    figures += layouts(settings, workload)
+    figures += checkpoints(settings, workload)
+  pause = large_save(settings.size, min(settings.rounds, 3))
   console = rich.console.Console()
   for each in show(figures, pause):
     console.print(each, highlight=False)
-  record = {
-    'rows': [each._asdict() for each in figures],
-    'large_save': pause._asdict(),
-  }
-  (workdir / 'overheads.json').write_text(json.dumps(record, indent=2) + '\n')
+  write_json(
+    workdir / 'overheads.json',
+    {
+      'rows': [each._asdict() for each in figures],
+      'large_save': pause._asdict(),
+    },
+  )
   return 0
 
 
 if __name__ == '__main__':
-  define_flags()
-  sys.exit(options.run(main))
+  sys.exit(flags.main(Settings, run))

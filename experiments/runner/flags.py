@@ -103,7 +103,8 @@ def _define(name: str, kind: Kind, default: Any, text: str) -> None:
   elif isinstance(kind, Repeated):
     flags.DEFINE_multi_string(name, list(default), text)
   elif isinstance(kind, Listed):
-    flags.DEFINE_list(name, list(default), text)
+    usual = None if default is None else list(default)
+    flags.DEFINE_list(name, usual, text)
   else:
     if isinstance(kind, OneOf):
       text = f'{kind.allowed}: {text}'

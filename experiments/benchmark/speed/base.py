@@ -10,6 +10,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+__all__ = [
+  'EPSILON', 'IMAGES_PER_CLASS', 'SEED', 'Failure', 'Implementation', 'Memory',
+  'Network', 'Precision', 'Problem', 'Program', 'Reference', 'Settled',
+  'Tasks', 'Weights', 'Workload', 'noise_images', 'resolve', 'small',
+]  # fmt: skip
+
 Precision = Literal['float32', 'bfloat16']
 Network = Literal[
   'mlp', 'conv4_stride', 'conv4_max_pool', 'transformer', 'resnet12'

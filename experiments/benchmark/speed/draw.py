@@ -6,15 +6,17 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from experiments.benchmark.speed.measure import Point, Row
+from experiments.benchmark.speed.measure import Point, Timing
 from experiments.benchmark.speed.methods import MethodRow
 from experiments.figures.canvas import COLORS
+
+__all__ = ['bars', 'curve', 'memory', 'methods', 'speeds']
 
 _MIB = 2**20
 
 
 def bars(
-  path: Path, rows: Sequence[Row], value: Callable[[Row], float | None],
+  path: Path, rows: Sequence[Timing], value: Callable[[Timing], float | None],
   label: str,
 ) -> Path:  # fmt: skip
   """Draws one group of bars per workload, on a logarithmic axis.
@@ -60,19 +62,19 @@ def bars(
   return path
 
 
-def _group(row: Row) -> str:
+def _group(row: Timing) -> str:
   steps = f'{row.inner_steps} step{"s"[: row.inner_steps - 1]}'
   return f'{row.workload}\n{row.tasks} tasks, {steps}'
 
 
-def speeds(path: Path, rows: Sequence[Row]) -> Path:
+def speeds(path: Path, rows: Sequence[Timing]) -> Path:
   """Draws tasks per second, as multiples of those of metajax."""
   return bars(
     path, rows, lambda row: row.ratio_to_metajax, 'tasks/s relative to metajax'
   )
 
 
-def memory(path: Path, rows: Sequence[Row]) -> Path:
+def memory(path: Path, rows: Sequence[Timing]) -> Path:
   """Draws the peak memory of the processes, in MiB."""
   return bars(
     path,

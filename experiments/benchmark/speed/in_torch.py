@@ -26,6 +26,10 @@ from experiments.benchmark.speed.base import (
   noise_images,
 )
 
+__all__ = [
+  'in_higher', 'in_loop', 'in_torch_func', 'in_torchopt', 'torch_network',
+]  # fmt: skip
+
 Tensors = dict[str, torch.Tensor]
 Batch = tuple[torch.Tensor, torch.Tensor]
 # Support sets and queries, each [tasks, examples, ...], channels first.
@@ -188,7 +192,7 @@ def _by_task(
 def _program(problem: Problem, make: MakeBackward) -> Program:
   workload = problem.workload
   device = _device()
-  # As JAX does; torch does it for convolutions alone unless told so.
+  # JAX does so; torch does it for convolutions alone unless it is told to.
   torch.backends.cuda.matmul.allow_tf32 = True
   torch.manual_seed(SEED)
   weights = _parameters(problem.weights, device)

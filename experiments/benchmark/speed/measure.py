@@ -20,6 +20,12 @@ from experiments.benchmark.speed.processes import (
   WorkerError,
 )
 
+__all__ = [
+  'LIMIT', 'DisagreementError', 'Point', 'Say', 'Timing', 'check_agreement',
+  'curve', 'first_step', 'is_wrong', 'machine', 'matmul_peak', 'measure',
+  'reference', 'turns',
+]  # fmt: skip
+
 # Relative differences of first losses that rounding explains: 2e-4 were seen
 # after five inner steps through maxima, where float64 has 1e-15.
 TOLERANCES: dict[Precision, float] = {'float32': 5e-4, 'bfloat16': 2e-2}
@@ -31,7 +37,7 @@ LIMIT = 1200.0  # seconds for an answer
 Say = Callable[[str], None]
 
 
-class Row(NamedTuple):
+class Timing(NamedTuple):
   """What was measured of one implementation of one workload."""
 
   implementation: str
@@ -111,7 +117,7 @@ def measure(
   rounds: int,
   seconds: float,
   say: Say,
-) -> list[Row]:
+) -> list[Timing]:
   """Times implementations of a workload, taking turns.
 
   Args:
@@ -124,7 +130,7 @@ def measure(
     say: where to report what goes on.
 
   Returns:
-    A row for every implementation whose process lived.
+    A timing of every implementation whose process lived.
 
   Raises:
     DisagreementError: if they do not all have the first loss of the first.
@@ -198,7 +204,7 @@ def _take_turns(
   rounds: int,
   seconds: float,
   say: Say,
-) -> list[Row]:
+) -> list[Timing]:
   settled: dict[str, Settled] = {}
   for each in started:
     settled[each.implementation.name] = each.worker.ask(
@@ -216,7 +222,7 @@ def _take_turns(
       speeds[name].append(workload.tasks * steps / elapsed)
   fastest = next(iter(speeds.values()), [])
   return [
-    _row(workload, each, settled, speeds, fastest, known, peak)
+    _timing(workload, each, settled, speeds, fastest, known, peak)
     for each in started
   ]
 
@@ -229,7 +235,7 @@ def turns(seconds: float, rounds: int) -> int:
   return rounds
 
 
-def _row(
+def _timing(
   workload: Workload,
   started: _Started,
   settled: dict[str, Settled],
@@ -237,11 +243,11 @@ def _row(
   reference_speeds: list[float],
   known: Reference,
   peak: float,
-) -> Row:
+) -> Timing:
   name = started.implementation.name
   speed = statistics.median(speeds[name])
   memory = started.worker.ask('memory')
-  return Row(
+  return Timing(
     implementation=name,
     workload=workload.name,
     tasks=workload.tasks,
@@ -336,8 +342,7 @@ def _point(
     )
 
 
-def is_wrong(row: Row) -> bool:
-  """Whether the gradient of a row is not that of its loss."""
-  return not (
-    math.isfinite(row.gradient_error) and row.gradient_error < WRONG_GRADIENT
-  )
+def is_wrong(timing: Timing) -> bool:
+  """Whether the gradient is not that of the loss."""
+  error = timing.gradient_error
+  return not (math.isfinite(error) and error < WRONG_GRADIENT)

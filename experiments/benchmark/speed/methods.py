@@ -10,16 +10,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from metajax.algorithms.recipes import Recipe
-
 from experiments.benchmark.speed.base import Settled
 from experiments.benchmark.speed.measure import LIMIT, Say, first_step, turns
 from experiments.benchmark.speed.processes import Worker, WorkerError
 from experiments.benchmark.speed.workloads import OMNIGLOT
-from metajax.algorithms.table import ALGORITHMS
+from experiments.recipes import images
+from experiments.recipes.kinds import methods, published
+from metajax.algorithms.recipe import Recipe
+
+__all__ = [
+  'MethodRow', 'MethodStep', 'measure_methods', 'recipe_of', 'trained_methods',
+]  # fmt: skip
 
 REFERENCE = 'maml'
-_MAKE = 'experiments.benchmark.speed.in_jax:in_method'
+_MAKE = 'experiments.benchmark.speed.in_metajax:in_method'
 
 
 class MethodStep(NamedTuple):
@@ -44,18 +48,12 @@ class MethodRow(NamedTuple):
 
 def recipe_of(method: str) -> Recipe:
   """The published setting of what is measured."""
-  images = ALGORITHMS[method].images
-  assert images
-  return images(OMNIGLOT.ways, OMNIGLOT.shots)
+  return published(images, method, OMNIGLOT.ways, OMNIGLOT.shots)
 
 
 def trained_methods() -> list[str]:
   """The methods that take outer steps on images."""
-  return [
-    name
-    for name, row in ALGORITHMS.items()
-    if row.images and recipe_of(name).steps
-  ]
+  return [name for name in methods(images) if recipe_of(name).steps]
 
 
 def measure_methods(

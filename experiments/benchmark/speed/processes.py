@@ -13,6 +13,8 @@ from typing import Any, Self
 
 from experiments.benchmark.speed.base import Failure
 
+__all__ = ['TimeLimitError', 'Worker', 'WorkerError']
+
 
 class WorkerError(Exception):
   """A worker did not do what it was asked for; says why, in one line."""
@@ -111,7 +113,7 @@ class Worker:
 
 
 def _environment(cache: Path) -> dict[str, str]:
-  """That of the parent, and what makes neighbours of the workers."""
+  """The environment of the parent, and what makes neighbours of workers."""
   return os.environ | {
     # What the parent can import, its workers can.
     'PYTHONPATH': os.pathsep.join(filter(None, sys.path)),

@@ -30,9 +30,14 @@ from experiments.benchmark.speed.base import (
   resolve,
 )
 
+__all__ = [
+  'Requests', 'directional_error', 'flops_per_step', 'machine', 'matmul_peak',
+  'serve',
+]  # fmt: skip
+
 _GIVEN_STEPS = 4  # outer steps whose tasks are drawn beforehand
 _DIFFERENCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
-# Those that are large for one device are small for another.
+# Sides of matrices: what is large for one device is small for another.
 _PRODUCTS = {'cpu': (1024, 2048)}
 _LARGE_PRODUCTS = (2048, 4096, 8192)
 _REPETITIONS = 9
@@ -104,7 +109,7 @@ class Requests:
   def reference(self, workload: Workload, precision: Any) -> Reference:
     """All that is to be known before a workload is measured."""
     from experiments.benchmark.speed.base import small
-    from experiments.benchmark.speed.in_jax import prepare
+    from experiments.benchmark.speed.in_metajax import prepare
 
     problem = prepare(workload, precision, _GIVEN_STEPS)
     return Reference(
@@ -172,7 +177,7 @@ def flops_per_step(problem: Problem) -> int:
   """The arithmetic of one outer step as the plain program spells it out."""
   from flax.traverse_util import unflatten_dict
 
-  from experiments.benchmark.speed.in_jax import plain_loss_and_gradient
+  from experiments.benchmark.speed.in_plain_jax import plain_loss_and_gradient
   from metajax.base import Batch, Task
   from metajax.devices.cost import cost
 

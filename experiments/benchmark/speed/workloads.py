@@ -3,16 +3,23 @@
 from typing import get_args
 
 from experiments.benchmark.speed.base import Implementation, Network, Workload
-from metajax.algorithms.table import ALGORITHMS
+from experiments.recipes import images, regression
+from experiments.recipes.kinds import published
 
-_JAX = 'experiments.benchmark.speed.in_jax'
+__all__ = [
+  'CURVES', 'CURVE_PEERS', 'MEMORY_CURVE', 'METAJAX', 'NAMES', 'OMNIGLOT',
+  'PEERS', 'PLAIN', 'RESNET', 'SUITES', 'TRANSFORMER',
+]  # fmt: skip
+
+_METAJAX = 'experiments.benchmark.speed.in_metajax'
+_PLAIN = 'experiments.benchmark.speed.in_plain_jax'
 _TORCH = 'experiments.benchmark.speed.in_torch'
 _FEW_SHOT: tuple[Network, ...] = ('mlp', 'conv4_stride', 'conv4_max_pool')
 
 METAJAX = Implementation(
-  'metajax', f'{_JAX}:in_metajax', networks=get_args(Network)
+  'metajax', f'{_METAJAX}:in_metajax', networks=get_args(Network)
 )
-PLAIN = Implementation('plain JAX', f'{_JAX}:in_plain_jax')
+PLAIN = Implementation('plain JAX', f'{_PLAIN}:in_plain_jax')
 
 
 def _peer(name: str, function: str, *needs: str) -> Implementation:
@@ -26,10 +33,10 @@ def _peer(name: str, function: str, *needs: str) -> Implementation:
 
 
 _LOOP = _peer('torch loop', 'in_loop')
-# Not somebody else's: the other way of metajax itself.
+# It is nobody else's, but the other way of metajax itself.
 _NATIVE = Implementation(
   'native',
-  f'{_JAX}:in_native_lowering',
+  f'{_METAJAX}:in_native_lowering',
   networks=('conv4_stride', 'conv4_max_pool', 'resnet12'),
 )
 PEERS = {
@@ -45,8 +52,7 @@ PEERS = {
 
 
 def _sinusoid(inner_steps: int) -> Workload:
-  recipe = ALGORITHMS['maml'].sinusoid
-  assert recipe
+  recipe = published(regression, 'maml')
   return Workload(
     'sinusoid', 'mlp', recipe.tasks_per_step, inner_steps, recipe.inner_lr,
     recipe.outer_lr, shots=recipe.shots,
@@ -62,9 +68,7 @@ def _conv4(network: str, tasks: int) -> Workload:
 
 def _omniglot() -> Workload:
   """The recipe, sampling included, with as many classes as in training."""
-  images = ALGORITHMS['maml'].images
-  assert images
-  recipe = images(5, 1)
+  recipe = published(images, 'maml')
   return Workload(
     'omniglot', 'conv4_stride', recipe.tasks_per_step, recipe.inner_steps,
     recipe.inner_lr, recipe.outer_lr, ways=recipe.ways, shots=recipe.shots,

@@ -7,20 +7,21 @@ import re
 import numpy as np
 import pytest
 
-from experiments.benchmark.__main__ import (
-  Record,
-  installed,
-  run,
-  run_methods,
-)
 from experiments.benchmark.speed import measure, worker
 from experiments.benchmark.speed.base import Implementation, small
-from experiments.benchmark.speed.in_jax import in_metajax, in_plain_jax, prepare
+from experiments.benchmark.speed.in_metajax import in_metajax, prepare
+from experiments.benchmark.speed.in_plain_jax import in_plain_jax
 from experiments.benchmark.speed.methods import MethodStep
 from experiments.benchmark.speed.processes import (
   TimeLimitError,
   Worker,
   WorkerError,
+)
+from experiments.benchmark.speed.record import Record
+from experiments.benchmark.speed.session import (
+  installed,
+  time_methods,
+  time_workloads,
 )
 from experiments.benchmark.speed.workloads import METAJAX, PEERS, PLAIN, SUITES
 
@@ -66,7 +67,7 @@ def test_the_record_holds_what_was_measured(tmp_path, capsys):
   absent = Implementation('Other', PLAIN.make, needs=('no_such_package',))
   dead = Implementation('dead', f'{HERE}:dying')
   record = Record(tmp_path / 'benchmark.json')
-  run(
+  time_workloads(
     [TINY['sinusoid']],
     [METAJAX, WRONG_GRADIENT, dead, absent],
     record,
@@ -80,7 +81,7 @@ def test_the_record_holds_what_was_measured(tmp_path, capsys):
   assert {'cpu', 'cores', 'device', 'python', 'jax'} <= set(found['machine'])
   first, second = found['rows']
   for row in (first, second):
-    assert set(row) == set(measure.Row._fields)
+    assert set(row) == set(measure.Timing._fields)
     assert (row['workload'], row['tasks'], row['rounds']) == ('sinusoid', 2, 2)
     assert row['tasks_per_second'] > 0
     assert row['peak_process_bytes'] > 2**25
@@ -232,7 +233,7 @@ def test_misuse_is_one_line(launcher, tmp_path, arguments, message):
 def test_a_step_of_a_method_is_timed_beside_one_of_maml(tmp_path, capsys):
   record = Record(tmp_path / 'benchmark.json')
   steps = [MethodStep('baseline', width=4, classes=8)]
-  run_methods(steps, record, rounds=2, seconds=0.01)
+  time_methods(steps, record, rounds=2, seconds=0.01)
   written = json.loads(record.path.read_text())
   assert written['machine']['cores'] > 0
   rows = {row['method']: row for row in written['methods']}

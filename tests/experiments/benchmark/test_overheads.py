@@ -11,6 +11,7 @@ from processes import REPOSITORY
 
 @pytest.mark.long
 def test_every_layout_is_measured(cache, tmp_path):
+  unused = tmp_path / 'unused'  # as the processes get the flag of the cache
   ended = subprocess.run(
     [
       sys.executable, '-m', 'experiments.overheads', '--workloads=sinusoid',
@@ -18,11 +19,13 @@ def test_every_layout_is_measured(cache, tmp_path):
       f'--workdir={tmp_path}',
     ],
     cwd=REPOSITORY,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    env=os.environ
+    | {'JAX_PLATFORMS': 'cpu', 'XDG_CACHE_HOME': str(unused)},
     capture_output=True,
     text=True,
   )  # fmt: skip
   assert ended.returncode == 0, ended
+  assert not unused.exists()
   record = json.loads((tmp_path / 'overheads.json').read_text())
   assert [row['what'] for row in record['rows']] == [
     'one device', 'one device, mesh task:1', 'two devices', 'two processes',

@@ -13,7 +13,7 @@ import pytest
 from processes import TINY_IMAGES
 
 import metajax
-from experiments.benchmark import weak_scaling
+from experiments.benchmark.scaling import judgement, steps
 from experiments.runner import dry_run
 from metajax.devices.collectives import Collective
 from metajax.models import mlp
@@ -162,14 +162,14 @@ def sine_waves():
   learner = metajax.maml(
     mlp([8], 1), metajax.mean_squared_error, inner_lr=0.01, num_steps=2
   )
-  return weak_scaling.Method(learner, optax.adam(1e-3), sinusoid(4, 4))
+  return steps.Method(learner, optax.adam(1e-3), sinusoid(4, 4))
 
 
 @needs_compiler
 def test_weak_scaling_finds_the_same_on_one_chip_and_on_four(compiles_afresh):
-  workload = weak_scaling.Workload(sine_waves, tasks_per_chip=4, chunk_size=2)
+  workload = steps.Workload(sine_waves, tasks_per_chip=4, chunk_size=2)
   one, four, twice = (
-    weak_scaling.measure('sine waves', workload, topology, tasks)
+    steps.measure('sine waves', workload, topology, tasks)
     for topology, tasks in (('v5e:1x1', 4), ('v5e:2x2', 4), ('v5e:2x2', 8))
   )
   assert [row.chips for row in (one, four, twice)] == [1, 4, 4]
@@ -181,8 +181,8 @@ def test_weak_scaling_finds_the_same_on_one_chip_and_on_four(compiles_afresh):
   assert one.metrics == ['loss', 'mse']
   assert one.all_reduce_bytes == 0
   assert four.all_reduce_bytes == twice.all_reduce_bytes == parameters + 2 * 4
-  assert weak_scaling.judge([one, four, twice]) == []
-  lines = weak_scaling.table([one, four, twice]).splitlines()
+  assert judgement.judge([one, four, twice]) == []
+  lines = judgement.table([one, four, twice]).splitlines()
   assert len(lines) == 2 + 3
   assert lines[3].startswith('| sine waves | v5e:2x2 | 4 | 16 |')
 
@@ -279,7 +279,7 @@ def test_collectives_of_one_kind_are_added_up(capsys):
 
 def row(**changes):
   """A row of the table of weak scaling of which all holds."""
-  return weak_scaling.Row(
+  return steps.Scaling(
     workload='conv4',
     topology='v5e:2x2',
     chips=4,
@@ -312,15 +312,15 @@ ALONE = {'topology': 'v5e:1x1', 'chips': 1, 'tasks': 2, 'all_reduce_bytes': 0}
 )
 def test_weak_scaling_complains_of_what_does_not_hold(changes, complaint):
   fine = [row(**ALONE), row(), row(topology='v5e:4x4', chips=16, tasks=32)]
-  assert weak_scaling.judge(fine) == []
-  (said,) = weak_scaling.judge([*fine[:2], fine[2]._replace(**changes)])
+  assert judgement.judge(fine) == []
+  (said,) = judgement.judge([*fine[:2], fine[2]._replace(**changes)])
   assert said.startswith('conv4, v5e:4x4, 32 tasks: ')
   assert complaint in said
 
 
 def test_weak_scaling_compares_like_with_like():
   other = {'flops_per_chip': 5000, 'compiled_flops_per_chip': None}
-  assert not weak_scaling.judge(
+  assert not judgement.judge(
     [
       row(**ALONE),
       row(tasks=16, **other),

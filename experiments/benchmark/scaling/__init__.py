@@ -1,0 +1,1 @@
+"""Weak scaling: steps compiled for many chips, and what has to hold of them."""
