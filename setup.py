@@ -12,7 +12,10 @@ VERSION = re.search(
   re.MULTILINE,
 ).group(1)
 
-TEST = ['pytest>=8.0', 'pytest-xdist>=3.5']
+# The compiler of TPUs, which needs no TPU. JAX 0.10.2 asks for 0.0.42, which does
+# not know topologies of one chip.
+LIBTPU = 'libtpu==0.0.52; platform_machine == "x86_64"'
+TEST = ['pytest>=8.0', 'pytest-xdist>=3.5', LIBTPU]
 DEV = [*TEST, 'mypy>=1.15', 'ruff>=0.11']
 
 setup(
@@ -46,7 +49,7 @@ setup(
     'test': TEST,
     'dev': DEV,
     'gpu': ['jax[cuda12]>=0.10'],
-    'tpu': ['jax[tpu]>=0.10'],
+    'tpu': [LIBTPU, 'requests'],
     'benchmark': ['torch>=2.6', 'higher>=0.2.1', 'torchopt>=0.7.3'],
   },
 )

@@ -35,3 +35,16 @@ def test_links_and_pictures_exist(document):
   local = [target for target in targets if '://' not in target]
   missing = [one for one in local if not (REPOSITORY / one).exists()]
   assert not missing
+
+
+def test_the_table_of_methods_is_what_the_command_prints():
+  from experiments import methods
+
+  text = (REPOSITORY / 'docs' / 'methods.md').read_text()
+  _, block, _ = re.split('<!-- (?:end of )?methods -->\n', text)
+  _, _, *written = block.splitlines()
+  printed = {line[0]: line for line in methods.table()}
+  assert len(written) >= 35
+  for line in written:
+    cells = [cell.strip() for cell in line.strip('|').split('|')]
+    assert cells == printed[cells[0]]
