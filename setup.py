@@ -12,8 +12,8 @@ VERSION = re.search(
   re.MULTILINE,
 ).group(1)
 
-# The compiler of TPUs, which needs no TPU. JAX 0.10.2 asks for 0.0.42, which does
-# not know topologies of one chip.
+# The compiler of TPUs, which needs no TPU. JAX 0.10.2 asks for 0.0.42, which
+# does not know topologies of one chip.
 LIBTPU = 'libtpu==0.0.52; platform_machine == "x86_64"'
 TEST = ['pytest>=8.0', 'pytest-xdist>=3.5', LIBTPU]
 DEV = [*TEST, 'mypy>=1.15', 'ruff>=0.11']

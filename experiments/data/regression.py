@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.data import images
-from experiments.data.samplers import Wanted, blaming
+from experiments.data.samplers import Wanted, as_flags, blaming
 from experiments.runner.errors import UsageError
 from experiments.runner.settings import (
   Base,
@@ -134,9 +134,15 @@ def read_table(settings: Any, recipe: Recipe) -> Data:
     'test': (recipe.shots, recipe.queries),
   }
   samplers = {}
-  with blaming('shots'):
-    for name, part in zip(scaled._fields, scaled, strict=True):
+  for name, part in zip(scaled._fields, scaled, strict=True):
+    try:
       samplers[name] = tasks.table_tasks(part, *sizes[name])
+    except tasks.DataError as error:
+      given, message = str(error).split(': ', 1)
+      raise UsageError(
+        as_flags(given, recipe, name == 'train'),
+        f'{message} (in the {name} split)',
+      ) from error
   counts = '/'.join(str(len(part.task_names)) for part in scaled)
   return Data(
     **samplers,

@@ -29,6 +29,7 @@ from metajax.tasks.splits import default_split_sizes
 __all__ = [
   'Data',
   'Wanted',
+  'as_flags',
   'blaming',
   'check_varied',
   'divided',
@@ -156,7 +157,7 @@ def _places(wanted: Wanted, part: Any, name: str) -> Any:
   except DataError as error:
     flags_given, message = str(error).split(': ', 1)
     raise UsageError(
-      _as_flags(flags_given, recipe, training),
+      as_flags(flags_given, recipe, training),
       f'{message} (in the {name} split)',
     ) from error
   groups = groups_of(part) if wanted.settings.within_groups else None
@@ -164,7 +165,7 @@ def _places(wanted: Wanted, part: Any, name: str) -> Any:
     return episode_places(part.labels, *size, groups=groups, **wanted.varied)
   except ValueError as error:  # of groups, which are all that is unchecked
     raise UsageError(
-      _as_flags(f'ways={size[0]}', recipe, training),
+      as_flags(f'ways={size[0]}', recipe, training),
       f'{error} (in the {name} split)',
     ) from error
 
@@ -191,7 +192,7 @@ def _on_host(images_on: str, size: int) -> bool:
   return size > statistics.get('bytes_limit', math.inf) / 2
 
 
-def _as_flags(given: str, recipe: Recipe, training: bool) -> str:
+def as_flags(given: str, recipe: Recipe, training: bool) -> str:
   """Names the flags of `shots=1 and queries=2`, without the first dashes."""
 
   def flag(match: re.Match[str]) -> str:

@@ -1,0 +1,59 @@
+"""Methods from outside, by the module that registers them."""
+
+import pytest
+from processes import TINY_IMAGES
+
+PLUGIN = """
+import metajax
+from metajax.algorithms import Recipe, gradient_method, register
+
+
+def slow(model, objective, inner_lr, num_steps, *, slowness=10.0):
+  return metajax.maml(model, objective, inner_lr / slowness, num_steps)
+
+
+def recipe(ways, shots):
+  return Recipe(ways=ways, shots=shots, network='mlp', width=4)
+
+
+register('slow_maml', gradient_method(slow), images=recipe)
+"""
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+  """Writes modules to a folder that Python finds them in."""
+  monkeypatch.setenv('PYTHONPATH', str(tmp_path), prepend=':')
+
+  def write(**texts):
+    for name, text in texts.items():
+      (tmp_path / f'{name}.py').write_text(text)
+
+  return write
+
+
+def test_a_plugin_is_trained_by_its_name(launcher, cache, modules, tmp_path):
+  modules(my_plugin=PLUGIN)
+  outcome = launcher.succeed(
+    'images', *TINY_IMAGES, cache, '--plugin=my_plugin', '--steps=1',
+    '--algorithm=slow_maml', '--set=slowness=5', f'--workdir={tmp_path}/run',
+  )  # fmt: skip
+  assert outcome['algorithm'] == 'slow_maml'
+  assert outcome['config']['plugin'] == ['my_plugin']
+  assert outcome['config']['network'] == 'mlp'
+
+
+def test_what_is_no_plugin_is_refused(launcher, modules):
+  modules(
+    silent='', broken='1 / 0', shadow=PLUGIN.replace("'slow_maml'", "'maml'")
+  )
+  for name, message in (
+    ('nowhere', 'nowhere cannot be imported (ModuleNotFoundError: No module'),
+    ('broken', 'broken cannot be imported (ZeroDivisionError: division by'),
+    ('silent', 'silent registers no method; call metajax.algorithms.regist'),
+    ('shadow', "shadow cannot be imported (ValueError: there is a method 'm"),
+  ):
+    ended = launcher.run('images', f'--plugin={name}')
+    assert ended.code == 2
+    assert ended.stderr.startswith(f'--plugin: {message}'), ended.stderr
+    assert ended.stderr.count('\n') == 1
