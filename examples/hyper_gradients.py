@@ -105,9 +105,13 @@ def main(steps: int = 200) -> tuple[dict[str, Hyper], jax.Array]:
     print(f'{"slopes by the logarithm of":>30}   rate, decays')
     gradients = {}
     for name, loss in ways.items():
-      gradients[name] = jax.jit(jax.grad(loss))(hyper)
-      values_only = jax.jit(lambda hyper, loss=loss: differences(loss, hyper))
-      gradients[f'{name}, differences'] = values_only(hyper)
+      both = jax.jit(
+        lambda hyper, loss=loss: (
+          jax.grad(loss)(hyper),
+          differences(loss, hyper),
+        )
+      )
+      gradients[name], gradients[f'{name}, differences'] = both(hyper)
     for name, (rate, decays) in gradients.items():
       print(f'{name:>31}', *(f'{value:7.4f}' for value in (rate, *decays)))
 

@@ -140,6 +140,7 @@ def test_policy_gradient_is_exact_to_second_order(float64):
   np.testing.assert_allclose(*slopes(flat), rtol=1e-6)
 
 
+@pytest.mark.long
 def test_policy_gradient_is_that_of_the_expected_return():
   """A derivative through the environment estimates the same slope."""
   module = _load('policy_gradient')
