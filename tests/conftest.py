@@ -1,5 +1,6 @@
 """What every test runs under."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -25,6 +26,44 @@ def pytest_configure(config: pytest.Config) -> None:
     str(Path.home() / '.cache' / 'metajax' / 'tests'),
   )
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+
+
+# Modules in which no operation mixes types by itself. Elsewhere something does,
+# such as optax or flax, on purpose.
+STRICT = frozenset({
+  'test_accumulate', 'test_implicit', 'test_partition', 'test_maml',
+  'test_protonet', 'test_encoders',
+})  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion(request: pytest.FixtureRequest):
+  """Forbids that types are promoted without a word, where that can be."""
+  if request.module.__name__.rpartition('.')[2] not in STRICT:
+    yield
+    return
+  with jax.numpy_dtype_promotion('strict'):
+    yield
+
+
+@pytest.fixture
+def traced_once():
+  """Wraps functions that JAX has to trace exactly once in a test."""
+  counts: dict[str, int] = {}
+
+  def wrap(function):
+    name = f'{function.__name__}, number {len(counts)}'
+    counts[name] = 0
+
+    @functools.wraps(function)
+    def counted(*arguments):
+      counts[name] += 1
+      return function(*arguments)
+
+    return counted
+
+  yield wrap
+  assert set(counts.values()) <= {1}, f'traces: {counts}'
 
 
 @pytest.fixture

@@ -87,6 +87,7 @@ class Launcher:
     cwd: Path | None = None,
     devices: int = 1,
     clock_jump: int = 0,
+    without: str = '',
   ) -> Run:
     """Starts `python -m experiments.<name> <arguments>`.
 
@@ -96,6 +97,7 @@ class Launcher:
       cwd: where.
       devices: how many it sees.
       clock_jump: seconds by which its clock jumps while it runs.
+      without: a package that it does not find, installed or not.
     """
     self._started += 1
     outputs = [
@@ -107,6 +109,7 @@ class Launcher:
       cwd=str(cwd or self._logs),
       outputs=[str(path) for path in outputs],
       clock_jump=clock_jump,
+      without=without,
       environment={
         'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]}'
         f' --xla_force_host_platform_device_count={devices}'

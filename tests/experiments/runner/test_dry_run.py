@@ -210,7 +210,6 @@ def test_weak_scaling_refuses_what_it_does_not_know(
   assert not workdir.exists()
 
 
-@pytest.mark.skipif(HAS_COMPILER, reason='libtpu is installed')
 @pytest.mark.parametrize(
   ('experiment', 'flag', 'value'),
   [('images', 'dry_run', 'v5e:1x1'), ('weak_scaling', 'generations', 'v5e')],
@@ -219,7 +218,10 @@ def test_without_the_compiler_the_package_is_named(
   launcher, tmp_path, experiment, flag, value
 ):
   ended = launcher.run(
-    experiment, f'--{flag}={value}', f'--workdir={tmp_path}/run'
+    experiment,
+    f'--{flag}={value}',
+    f'--workdir={tmp_path}/run',
+    without='libtpu',
   )
   assert ended.code == 2, ended
   assert ended.stdout == ''
