@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+import metajax
+from metajax.algorithms import unregister
+from metajax.testing import check_differences, make_trial, small_network
+
 FOLDER = Path(__file__).resolve().parents[1] / 'examples'
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py'))
 
@@ -159,6 +163,46 @@ def test_policy_gradient_is_that_of_the_expected_return():
     for loss in (through_the_environment, by_log_probs)
   )
   assert np.linalg.norm(one - other) < 0.1 * np.linalg.norm(one)
+
+
+@pytest.fixture
+def own_method():
+  """The example, whose method is gone afterwards."""
+  module = _load('own_method')
+  yield module
+  unregister(module.NAME)
+
+
+def test_own_method(own_method, tmp_path, capsys):
+  labels = np.repeat(np.arange(12), 6)
+  noise = np.random.default_rng(0).integers(0, 20, (len(labels), 8, 8))
+  images = (noise + 15 * labels[:, None, None]).astype(np.uint8)
+  np.savez(tmp_path / 'own.npz', images=images, labels=labels)
+  outcome = own_method.main(
+    steps=2,
+    dataset='npz',
+    data_file=str(tmp_path / 'own.npz'),
+    network='mlp',
+    width=4,
+    ways=2,
+    tasks_per_step=1,  # so that one device is enough
+    eval_tasks=4,
+    validation_tasks=2,
+  )
+  assert outcome['algorithm'] == own_method.NAME
+  # Before adaptation, and after each of three steps.
+  assert len(outcome['test']['accuracy_by_step']) == 1 + 3
+  assert 'learned_rate: ' in capsys.readouterr().out
+
+
+def test_own_method_learns_its_rate_to_the_second_order(own_method):
+  learner = own_method.learned_rate(
+    small_network(), metajax.cross_entropy, 0.4, 2
+  )
+  trial = make_trial(learner)
+  assert trial.meta_params.log_rate.shape == trial.gradient.log_rate.shape == ()
+  assert abs(trial.gradient.log_rate) > 1e-4
+  check_differences(trial)
 
 
 def test_eight_devices():

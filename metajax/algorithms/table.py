@@ -266,6 +266,7 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'gradient_method',
       'register',
       'registered',
+      'unregister',
     ]
   )
 
@@ -304,6 +305,9 @@ def register(name: str, algorithm: Algorithm, **recipes: AnyRecipe) -> None:
     >>> def slow_maml(model, objective, inner_lr, num_steps):
     ...   return metajax.maml(model, objective, inner_lr / 10, num_steps)
     >>> register('slow_maml', gradient_method(slow_maml), images=Recipe())
+    >>> 'slow_maml' in metajax.algorithms.ALGORITHMS
+    True
+    >>> metajax.algorithms.unregister('slow_maml')
   """
   module = sys._getframe(1).f_globals.get('__name__', '')
   if not isinstance(algorithm, Algorithm):
@@ -333,3 +337,20 @@ def register(name: str, algorithm: Algorithm, **recipes: AnyRecipe) -> None:
 def registered() -> Mapping[str, Registered]:
   """The methods from outside, by name."""
   return MappingProxyType(_REGISTERED)
+
+
+def unregister(name: str) -> None:
+  """Takes a method from outside out of the table again.
+
+  Args:
+    name: what it was registered as.
+
+  Raises:
+    ValueError: if no method from outside has this name.
+  """
+  if name not in _REGISTERED:
+    raise ValueError(
+      f'there is no method {name!r} from outside to take out of the table;'
+      f' there are {", ".join(_REGISTERED) or "none"}'
+    )
+  del ALGORITHMS[name], _REGISTERED[name]

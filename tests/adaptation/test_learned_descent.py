@@ -5,21 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from differences import slopes
 from jax.flatten_util import ravel_pytree
 
 import metajax
+from experiments.recipes import images, regression
+from experiments.recipes.kinds import published
 from metajax.adaptation.learned_descent import (
   LearnedDescent,
   at_step,
   by_step,
   learned_descent,
 )
-from metajax.algorithms.table import ALGORITHMS
 from metajax.base import Task, sample_tasks
 from metajax.inner import partition
 from metajax.models import mlp
 from metajax.tasks import sinusoid
+from metajax.testing import slopes
 
 KEY = jax.random.key(0)
 MODEL = mlp([4], 1)
@@ -174,8 +175,11 @@ def test_adapting_keeps_nothing_that_predictions_do_not_need():
   'name', ['meta_sgd', 'meta_curvature', 'maml_plus_plus', 'alfa']
 )
 def test_where_a_step_is_learned_a_test_takes_as_many_as_training(name):
-  row = ALGORITHMS[name]
-  for recipe in (row.sinusoid, row.images(5, 1), row.images(20, 1)):
+  for recipe in (
+    published(regression, name),
+    published(images, name, 5, 1),
+    published(images, name, 20, 1),
+  ):
     assert recipe.eval_inner_steps == recipe.inner_steps
 
 

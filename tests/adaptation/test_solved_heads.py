@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differences import slopes
 
 import metajax
 from metajax.adaptation.solved_head import ridge_regression, solve_definite
@@ -13,6 +12,7 @@ from metajax.algorithms.metaoptnet import support_vector_machine
 from metajax.base import Batch, Model, Task, sample_tasks
 from metajax.models import mlp
 from metajax.tasks import sinusoid
+from metajax.testing import slopes
 
 WAYS, KEY = 3, jax.random.key(0)
 # A linear embedding of two features, kept by hand.

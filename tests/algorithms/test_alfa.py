@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differences import slopes
 from jax.flatten_util import ravel_pytree
 
 import metajax
 from metajax.base import sample_tasks
 from metajax.models import mlp
 from metajax.tasks import sinusoid
+from metajax.testing import slopes
 
 KEY = jax.random.key(0)
 MODEL = mlp([4], 1)

@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from differences import slopes
 
 import metajax
 from metajax.base import sample_tasks
 from metajax.inner import partition
 from metajax.models import mlp
 from metajax.tasks import sinusoid
+from metajax.testing import slopes
 
 KEY = jax.random.key(0)
 MODEL = mlp([4], 1)

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differences import slopes
 
 import metajax
 from metajax.base import sample_tasks
 from metajax.models import conv4, mlp
 from metajax.tasks import sinusoid
+from metajax.testing import slopes
 
 KEY = jax.random.key(0)
 MODEL = mlp([4, 4], 1)

@@ -10,29 +10,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from metajax.algorithms.recipes import Recipe
 
 import metajax
+from experiments.recipes import images, regression
+from experiments.recipes.kinds import methods, published
+from metajax import testing
+from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS, Algorithm
 from metajax.base import (
   Batch,
+  Head,
   Model,
   PyTree,
   SampleTask,
   Task,
   sample_tasks,
 )
-from metajax.models import conv4, mlp
+from metajax.models import conv4
+from metajax.models.encoders import encoder
 from metajax.normalisation import population, predict_queries
-from metajax.tasks import classification, episodes, pad_task
+from metajax.tasks import classification, episodes, pad_task, sinusoid
 
 WAYS, SHOTS, QUERIES = 3, 2, 4
 CLASSES, EXAMPLES, SIDE = 6, 8, 4
 BATCH = 12  # images, where a method trains on classes
 KEY = jax.random.key(0)
 
-ON_IMAGES = sorted(name for name, row in ALGORITHMS.items() if row.images)
-ON_SINUSOID = sorted(name for name, row in ALGORITHMS.items() if row.sinusoid)
+# Without a recipe for images, either, but for those of regression alone.
+ON_IMAGES = sorted(
+  name
+  for name in ALGORITHMS
+  if name in methods(images) or name not in methods(regression)
+)
+ON_NUMBERS = sorted(methods(regression))
+ONLY_ON_NUMBERS = sorted(set(ALGORITHMS) - set(ON_IMAGES))
 TRAINED = [name for name in ON_IMAGES if ALGORITHMS[name].weights]
 
 # Where a key matters, another number of examples is another adaptation.
@@ -90,24 +101,26 @@ def sampler(tasks: Task) -> SampleTask:
   return jax.tree_util.Partial(one_of, tasks)
 
 
-def network(num_outputs: int) -> Model:
-  """A small network, in the precision of its inputs."""
-  model = mlp([8], num_outputs)
+def recipe_on_images(name: str, ways: int, shots: int) -> Recipe:
+  """The published setting; the default where there is none."""
+  if name in methods(images):
+    return published(images, name, ways, shots)
+  return Recipe(images.NETWORK, ways=ways, shots=shots)
 
-  def init(key: jax.Array, inputs: jax.Array) -> PyTree:
-    # It is drawn in float32, whose last bit depends on what XLA fuses.
-    params = model.init(key, inputs)
-    return jax.tree.map(
-      lambda leaf: (jnp.round(leaf * 1024) / 1024).astype(inputs.dtype), params
-    )
 
-  return model._replace(init=init)
+def network_of(name: str, recipe: Recipe, num_outputs: int) -> Model:
+  """The network that a recipe names, with the head that the method wants."""
+  head = ALGORITHMS[name].head
+  if head.kind == 'none':
+    return Model(lambda key, inputs: (), lambda params, inputs: inputs)
+  return encoder(
+    recipe.network, head, num_outputs, width=recipe.width, depth=recipe.depth
+  )
 
 
 def small(recipe: Recipe) -> Recipe:
   """The published setting, shrunk."""
   return recipe._replace(
-    network=network,
     queries=QUERIES,
     train_ways=None,
     train_shots=None,
@@ -131,8 +144,8 @@ class Case(NamedTuple):
 
 def make_case(name: str, objective=metajax.cross_entropy) -> Case:
   row = ALGORITHMS[name]
-  recipe = small(row.images(WAYS, SHOTS))
-  model = recipe.network(recipe.ways)
+  recipe = small(recipe_on_images(name, WAYS, SHOTS))
+  model = testing.small_network(row.head, recipe.ways)
   return Case(row, recipe, row.make(model, objective, recipe))
 
 
@@ -142,24 +155,7 @@ def assert_close(a: PyTree, b: PyTree, rtol: float, atol: float) -> None:
   )
 
 
-def same_bits(a: PyTree, b: PyTree) -> bool:
-  return all(
-    np.array_equal(x, y)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-  )
-
-
 # One meta-gradient, in double precision.
-
-
-class Gradient(NamedTuple):
-  """A meta-gradient over five tasks, and what it was computed from."""
-
-  case: Case
-  meta_params: PyTree
-  tasks: Task  # of training
-  grad: metajax.base.MetaGradient  # compiled
-  value: tuple[PyTree, dict[str, jax.Array]]
 
 
 @cache
@@ -172,113 +168,97 @@ def double_tasks(trains_on: str = 'tasks') -> Task:
 
 
 @cache
-def gradient_of(name: str) -> Gradient:
+def trial_of(name: str) -> testing.Trial:
   case = make_case(name)
-  tasks = double_tasks(case.row.trains_on)
-  meta_params = jax.jit(case.learner.init)(KEY, tasks.support.inputs[0])
-  grad = jax.jit(case.learner.grad)
-  return Gradient(case, meta_params, tasks, grad, grad(KEY, meta_params, tasks))
-
-
-@every_method
-def test_the_gradient_has_the_structure_of_the_meta_parameters(float64, name):
-  _, meta_params, _, _, (gradient, _) = gradient_of(name)
-  assert jax.tree.structure(gradient) == jax.tree.structure(meta_params)
-  jax.tree.map(
-    lambda g, p: np.testing.assert_equal(g.shape, p.shape),
-    gradient,
-    meta_params,
+  return testing.make_trial(
+    case.learner,
+    tasks=double_tasks(),
+    trained_on=double_tasks(case.row.trains_on),
+    key=KEY,
   )
 
 
 @every_method
+def test_the_gradient_has_the_structure_of_the_meta_parameters(float64, name):
+  testing.check_structure(trial_of(name))
+
+
+@every_method
 def test_the_gradient_is_finite_and_not_zero(float64, name):
-  _, _, _, _, (gradient, _) = gradient_of(name)
-  leaves = jax.tree.leaves(gradient)
-  assert all(np.isfinite(leaf).all() for leaf in leaves)
-  assert not leaves or any(np.abs(leaf).max() > 1e-6 for leaf in leaves)
+  testing.check_finite(trial_of(name))
 
 
 @every_method
 def test_metrics_are_finite_scalars_with_the_names_of_the_objective(
   float64, name
 ):
-  metrics = gradient_of(name).value[1]
-  assert set(metrics) == {'loss', 'accuracy'}
-  for value in metrics.values():
-    assert value.shape == ()
-    assert np.isfinite(value)
-  assert 0 <= metrics['accuracy'] <= 1
+  testing.check_metrics(trial_of(name))
+  assert set(trial_of(name).metrics) == {'loss', 'accuracy'}
 
 
 @pytest.mark.long
 @every_method
 def test_the_same_without_jit(float64, name):
-  case, meta_params, tasks, _, value = gradient_of(name)
-  assert_close(case.learner.grad(KEY, meta_params, tasks), value, 1e-11, 1e-13)
+  testing.check_without_jit(trial_of(name))
 
 
 @pytest.mark.long
 @every_method
 @pytest.mark.parametrize('chunk_size', [1, 2])
 def test_the_same_in_microbatches(float64, name, chunk_size):
-  case, meta_params, tasks, _, value = gradient_of(name)
-  grad = jax.jit(metajax.microbatch(case.learner.grad, chunk_size))
-  assert_close(grad(KEY, meta_params, tasks), value, 1e-12, 1e-13)
+  testing.check_microbatches(trial_of(name), chunk_size)
 
 
 @every_method
 def test_the_same_key_gives_the_same_bits(float64, name):
-  _, meta_params, tasks, grad, value = gradient_of(name)
-  assert same_bits(grad(jax.random.key(0), meta_params, tasks), value)
+  testing.check_same_key(trial_of(name))
 
 
 @every_method
 def test_another_key_changes_what_is_random_and_nothing_else(float64, name):
-  case, meta_params, tasks, grad, value = gradient_of(name)
-  other = grad(jax.random.key(1), meta_params, tasks)
-  assert same_bits(other, value) != case.row.adapts_at_random
+  at_random = ALGORITHMS[name].adapts_at_random
+  testing.check_other_key(trial_of(name), adapts_at_random=at_random)
 
 
 @every_method
 def test_the_trajectory_runs_from_before_to_what_is_adapted(float64, name):
-  case, meta_params, _, _, _ = gradient_of(name)
-  tasks = double_tasks()
-  learner, support = case.learner, jax.tree.map(lambda x: x[0], tasks.support)
+  case = make_case(name)
+  descends = case.row.adapts_by_gradient
+  testing.check_trajectory(
+    trial_of(name),
+    num_steps=case.recipe.inner_steps if descends else None,
+    weights=case.row.weights if descends else None,
+  )
 
-  @jax.jit
-  def adapt(support: Batch):
-    adapted, adaptation = learner.adapt(KEY, meta_params, support)
-    outputs = jax.lax.map(
-      lambda adapted: learner.predict(adapted, tasks.query.inputs[0]),
-      adaptation.trajectory,
-    )
-    return adapted, adaptation, outputs
 
-  adapted, adaptation, outputs = adapt(support)
-  trajectory = adaptation.trajectory
-  assert jax.tree.structure(trajectory) == jax.tree.structure(adapted)
-  last = jax.tree.map(lambda leaf: leaf[-1], trajectory)
-  assert same_bits(last, adapted)
-  lengths = {len(leaf) for leaf in jax.tree.leaves(trajectory)}
-  assert len(lengths) == 1
-  # Adapting does something, and before it the labels are not known.
-  assert np.abs(outputs[-1] - outputs[0]).max() > 1e-6
-  renamed = support._replace(targets=(support.targets + 1) % WAYS)
-  _, _, outputs_renamed = adapt(renamed)
-  np.testing.assert_allclose(outputs_renamed[0], outputs[0], rtol=1e-12)
-  if case.row.adapts_by_gradient:
-    assert lengths == {case.recipe.inner_steps + 1}
-    assert adaptation.losses.shape == (case.recipe.inner_steps,)
-  if case.row.adapts_by_gradient and case.row.weights:
-    first = jax.tree.map(lambda leaf: leaf[0], trajectory)
-    assert same_bits(case.row.weights(first), case.row.weights(meta_params))
+@every_method
+def test_labels_are_not_known_before_adaptation(float64, name):
+  testing.check_before_adaptation(trial_of(name))
+
+
+@every_method
+def test_a_gradient_and_an_adaptation_are_traced_once(float64, name):
+  testing.check_one_trace(trial_of(name))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', ONLY_ON_NUMBERS)
+def test_what_is_for_regression_alone_passes_every_check(name):
+  row, recipe = ALGORITHMS[name], published(regression, name)
+  model = testing.small_network(row.head, 1)
+  objective = metajax.mean_squared_error
+  testing.check_method(
+    row.make(model, objective, recipe),
+    objective=objective,
+    tasks=sample_tasks(sinusoid(4, 5), KEY, 3),
+    adapts_at_random=row.adapts_at_random,
+  )
 
 
 @a_fifth(NOT_AT_RANDOM)
 def test_what_fills_a_task_up_is_not_learned_from(float64, name):
-  case, meta_params, _, _, _ = gradient_of(name)
-  task = jax.tree.map(lambda leaf: leaf[0], double_tasks())
+  learner, meta_params = make_case(name).learner, trial_of(name).meta_params
+  task = trial_of(name).task(0)
   # All of it, but one class.
   few = Task(
     *(
@@ -290,8 +270,8 @@ def test_what_fills_a_task_up_is_not_learned_from(float64, name):
 
   @jax.jit
   def outputs(support: Batch) -> jax.Array:
-    adapted, _ = case.learner.adapt(KEY, meta_params, support)
-    return case.learner.predict(adapted, few.query.inputs)
+    adapted, _ = learner.adapt(KEY, meta_params, support)
+    return learner.predict(adapted, few.query.inputs)
 
   assert_close(outputs(padded.support), outputs(few.support), 1e-7, 1e-9)
 
@@ -307,7 +287,8 @@ def test_a_query_sees_the_others_where_the_test_is_transductive(
   row, sees_others = ALGORITHMS[name], evaluation == 'transductive'
   if row.weights is None and evaluation != 'support':
     pytest.skip('it has no weights to measure a population with, or to share')
-  recipe, model = small(row.images(WAYS, SHOTS)), conv4(WAYS, width=8)
+  recipe = small(recipe_on_images(name, WAYS, SHOTS))
+  model = conv4(WAYS, width=8)
 
   def make(model: Model) -> metajax.MetaLearner:
     return row.make(model, metajax.cross_entropy, recipe)
@@ -482,9 +463,11 @@ def test_any_method_can_be_in_an_ensemble_and_chosen_for_a_task(name):
 # The published settings, as shapes only.
 
 
-def check_shapes(row, recipe, objective, outputs, support, query) -> None:
+def check_shapes(name, recipe, objective, outputs, support, query) -> None:
   """A whole outer step, traced and not computed."""
-  learner = row.make(recipe.network(outputs), objective, recipe)
+  row = ALGORITHMS[name]
+  model = network_of(name, recipe, outputs)
+  learner = row.make(model, objective, recipe)
   optimizer = row.optimizer(recipe)
   tasks = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype),
@@ -509,8 +492,8 @@ def check_shapes(row, recipe, objective, outputs, support, query) -> None:
 
 @every_method
 def test_the_published_setting_on_images_fits_together(name):
-  row, ways = ALGORITHMS[name], 20
-  recipe = row.images(ways, 1)
+  ways = 20
+  recipe = recipe_on_images(name, ways, 1)
 
   def batch(each: int) -> Batch:
     return Batch(np.zeros((ways * each, 28, 28, 1), np.float32),
@@ -518,21 +501,24 @@ def test_the_published_setting_on_images_fits_together(name):
 
   objective = metajax.cross_entropy
   support, queries = batch(1), batch(recipe.queries)
-  if row.trains_on == 'classes':
+  if ALGORITHMS[name].trains_on == 'classes':
     recipe = recipe._replace(train_classes=200)
     support = queries = batch(1)
-  check_shapes(row, recipe, objective, ways, support, queries)
+  check_shapes(name, recipe, objective, ways, support, queries)
 
 
-# A method for every network that recipes have.
-NETWORKS = {
-  repr(ALGORITHMS[name].images(WAYS, SHOTS).network): name for name in ON_IMAGES
-}
+NETWORKS = sorted(
+  {
+    recipe_on_images(name, WAYS, SHOTS).network
+    for name in ON_IMAGES
+    if ALGORITHMS[name].head.kind != 'none'
+  }
+)
 
 
-@pytest.mark.parametrize('name', NETWORKS.values())
+@pytest.mark.parametrize('name', NETWORKS)
 def test_a_network_with_the_statistics_of_a_batch_is_as_on_that_batch(name):
-  model = ALGORITHMS[name].images(WAYS, SHOTS).network(WAYS, width=4)
+  model = encoder(name, Head('outputs'), WAYS, width=4)
   if model.measure is None:
     pytest.skip('it has no statistics')
   inputs = jax.random.uniform(KEY, (6, 28, 28, 1))
@@ -543,14 +529,13 @@ def test_a_network_with_the_statistics_of_a_batch_is_as_on_that_batch(name):
   )
 
 
-@pytest.mark.parametrize('name', ON_SINUSOID)
+@pytest.mark.parametrize('name', ON_NUMBERS)
 def test_the_published_setting_on_the_sinusoid_fits_together(name):
-  row = ALGORITHMS[name]
-  recipe = row.sinusoid
+  recipe = published(regression, name)
 
   def batch(examples: int) -> Batch:
     x = np.zeros((examples, 1), np.float32)
     return Batch(x, x)
 
   objective = metajax.mean_squared_error
-  check_shapes(row, recipe, objective, 1, batch(recipe.shots), batch(5))
+  check_shapes(name, recipe, objective, 1, batch(recipe.shots), batch(5))

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from differences import slopes
 
 import metajax
 from metajax.algorithms.delta_encoder import (
@@ -20,6 +19,7 @@ from metajax.algorithms.hallucination import identity
 from metajax.base import PADDING, Batch, Task, sample_tasks
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
+from metajax.testing import slopes
 
 WAYS = 3
 WIDTH = 32  # a layer that is zero for an example has a kink there

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differences import slopes
 
 import metajax
 from metajax.algorithms.hallucination import (
@@ -15,6 +14,7 @@ from metajax.algorithms.hallucination import (
 from metajax.base import Batch, Task
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
+from metajax.testing import slopes
 
 WAYS = 3
 EMBEDDING = drawn_like_inputs(mlp([6], 4))

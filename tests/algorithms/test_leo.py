@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differences import slopes
 
 import metajax
 from metajax.algorithms.leo import (
@@ -17,6 +16,7 @@ from metajax.algorithms.leo import (
 from metajax.base import PADDING, Batch, Task
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
+from metajax.testing import slopes
 
 WAYS, SIZE = 3, 4
 EMBEDDING = drawn_like_inputs(mlp([6], 5))

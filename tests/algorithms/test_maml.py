@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differences import slopes
 
 import metajax
 from metajax.base import Batch, Model, Task, map_tasks, sample_tasks
 from metajax.models import mlp
 from metajax.tasks import sinusoid
+from metajax.testing import slopes
 
 # x^2 + y, whatever the inputs and targets.
 PARABOLA = Model(

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differences import slopes
 
 import metajax
 from metajax.base import Batch, Task
 from metajax.models import mlp
+from metajax.testing import slopes
 
 WAYS, KEY = 3, jax.random.key(0)
 # Wide enough that no example is without features, and so without direction.

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differences import slopes
 from jax.flatten_util import ravel_pytree
 
 import metajax
@@ -12,6 +11,7 @@ from metajax.algorithms.meta_curvature import multiply
 from metajax.base import sample_tasks
 from metajax.models import mlp
 from metajax.tasks import sinusoid
+from metajax.testing import slopes
 
 KEY = jax.random.key(0)
 MODEL = mlp([4], 1)

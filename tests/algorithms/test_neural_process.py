@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differences import slopes
 
 import metajax
 from metajax.algorithms.neural_process import dot_product_attention
 from metajax.base import Batch, sample_tasks
 from metajax.models import mlp
 from metajax.tasks import sinusoid
+from metajax.testing import slopes
 
 KEY = jax.random.key(0)
 ENCODER, ATTENTION = mlp([6], 4), mlp([5], 4)

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differences import slopes
 
 import metajax
 from metajax.base import PADDING, Batch, Task
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
+from metajax.testing import slopes
 
 WAYS, RATE, STEPS = 3, 0.1, 2
 EMBEDDING = drawn_like_inputs(mlp([6], 4))

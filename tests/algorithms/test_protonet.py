@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differences import slopes
 
 import metajax
 from metajax.base import Batch, Task
 from metajax.models import mlp
+from metajax.testing import slopes
 
 WAYS = 3
 EMBEDDING = mlp([4], 2)

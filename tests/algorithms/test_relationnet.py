@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differences import slopes
 
 import metajax
 from metajax.algorithms.relationnet import relation_module
 from metajax.base import Batch, Model, Task
 from metajax.models import conv4, mlp
+from metajax.testing import slopes
 
 WAYS, KEY = 3, jax.random.key(0)
 EMBEDDING = mlp([6], 4)

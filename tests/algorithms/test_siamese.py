@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from differences import slopes
 
 import metajax
 from metajax.algorithms.siamese import pair_loss, verify
 from metajax.base import Batch, Task
 from metajax.models import mlp
+from metajax.testing import slopes
 
 WAYS, KEY = 3, jax.random.key(0)
 MODEL = mlp([6], 4)

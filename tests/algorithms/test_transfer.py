@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differences import slopes
 
 import metajax
 from metajax.adaptation.heads import TransferParams, cosine_head, linear_head
 from metajax.base import Batch, Task
 from metajax.models import mlp
+from metajax.testing import slopes
 
 WAYS, CLASSES, FEATURES, EXAMPLES = 3, 7, 4, 9
 KEY = jax.random.key(0)
