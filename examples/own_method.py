@@ -93,12 +93,15 @@ def check() -> None:
   check_method(learner, num_steps=3, weights=weights)
 
 
-def main(steps: int = 300, **settings) -> dict[str, Any]:
+def main(steps: int = 100, **settings) -> dict[str, Any]:
   """Checks and trains it; returns what `result.json` holds."""
   from experiments import images
 
   check()
-  outcome = images.run(images.Settings(algorithm=NAME, steps=steps, **settings))
+  small = {'width': 16, 'eval_tasks': 100, 'validation_tasks': 50}
+  outcome = images.run(
+    images.Settings(algorithm=NAME, steps=steps, **(small | settings))
+  )
   shares = outcome['test']['accuracy_by_step']
   print(f'{NAME}:', ' -> '.join(f'{share:.1%}' for share in shares))
   return outcome

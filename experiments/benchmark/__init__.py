@@ -5,3 +5,13 @@
 of its own (`worker`), which is what keeps its memory, its threads and its
 start apart from those of the others.
 """
+
+__all__ = [
+  'inner_memory',
+  'kinds',
+  'learners',
+  'overheads',
+  'scaling',
+  'speed',
+  'weak_scaling',
+]

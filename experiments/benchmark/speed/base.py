@@ -131,7 +131,7 @@ def small(workload: Workload) -> Workload:
 
 
 def noise_images(classes: int, side: int) -> np.ndarray:
-  """As many images as a data set has; what they show is noise.
+  """Draws as many images as a data set has; what they show is noise.
 
   Returns:
     uint8 `[classes, IMAGES_PER_CLASS, side, side]`.
