@@ -53,9 +53,9 @@ class Experiment(NamedTuple):
     """
     problem = self.problem(settings, self.recipe(settings))
     if settings.workdir is not None:
-      return loop.run(problem, Path(settings.workdir))
+      return loop.train_and_test(problem, Path(settings.workdir))
     with tempfile.TemporaryDirectory(prefix='metajax-') as folder:
-      return loop.run(problem, Path(folder) / problem.name)
+      return loop.train_and_test(problem, Path(folder) / problem.name)
 
   def main(self) -> int:
     """The binary: flags in, files and a table out; returns the exit code."""
@@ -75,7 +75,7 @@ class Experiment(NamedTuple):
     use_compilation_cache(settings.cache_dir)
     workdir = Path(settings.workdir or Path('runs') / problem.name)
     try:
-      outcome = loop.run(problem, workdir, started=STARTED)
+      outcome = loop.train_and_test(problem, workdir, started=STARTED)
     except Interrupted as stop:
       # All is saved; whoever insists shall have the exit code that says so.
       signal.signal(signal.SIGTERM, signal.SIG_IGN)

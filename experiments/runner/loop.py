@@ -42,10 +42,10 @@ from metajax.devices.parallel import ChunkSize
 from metajax.runs.checkpoint import CheckpointError
 from metajax.runs.training import TrainStep, make_train_step
 
-__all__ = ['Finished', 'recorded', 'run', 'whole']
+__all__ = ['Finished', 'recorded', 'train_and_test', 'whole']
 
 
-def run(
+def train_and_test(
   problem: Problem, workdir: Path, started: float | None = None
 ) -> dict[str, Any]:
   """A whole run: train, test, report.
@@ -85,7 +85,7 @@ def run(
       on_signals(stop_at_once, settings),
       StallWatch(settings.stall_seconds) as watch,
     ):
-      return _trained_and_tested(
+      return _outcome(
         problem, judge, train_step, loaded, opened, watch, started
       )
   except (ValueError, jax.errors.JaxRuntimeError) as error:
@@ -102,7 +102,7 @@ def run(
     opened.release()
 
 
-def _trained_and_tested(
+def _outcome(
   problem: Problem,
   judge: Judge,
   train_step: TrainStep,
