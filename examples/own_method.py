@@ -93,11 +93,12 @@ def check() -> None:
   check_method(learner, num_steps=3, weights=weights)
 
 
-def main(steps: int = 300, **settings) -> dict[str, Any]:
+def main(steps: int = 100, **settings) -> dict[str, Any]:
   """Checks and trains it; returns what `result.json` holds."""
   from experiments import images
 
   check()
+  settings = {'eval_tasks': 200, **settings}
   outcome = images.run(images.Settings(algorithm=NAME, steps=steps, **settings))
   shares = outcome['test']['accuracy_by_step']
   print(f'{NAME}:', ' -> '.join(f'{share:.1%}' for share in shares))
