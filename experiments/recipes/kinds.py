@@ -5,13 +5,27 @@ what is trained unless a recipe says otherwise; and `RECIPES` by method. Methods
 from outside bring their own (`metajax.algorithms.register`).
 """
 
+import importlib
+import pkgutil
+from functools import cache
 from types import ModuleType
 from typing import Any
 
+import experiments.recipes
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS, registered
 
-__all__ = ['methods', 'published']
+__all__ = ['known', 'methods', 'published']
+
+
+@cache
+def known() -> tuple[str, ...]:
+  """The names of all kinds of problem, which are modules of this package."""
+  modules = [
+    importlib.import_module(f'{experiments.recipes.__name__}.{each.name}')
+    for each in pkgutil.iter_modules(experiments.recipes.__path__)
+  ]
+  return tuple(module.KIND for module in modules if hasattr(module, 'KIND'))
 
 
 def methods(kind: ModuleType) -> list[str]:

@@ -329,8 +329,10 @@ def import_plugins(plugins: Any) -> None:
   """Imports modules that register methods of their own.
 
   Raises:
-    UsageError: if one cannot be imported, or registers nothing.
+    UsageError: if one cannot be imported, registers nothing, or has a recipe
+      for what is no kind of problem.
   """
+  from experiments.recipes.kinds import known
   from metajax.algorithms.table import registered
 
   for name in Listed().check(plugins):
@@ -349,6 +351,15 @@ def import_plugins(plugins: Any) -> None:
         'plugin',
         f'{name} registers no method; call metajax.algorithms.register in it',
       )
+  for method, entry in registered().items():
+    for kind in entry.recipes:
+      if kind not in known():
+        raise UsageError(
+          'plugin',
+          f'{entry.module} has a recipe of {method} for {kind!r}, which is no'
+          f' kind of problem; they are {", ".join(known())}'
+          f'{suggestion(kind, known())}',
+        )
 
 
 def _check_names(cls: type, values: Mapping[str, Any]) -> None:

@@ -45,11 +45,15 @@ def test_a_plugin_is_trained_by_its_name(launcher, cache, modules, tmp_path):
 
 def test_what_is_no_plugin_is_refused(launcher, modules):
   modules(
-    silent='', broken='1 / 0', shadow=PLUGIN.replace("'slow_maml'", "'maml'")
+    silent='',
+    broken='1 / 0',
+    misspelt=PLUGIN.replace('images=', 'image='),
+    shadow=PLUGIN.replace("'slow_maml'", "'maml'"),
   )
   for name, message in (
     ('nowhere', 'nowhere cannot be imported (ModuleNotFoundError: No module'),
     ('broken', 'broken cannot be imported (ZeroDivisionError: division by'),
+    ('misspelt', "misspelt has a recipe of slow_maml for 'image', which is no"),
     ('silent', 'silent registers no method; call metajax.algorithms.regist'),
     ('shadow', "shadow cannot be imported (ValueError: there is a method 'm"),
   ):
