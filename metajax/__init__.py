@@ -41,6 +41,7 @@ from metajax.estimators import (
 from metajax.inner.accumulate import accumulate
 from metajax.inner.descend import Descent, descend
 from metajax.inner.implicit import implicit_minimum
+from metajax.metric import Metric, with_metrics
 from metajax.objectives import (
   confidence_interval,
   cross_entropy,
@@ -67,6 +68,7 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'Evaluation',
       'Learner',
       'MetaLearner',
+      'Metric',
       'Model',
       'Task',
       'TrainState',
@@ -96,6 +98,7 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'sample_tasks',
       'select',
       'tasks',
+      'with_metrics',
       'with_precision',
     ]
   )

@@ -19,6 +19,7 @@ __all__ = [
   'Apply',
   'Batch',
   'Freeze',
+  'Head',
   'InitLearner',
   'InitModel',
   'Learner',
@@ -32,6 +33,7 @@ __all__ = [
   'PyTree',
   'SampleTask',
   'Task',
+  'as_argument',
   'map_tasks',
   'num_tasks',
   'sample_tasks',
@@ -262,6 +264,13 @@ def map_tasks(
   # An axis of length 1 would hide from the compiler that products are plain.
   only = function(*jax.tree.map(lambda leaf: leaf[0], keyed))
   return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), only)
+
+
+def as_argument(sample: SampleTask) -> jax.tree_util.Partial:
+  """A sampler that can be passed into jit, its arrays as arguments."""
+  if isinstance(sample, jax.tree_util.Partial):
+    return sample
+  return jax.tree_util.Partial(sample)
 
 
 def sample_tasks(sample: SampleTask, key: jax.Array, num: int) -> Task:

@@ -18,8 +18,7 @@ from experiments.runner.settings import (
 )
 from metajax import tasks
 from metajax.algorithms.recipe import Recipe
-from metajax.base import SampleTask, sample_tasks
-from metajax.runs.samplers import as_argument
+from metajax.base import SampleTask, as_argument, sample_tasks
 
 __all__ = ['Data', 'TableData', 'complete', 'read_table', 'waves']
 

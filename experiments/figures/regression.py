@@ -25,7 +25,7 @@ from experiments.figures.canvas import (
 from experiments.figures.finished import draw_curves, tested, title_of
 from experiments.figures.images import image_grid
 from experiments.runner.loop import Finished
-from metajax.runs.samplers import as_argument
+from metajax.base import as_argument
 from metajax.tasks import completion
 
 __all__ = [

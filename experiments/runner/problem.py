@@ -18,6 +18,7 @@ from metajax.base import (
   Objective,
   PyTree,
   SampleTask,
+  as_argument,
   sample_tasks,
 )
 from metajax.devices.mesh import put
@@ -25,7 +26,6 @@ from metajax.metric import MEAN_SQUARED_ERROR, Metric, with_metrics
 from metajax.normalisation import Normalisation, population
 from metajax.objectives import mean_squared_error
 from metajax.runs.evaluation import Evaluation, evaluate
-from metajax.runs.samplers import as_argument
 
 __all__ = [
   'TEST_SEED',

@@ -1,3 +1,3 @@
 """Training, evaluation, checkpoints, and what a run writes."""
 
-__all__: list[str] = []
+__all__ = ['checkpoint', 'evaluation', 'terminal', 'training', 'writers']

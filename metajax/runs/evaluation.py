@@ -17,13 +17,13 @@ from metajax.base import (
   PyTree,
   SampleTask,
   Task,
+  as_argument,
 )
 from metajax.devices.mesh import TASK, axis_size, put
 from metajax.devices.parallel import map_over_devices
 from metajax.devices.streaming import HostSampler
 from metajax.normalisation import Normalisation, predict_queries
 from metajax.objectives import confidence_interval
-from metajax.runs.samplers import as_argument
 
 __all__ = ['Evaluation', 'evaluate', 'example_task']
 

@@ -17,6 +17,7 @@ from metajax.base import (
   PyTree,
   SampleTask,
   Task,
+  as_argument,
   task_keys,
 )
 from metajax.devices.cost import Cost, cost
@@ -40,7 +41,6 @@ from metajax.devices.streaming import (
   stream,
   stream_shapes,
 )
-from metajax.runs.samplers import as_argument
 
 __all__ = ['TrainState', 'TrainStep', 'all_finite', 'make_train_step']
 

@@ -35,11 +35,11 @@ from metajax.base import (
   PyTree,
   SampleTask,
   Task,
+  as_argument,
   map_tasks,
   sample_tasks,
 )
 from metajax.estimators import query_loss
-from metajax.runs.samplers import as_argument
 
 __all__ = ['candidates', 'hardest']
 
