@@ -1,4 +1,4 @@
-"""Installs metajax and its experiments."""
+"""Installs metajax."""
 
 import pathlib
 import re

@@ -26,11 +26,13 @@ from experiments.runner.settings import (
   Listed,
   Text,
   Whole,
+  import_plugins,
   said,
   setting,
   settings,
 )
 from experiments.runner.workdir import wait_until_free, write_json
+from metajax.algorithms.table import ALGORITHMS
 from metajax.metric import ACCURACY
 
 __all__ = ['Settings', 'Tested', 'run', 'table']
@@ -80,13 +82,12 @@ def run(settings: Settings) -> int:
   shots, configs = _shots(settings), _configs(settings)
   workdir = Path(settings.workdir)
   runs.claim(workdir, settings)
-  runs.leave_on_sigterm()
   rows, failed = list[Tested](), dict[str, str]()
   for name, (path, config) in configs.items():
     for examples in shots:
       label = f'{name}, {examples} examples per class'
       print(label, flush=True)
-      with runs.noted(failed, label):
+      with runs.leave_on_sigterm(), runs.noted(failed, label):
         outcome = _outcome(settings, workdir, path, config, examples)
         rows.append(_row(name, examples, outcome))
       _write(settings, workdir, rows, failed, config)
@@ -163,25 +164,40 @@ def _outcome(
   test = workdir / path.name / f'{shots}_shots'
   wait_until_free(test)
   if not runs.is_done(test):
-    trained = (path / 'checkpoints').exists()  # what needs no training has none
-    of_test = images.Settings(
-      **{
-        # What the run has learned, from which tasks.
-        **{
-          name: config[name]
-          for name in _of('tasks', 'data', 'method')
-          if config.get(name) is not None
-        },
-        'shots': shots,
-        'queries': settings.queries,
-        'eval_tasks': settings.eval_tasks,
-        'cache_dir': settings.cache_dir,
-        'load': str(path) if trained else None,
-        'test_only': trained,
-      }
-    )
+    try:
+      of_test = _settings_of(settings, path, config, shots)
+    except UsageError as error:
+      raise runs.FailedError(str(error)) from error
     runs.start('experiments.images', of_test, test, resume=True)
   return runs.read(test)
+
+
+def _settings_of(
+  settings: Settings, path: Path, config: Mapping[str, Any], shots: int
+) -> images.Settings:
+  """The settings of a test: what the run has learned, from which tasks."""
+  trained = (path / 'checkpoints').exists()  # what needs no training has none
+  import_plugins(config.get('plugin') or ())
+  row = ALGORITHMS.get(config['algorithm'])
+  without = set[str]()
+  if row is not None and row.head.kind == 'none':
+    without = {'network', 'width', 'depth'}
+  kept = {
+    name: config[name]
+    for name in _of('tasks', 'data', 'method')
+    if config.get(name) is not None and name not in without
+  }
+  return images.Settings(
+    **kept
+    | {
+      'shots': shots,
+      'queries': settings.queries,
+      'eval_tasks': settings.eval_tasks,
+      'cache_dir': settings.cache_dir,
+      'load': str(path) if trained else None,
+      'test_only': trained,
+    }
+  )
 
 
 def _row(name: str, shots: int, outcome: Mapping[str, Any]) -> Tested:

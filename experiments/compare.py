@@ -153,11 +153,10 @@ def run(settings: Settings) -> int:
     check_meaning(settings, allowed=frozenset())
   chosen, workdir = _chosen(settings), Path(settings.workdir)
   runs.claim(workdir, settings)
-  runs.leave_on_sigterm()
   rows, failed = list[Compared](), dict[str, str]()
   for number, method in enumerate(chosen, 1):
     print(f'{method} ({number} of {len(chosen)})', flush=True)
-    with runs.noted(failed, method):
+    with runs.leave_on_sigterm(), runs.noted(failed, method):
       outcome = _outcome(settings, method, workdir)
       rows.append(row_of(method, outcome, workdir))
     _write(settings, workdir, rows, failed)

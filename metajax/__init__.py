@@ -7,7 +7,7 @@ A method is a way to adapt times a way to estimate the meta-gradient:
   >>> learner = metajax.maml(mlp([40, 40], 1), metajax.mean_squared_error)
 
 Task distributions are in `metajax.tasks`, networks in `metajax.models`, and
-the table of all methods with their published settings in
+the table of all methods in
 `metajax.algorithms.table`.
 """
 

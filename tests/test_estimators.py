@@ -75,7 +75,7 @@ def problem(model: Model) -> tuple[jax.Array, Task]:
 
 
 def relative_error(learner: metajax.MetaLearner, model: Model) -> float:
-  """Of the meta-gradient, against central differences in every direction."""
+  """Compares the meta-gradient with central differences in every direction."""
   params, tasks = problem(model)
   flat, unravel = ravel_pytree(params)
   key = jax.random.key(2)

@@ -78,8 +78,9 @@ class DataSetName(Kind):
   def check(self, value: Any) -> Any:
     """Returns the name, or raises ValueError."""
     known = (set(DATASETS) - {'tfds'}) | set(self._others)
-    named = isinstance(value, str) and value.startswith('tfds:')
-    if value in known or (named and value != 'tfds:'):
+    if isinstance(value, str) and (
+      value in known or (value.startswith('tfds:') and value != 'tfds:')
+    ):
       return value
     raise ValueError(f'must be {self.allowed}')
 

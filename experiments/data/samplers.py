@@ -111,7 +111,6 @@ def divided(wanted: Wanted, data: Any, by_seed: Any) -> tuple[Any, str]:
 
 
 def _rotated(wanted: Wanted, splits: Any) -> Any:
-
   for flag, names in (
     ('rotate', ['train']),
     ('rotate_test', ['validation', 'test']),

@@ -1,5 +1,6 @@
 """A recipe with what the user set instead."""
 
+import contextlib
 import typing
 from types import NoneType, UnionType
 from typing import Any
@@ -21,8 +22,12 @@ from metajax.models.encoders import ENCODERS
 
 __all__ = ['with_settings']
 
-# What the experiment finds out, or the kind of problem has of its own.
-_NOT_TO_SET = frozenset({'train_classes', 'options'})
+# What the experiment finds out or a comparison takes, and what only some kinds
+# of problem have; where these have it there is a flag.
+_NOT_TO_SET = frozenset({
+  'train_classes', 'options', 'short_steps', 'short_outer_lr',
+  'ways', 'train_ways', 'batch_size', 'evaluation',
+})  # fmt: skip
 
 
 def with_settings(recipe: Recipe, settings: Common) -> Recipe:
@@ -44,11 +49,6 @@ def with_settings(recipe: Recipe, settings: Common) -> Recipe:
     if name in Recipe._fields and (value := getattr(settings, name)) is not None
   }
   fields, options = _assigned(settings, row)
-  for name in fields:
-    if name in given:
-      raise UsageError(
-        'set', f'{name} is given by --{name} too; leave one of them out'
-      )
   given |= fields
   if recipe.steps == 0 and 'steps' in given:
     raise UsageError(
@@ -132,12 +132,15 @@ def _field_kinds(settings: Common) -> dict[str, Kind]:
 
 def _option_kind(row: Algorithm, name: str) -> Kind:
   """One of some words where the factory says which, or what the default is."""
-  hints = typing.get_type_hints(row.factory) if row.factory else {}
+  hints: dict[str, Any] = {}
+  with contextlib.suppress(NameError):  # of types for type checkers alone
+    hints = typing.get_type_hints(row.factory) if row.factory else {}
   hint = hints.get(name)
   for part in (hint, *typing.get_args(hint)):
     if typing.get_origin(part) is typing.Literal:
       return OneOf(typing.get_args(part))
-  return _kind_of(type(row.options[name]))
+  default = type(row.options[name])
+  return Whole(0) if default is int else _kind_of(default)
 
 
 def _kind_of(annotation: Any) -> Kind:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
   'SHARD_AT_LEAST',
   'check_agreement',
+  'check_processes',
   'check_rules',
   'check_shares',
   'connect',
@@ -82,12 +83,25 @@ def _leave(code: int) -> NoReturn:
   os._exit(code)
 
 
+def check_processes(settings: Machine) -> None:
+  """Refuses settings of several processes where this one has joined none."""
+  if settings.is_distributed:
+    if not _is_connected():
+      raise UsageError(
+        'distributed',
+        'the processes are joined by the binary, or before this by'
+        ' metajax.devices.distributed.initialize',
+      )
+    return
+  for name in ('num_processes', 'process_id'):
+    if getattr(settings, name) is not None:
+      raise UsageError(name, 'goes with --distributed=host:port')
+
+
 def connect(settings: Machine) -> None:
   """Joins the other processes; comes before any use of JAX."""
   if not settings.is_distributed:
-    for name in ('num_processes', 'process_id'):
-      if getattr(settings, name) is not None:
-        raise UsageError(name, 'goes with --distributed=host:port')
+    check_processes(settings)
     return
   from metajax.devices import distributed
 

@@ -166,8 +166,6 @@ def dry_run(
   Returns:
     The report.
   """
-  # A program for devices that are not here cannot be read back.
-  jax.config.update('jax_enable_compilation_cache', False)
   devices = devices_of(topology)
   try:
     mesh = make_mesh(axes or {TASK: len(devices)}, devices)
@@ -175,13 +173,26 @@ def dry_run(
     raise UsageError('mesh', str(error)) from error
   check_shares(tasks_per_step, mesh.shape.get(TASK, 0))
   size = tasks_per_step // mesh.shape[TASK]
-  if chunk_size != 'auto':
-    return _report(make(mesh, int(chunk_size)), topology, mesh, int(chunk_size))
-  while True:
-    report = _report(make(mesh, size), topology, mesh, size)
-    if report.fits or size == 1:
-      return report
-    size = -(-size // 2)
+  with _not_cached():
+    if chunk_size != 'auto':
+      size = int(chunk_size)
+      return _report(make(mesh, size), topology, mesh, size)
+    while True:
+      report = _report(make(mesh, size), topology, mesh, size)
+      if report.fits or size == 1:
+        return report
+      size = -(-size // 2)
+
+
+@contextlib.contextmanager
+def _not_cached() -> Iterator[None]:
+  """A program for devices that are not here cannot be read back."""
+  before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+  jax.config.update('jax_enable_compilation_cache', False)
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_compilation_cache', before)
 
 
 class DoesNotFitError(Exception):

@@ -41,7 +41,8 @@ class Experiment(NamedTuple):
 
     Args:
       settings: of this experiment. With a `workdir` everything that the binary
-        writes is there; without one nothing is left on the disk.
+        writes is there; without one nothing is left on the disk but decoded
+        data, in the cache directory, and a run that is stopped is gone.
 
     Returns:
       What `result.json` holds, or what a dry run found.
@@ -50,8 +51,12 @@ class Experiment(NamedTuple):
       UsageError: if something is wrong with the settings or the data.
       DivergenceError: if meta-gradients are not finite for too long.
       Interrupted: if a signal stopped it; all is saved in the workdir.
+
+    Programs stay compiled, for the next call; `jax.clear_caches()` frees them.
     """
-    problem = self.problem(settings, self.recipe(settings))
+    recipe = self.recipe(settings)
+    cluster.check_processes(settings)
+    problem = self.problem(settings, recipe)
     if settings.workdir is not None:
       return loop.train_and_test(problem, Path(settings.workdir))
     with tempfile.TemporaryDirectory(prefix='metajax-') as folder:
@@ -67,13 +72,15 @@ class Experiment(NamedTuple):
     """Runs in a process of its own; returns the exit code."""
     recipe = self.recipe(settings)
     cluster.connect(settings)
-    if settings.dry_run is None:
-      cluster.divide_cpu(settings, recipe.tasks_per_step)
     if self.small_operations:
       cluster.single_thread(settings)
+    if settings.dry_run is None:
+      cluster.divide_cpu(settings, recipe.tasks_per_step)
     problem = self.problem(settings, recipe)
     use_compilation_cache(settings.cache_dir)
     workdir = Path(settings.workdir or Path('runs') / problem.name)
+    named = problem.settings.replace(workdir=str(workdir))
+    problem = problem._replace(settings=named)
     try:
       outcome = loop.train_and_test(problem, workdir, started=STARTED)
     except Interrupted as stop:

@@ -13,6 +13,7 @@ from experiments.runner.settings import (
   Listed,
   OneOf,
   Repeated,
+  Text,
   YesNo,
   said,
 )
@@ -35,7 +36,8 @@ class _Parser(flags.ArgumentParser):
   def __init__(self, kind: Kind) -> None:
     super().__init__()
     self._kind = kind
-    self.syntactic_help = '' if isinstance(kind, OneOf) else kind.allowed
+    says_itself = isinstance(kind, OneOf) or type(kind) is Text
+    self.syntactic_help = '' if says_itself else kind.allowed
 
   def parse(self, argument: Any) -> Any:
     """Returns the value, or raises ValueError."""

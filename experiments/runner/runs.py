@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -44,7 +45,7 @@ def claim(workdir: Path, settings: Base) -> None:
   identity = {
     name: given[name]
     for name, each in said(type(settings)).items()
-    if is_identity(each.of)
+    if each.of == 'data' or is_identity(each.of)
   }
   record = workdir / 'config.json'
   try:
@@ -137,11 +138,22 @@ def read(workdir: Path) -> dict[str, Any]:
   return outcome
 
 
-def leave_on_sigterm() -> None:
-  """Makes SIGTERM an exception, so that it ends the run that goes on, too."""
+@contextlib.contextmanager
+def leave_on_sigterm() -> Iterator[None]:
+  """Makes SIGTERM an exception, so that it ends the run that goes on, too.
+
+  Another thread than the first one cannot be told of signals.
+  """
 
   def leave(number: int, frame: FrameType | None) -> None:
     del frame
     sys.exit(128 + number)
 
-  signal.signal(signal.SIGTERM, leave)
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  before = signal.signal(signal.SIGTERM, leave)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)

@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 from experiments.runner.errors import UsageError
+from metajax.algorithms.recipe import Recipe
 
 __all__ = [
   'Assignments', 'Base', 'Finite', 'Kind', 'Listed', 'OneOf', 'Part',
@@ -315,17 +316,22 @@ def settings(cls: type) -> Any:
   def check_and_assign(self: Any, **values: Any) -> None:
     _check_names(made, values)
     if values.get('plugin'):
+      values['plugin'] = _checked('plugin', values['plugin'], made)
       import_plugins(values['plugin'])
     for name, value in values.items():
       values[name] = _checked(name, value, made)
-    assign(self, **values)
+    assign(self, **_absorbed(values, made))
 
   check_and_assign.__doc__ = 'Checks every value; see the fields.'
   made.__init__ = check_and_assign
   return made
 
 
-def import_plugins(plugins: Any) -> None:
+# Plugins that have registered something, once.
+_IMPORTED = set[str]()
+
+
+def import_plugins(plugins: Sequence[str]) -> None:
   """Imports modules that register methods of their own.
 
   Raises:
@@ -335,7 +341,7 @@ def import_plugins(plugins: Any) -> None:
   from experiments.recipes.kinds import known
   from metajax.algorithms.table import registered
 
-  for name in Listed().check(plugins):
+  for name in plugins:
     before = len(registered())
     try:
       importlib.import_module(name)
@@ -346,11 +352,12 @@ def import_plugins(plugins: Any) -> None:
       ) from error
     modules = {f'{each.module}.' for each in registered().values()}
     mine = any(module.startswith(f'{name}.') for module in modules)
-    if not mine and len(registered()) == before:
+    if not mine and len(registered()) == before and name not in _IMPORTED:
       raise UsageError(
         'plugin',
         f'{name} registers no method; call metajax.algorithms.register in it',
       )
+    _IMPORTED.add(name)
   for method, entry in registered().items():
     for kind in entry.recipes:
       if kind not in known():
@@ -360,6 +367,30 @@ def import_plugins(plugins: Any) -> None:
           f' kind of problem; they are {", ".join(known())}'
           f'{suggestion(kind, known())}',
         )
+
+
+def _absorbed(values: dict[str, Any], cls: type) -> dict[str, Any]:
+  """Makes settings of what `set` assigns to fields that have a flag of theirs.
+
+  So every check of a flag holds for them, and a run is the same however it was
+  asked for.
+  """
+  rest = []
+  for pair in filter(None, (values.get('set') or '').split(',')):
+    name, _, text = (part.strip() for part in pair.partition('='))
+    if name not in Recipe._fields or name not in said(cls):
+      rest.append(pair)
+    elif values.get(name) is not None:
+      raise UsageError(
+        'set', f'{name} is given twice, or by --{name} too; leave one out'
+      )
+    else:
+      kind = said(cls)[name].kind
+      try:
+        values[name] = kind.check(kind.parse(text))
+      except ValueError as error:
+        raise UsageError('set', f'{name}={text}: {error}') from None
+  return values | {'set': ','.join(rest)} if 'set' in values else values
 
 
 def _check_names(cls: type, values: Mapping[str, Any]) -> None:

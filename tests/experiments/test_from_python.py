@@ -98,3 +98,8 @@ def test_misuse_raises_what_the_binary_prints(tmp_path):
     sinusoid.run(sinusoid.Settings(workdir=tmp_path))
   with pytest.raises(UsageError, match='--num_processes: goes with --distrib'):
     sinusoid.run(sinusoid.Settings(num_processes=2))
+
+
+def test_other_processes_are_not_waited_for():
+  with pytest.raises(UsageError, match='--distributed: the processes are join'):
+    sinusoid.run(sinusoid.Settings(distributed='localhost:1'))

@@ -68,7 +68,7 @@ def test_any_field_and_option_can_be_set():
   [
     ({'set': 'inner_step=3'}, "--set: maml has no 'inner_step' among .*; did"
                               ' you mean inner_steps'),
-    ({'set': 'code_size=3'}, "--set: maml has no 'code_size' among batch_size"),
+    ({'set': 'code_size=3'}, "--set: maml has no 'code_size' among checkpoint"),
     ({'algorithm': 'leo', 'set': 'code_size=2.5'},
      '--set: code_size=2.5: must be a whole number'),
     ({'algorithm': 'leo', 'set': 'kl_weight=low'},
@@ -80,7 +80,12 @@ def test_any_field_and_option_can_be_set():
     ({'set': 'checkpoint=everywhere'},
      '--set: checkpoint=everywhere: value should be one of <none|step|nest'),
     ({'set': 'steps=3,steps=4'}, '--set: steps is given twice'),
-    ({'set': 'steps=3', 'steps': 4}, '--set: steps is given by --steps too'),
+    ({'set': 'steps=3', 'steps': 4}, '--set: steps is given twice, or by'),
+    ({'algorithm': 'pixels', 'set': 'evaluation=population'},
+     '--evaluation: pixels has no weights'),
+    ({'set': 'depth=3'}, '--depth: is 3, but conv4 has no choice of it'),
+    ({'algorithm': 'pixels', 'set': 'width=3'}, '--width: pixels has no'),
+    ({'set': 'batch_size=3'}, '--batch_size: is 3, but has no meaning'),
     ({'set': 'train_classes=3'}, "--set: maml has no 'train_classes'"),
     ({'depth': 3}, '--depth: is 3, but conv4 has no choice of it; mlp, transf'),
     ({'algorithm': 'pixels', 'network': 'mlp'}, '--network: pixels has no net'),
@@ -109,3 +114,15 @@ def test_a_network_that_a_method_cannot_take_is_refused_with_those_it_can():
   given = images.Settings(algorithm='warpgrad', network='transformer')
   with pytest.raises(UsageError, match=r'with warps .*; conv4, .*mlp can'):
     images.run(given)
+
+
+def test_what_is_set_is_as_if_its_flag_had_been_given():
+  assert images.Settings(set='ways=20,inner_lr=0.25') == images.Settings(
+    ways=20, inner_lr=0.25
+  )
+  # The recipe of 20 ways takes five steps.
+  assert recipe_of(set='ways=20').inner_steps == 5
+  given = sinusoid.Settings(set='shots=5,eval_inner_steps=10')
+  assert sinusoid.make_recipe(given).eval_inner_steps == 10
+  with pytest.raises(UsageError, match="--set: maml has no 'evaluation'"):
+    sinusoid.make_recipe(sinusoid.Settings(set='evaluation=population'))

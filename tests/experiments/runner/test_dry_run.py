@@ -53,7 +53,7 @@ def refusal(compiled, topology, *flags):
 
 
 def bytes_of_parameters(ways, width):
-  """Of a Conv-4 for images in grey, with a bias in each normalisation."""
+  """Counts those of a Conv-4 for grey images, a bias in each normalisation."""
   kernels = 9 * width + 3 * 9 * width**2
   return 4 * (kernels + 4 * 2 * width + width * ways + ways)
 
