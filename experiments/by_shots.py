@@ -21,12 +21,12 @@ from experiments import images
 from experiments.figures import charts
 from experiments.runner import flags, runs, tables
 from experiments.runner.errors import UsageError
+from experiments.runner.plugins import import_plugins
 from experiments.runner.settings import (
   Base,
   Listed,
   Text,
   Whole,
-  import_plugins,
   said,
   setting,
   settings,

@@ -37,13 +37,13 @@ from experiments.runner.compared import (
   table,
 )
 from experiments.runner.errors import UsageError
+from experiments.runner.plugins import import_plugins
 from experiments.runner.settings import (
   Listed,
   OneOf,
   Positive,
   Text,
   Whole,
-  import_plugins,
   said,
   setting,
   settings,

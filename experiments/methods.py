@@ -13,10 +13,10 @@ import sys
 from experiments.recipes import images, regression
 from experiments.recipes.kinds import methods
 from experiments.runner import flags, tables
+from experiments.runner.plugins import import_plugins
 from experiments.runner.settings import (
   Base,
   Listed,
-  import_plugins,
   setting,
   settings,
 )

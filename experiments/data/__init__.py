@@ -1,3 +1,7 @@
 """From settings to task distributions, a file for every kind of problem."""
 
-__all__ = ['images', 'regression', 'samplers']
+__all__ = [
+  'images',
+  'regression',
+  'samplers',
+]

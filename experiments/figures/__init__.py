@@ -1,3 +1,10 @@
 """The pictures of runs and comparisons, as PNG files."""
 
-__all__ = ['axes', 'canvas', 'charts', 'finished', 'images', 'regression']
+__all__ = [
+  'axes',
+  'canvas',
+  'charts',
+  'finished',
+  'images',
+  'regression',
+]

@@ -6,7 +6,7 @@ from types import NoneType, UnionType
 from typing import Any
 
 from experiments.runner.common import Common
-from experiments.runner.errors import UsageError
+from experiments.runner.errors import UsageError, suggestion
 from experiments.runner.settings import (
   Finite,
   Kind,
@@ -14,7 +14,6 @@ from experiments.runner.settings import (
   Whole,
   YesNo,
   said,
-  suggestion,
 )
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS, Algorithm

@@ -1,8 +1,10 @@
 """What a user can put right: one line, exit code 2."""
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ['UsageError', 'unwritable']
+__all__ = ['UsageError', 'suggestion', 'unwritable']
 
 
 class UsageError(Exception):
@@ -27,3 +29,9 @@ def unwritable(setting: str, path: Path, error: OSError) -> UsageError:
     setting,
     f'{path} cannot be written ({error.strerror}); name a directory that can',
   )
+
+
+def suggestion(given: str, names: Sequence[str]) -> str:
+  """A question whether a name that is nearly the given one was meant."""
+  close = difflib.get_close_matches(given, names, 1, 0.7)
+  return f'; did you mean {close[0]}?' if close else ''

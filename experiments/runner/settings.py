@@ -18,20 +18,20 @@ same message: `Settings(steps=-1)` raises what `--steps=-1` prints.
 
 import dataclasses
 import difflib
-import importlib
 import math
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
-from experiments.runner.errors import UsageError
+from experiments.runner.errors import UsageError, suggestion
+from experiments.runner.plugins import import_plugins
 from metajax.algorithms.recipe import Recipe
 
 __all__ = [
   'Assignments', 'Base', 'Finite', 'Kind', 'Listed', 'OneOf', 'Part',
   'Positive', 'Repeated', 'Said', 'Text', 'Whole', 'WholeOrAuto', 'YesNo',
-  'import_plugins', 'is_identity', 'said', 'setting', 'settings', 'suggestion',
+  'is_identity', 'said', 'setting', 'settings',
 ]  # fmt: skip
 
 Part = Literal['tasks', 'data', 'method', 'training', 'test', 'machine']
@@ -236,12 +236,6 @@ class Assignments(Kind):
     return text
 
 
-def suggestion(given: str, names: Sequence[str]) -> str:
-  """A question whether a name that is nearly the given one was meant."""
-  close = difflib.get_close_matches(given, names, 1, 0.7)
-  return f'; did you mean {close[0]}?' if close else ''
-
-
 class Said(NamedTuple):
   """What is said of a setting, once and next to it."""
 
@@ -325,48 +319,6 @@ def settings(cls: type) -> Any:
   check_and_assign.__doc__ = 'Checks every value; see the fields.'
   made.__init__ = check_and_assign
   return made
-
-
-# Plugins that have registered something, once.
-_IMPORTED = set[str]()
-
-
-def import_plugins(plugins: Sequence[str]) -> None:
-  """Imports modules that register methods of their own.
-
-  Raises:
-    UsageError: if one cannot be imported, registers nothing, or has a recipe
-      for what is no kind of problem.
-  """
-  from experiments.recipes.kinds import known
-  from metajax.algorithms.table import registered
-
-  for name in plugins:
-    before = len(registered())
-    try:
-      importlib.import_module(name)
-    except Exception as error:
-      raise UsageError(
-        'plugin',
-        f'{name} cannot be imported ({type(error).__name__}: {error})',
-      ) from error
-    modules = {f'{each.module}.' for each in registered().values()}
-    mine = any(module.startswith(f'{name}.') for module in modules)
-    if not mine and len(registered()) == before and name not in _IMPORTED:
-      raise UsageError(
-        'plugin',
-        f'{name} registers no method; call metajax.algorithms.register in it',
-      )
-    _IMPORTED.add(name)
-  for method, entry in registered().items():
-    for kind in entry.recipes:
-      if kind not in known():
-        raise UsageError(
-          'plugin',
-          f'{entry.module} has a recipe of {method} for {kind!r}, which is no'
-          f' kind of problem; they are {", ".join(known())}'
-          f'{suggestion(kind, known())}',
-        )
 
 
 def _absorbed(values: dict[str, Any], cls: type) -> dict[str, Any]:
