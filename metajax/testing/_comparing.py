@@ -23,24 +23,29 @@ __all__ = [
 
 
 def require(holds: bool, message: str) -> None:
+  """Raises an AssertionError unless something holds."""
   # An `assert` would be left out under `python -O`.
   if not holds:
     raise AssertionError(message)
 
 
 def path_name(path: Any) -> str:
+  """The path of a leaf, as an error has it."""
   return jax.tree_util.keystr(path) or 'the only leaf'
 
 
 def same_structure(one: PyTree, other: PyTree) -> bool:
+  """Whether two trees have the same branches."""
   return len({jax.tree.structure(tree) for tree in (one, other)}) == 1
 
 
 def entry(tree: PyTree, index: int) -> PyTree:
+  """The entry of every leaf at an index."""
   return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def shapes(tree: PyTree) -> dict[str, str]:
+  """What is at each path of a tree, for errors."""
   return {
     path_name(path): f'an array of shape {jnp.shape(leaf)}'
     for path, leaf in jax.tree.leaves_with_path(tree)
@@ -57,6 +62,7 @@ def difference(found: PyTree, expected: PyTree) -> str | None:
 
 
 def largest_difference(one: PyTree, other: PyTree) -> float:
+  """The largest difference between two trees."""
   leaves = jax.tree.leaves(one), jax.tree.leaves(other)
   return max(
     (float(np.abs(a - b).max()) for a, b in zip(*leaves, strict=True)),
@@ -67,6 +73,7 @@ def largest_difference(one: PyTree, other: PyTree) -> float:
 def check_close(
   what: str, found: PyTree, expected: PyTree, *, rtol: float, atol: float
 ) -> None:
+  """Raises an AssertionError unless two trees are close."""
   leaves = jax.tree.leaves_with_path(found), jax.tree.leaves(expected)
   worst, place = 0.0, ''
   for (path, one), other in zip(*leaves, strict=True):
