@@ -161,7 +161,12 @@ def dual_in_numpy(kernel, labels, limit, ridge, steps):
 
 # The last one has as many examples that weigh nothing as others.
 @pytest.mark.parametrize(
-  ('shots', 'limit', 'spread'), [(1, 0.1, 1.0), (2, 0.1, 1.0), (4, 1.0, 4.0)]
+  ('shots', 'limit', 'spread'),
+  [
+    (1, 0.1, 1.0),
+    pytest.param(2, 0.1, 1.0, marks=pytest.mark.long),
+    pytest.param(4, 1.0, 4.0, marks=pytest.mark.long),
+  ],
 )
 def test_the_dual_solution_is_that_of_a_long_run_in_numpy(
   float64, shots, limit, spread

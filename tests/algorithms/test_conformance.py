@@ -51,8 +51,6 @@ NOT_AT_RANDOM = [
   name for name in ON_IMAGES if not ALGORITHMS[name].adapts_at_random
 ]
 
-every_method = pytest.mark.parametrize('name', ON_IMAGES)
-
 
 def a_fifth(names: list[str]) -> pytest.MarkDecorator:
   """All methods, of which one in five is tried where time is short."""
@@ -65,6 +63,9 @@ def a_fifth(names: list[str]) -> pytest.MarkDecorator:
       for name in names
     ],
   )
+
+
+every_method = a_fifth(ON_IMAGES)
 
 
 @cache

@@ -98,7 +98,7 @@ def test_the_tests_of_imports_take_it_up(copy):
 def test_its_published_setting_is_the_default_one(copy):
   passed = run_tests(
     copy, 'tests/algorithms/test_conformance.py',
-    '-k', 'mymethod and (fits_together or metrics)',
+    '-k', 'mymethod and (fits_together or metrics)', '-m', 'long or not long',
   )  # fmt: skip
   assert passed == 2
 

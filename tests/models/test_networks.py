@@ -240,7 +240,9 @@ def test_transformer_takes_tokens_or_vectors():
   assert output_shape(small(5, pool='none'), vectors) == (3, 7, 5)
 
 
-@pytest.mark.parametrize('causal', [True, False])
+@pytest.mark.parametrize(
+  'causal', [True, pytest.param(False, marks=pytest.mark.long)]
+)
 def test_a_causal_transformer_does_not_see_what_comes_later(causal):
   model = transformer(2, width=8, depth=2, causal=causal, pool='none')
   inputs = jax.random.normal(jax.random.key(0), (1, 5, 3))
@@ -281,6 +283,7 @@ def test_queries_may_start_equal_to_keys():
   assert np.abs(query - value).max() > 1e-3
 
 
+@pytest.mark.long
 def test_rematerialised_blocks_compute_the_same():
   inputs = jax.random.normal(jax.random.key(0), (2, 5, 3))
   plain, again = (

@@ -140,7 +140,14 @@ def test_only_the_first_of_several_maxima_has_a_derivative():
     np.testing.assert_array_equal(slopes[0, :, :, 0], [[0, 1], [0, 0]])
 
 
-@pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float32'])
+@pytest.mark.parametrize(
+  'dtype',
+  [
+    pytest.param('bfloat16', marks=pytest.mark.long),
+    'float16',
+    pytest.param('float32', marks=pytest.mark.long),
+  ],
+)
 def test_a_window_may_have_more_places_than_its_type_has_numbers(dtype):
   inputs = jnp.zeros((1, 50, 50, 1), dtype).at[0, 49, 40, 0].set(1)
   slopes = jax.grad(lambda x: max_pool(x, 50, lowering='matmul').sum())(inputs)
