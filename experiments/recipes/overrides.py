@@ -68,7 +68,7 @@ def with_settings(recipe: Recipe, settings: Common) -> Recipe:
 def _with_network(recipe: Recipe, settings: Common, row: Algorithm) -> Recipe:
   """The recipe with the width and depth that its network has."""
   if row.head.kind == 'none':
-    for name in ('network', 'width', 'depth'):
+    for name in ('network', 'depth'):  # a width is taken, and does nothing
       if getattr(settings, name) is not None:
         raise UsageError(name, f'{settings.algorithm} has no network')
     return recipe

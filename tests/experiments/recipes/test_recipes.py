@@ -84,12 +84,10 @@ def test_any_field_and_option_can_be_set():
     ({'algorithm': 'pixels', 'set': 'evaluation=population'},
      '--evaluation: pixels has no weights'),
     ({'set': 'depth=3'}, '--depth: is 3, but conv4 has no choice of it'),
-    ({'algorithm': 'pixels', 'set': 'width=3'}, '--width: pixels has no'),
     ({'set': 'batch_size=3'}, '--batch_size: is 3, but has no meaning'),
     ({'set': 'train_classes=3'}, "--set: maml has no 'train_classes'"),
     ({'depth': 3}, '--depth: is 3, but conv4 has no choice of it; mlp, transf'),
     ({'algorithm': 'pixels', 'network': 'mlp'}, '--network: pixels has no net'),
-    ({'algorithm': 'pixels', 'width': 3}, '--width: pixels has no network'),
   ],
 )  # fmt: skip
 def test_what_cannot_be_set_is_refused(given, message):
