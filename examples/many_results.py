@@ -20,12 +20,14 @@ from typing import NamedTuple
 import rich.console
 import rich.table
 
+from metajax import Metric
+
 
 class Line(NamedTuple):
   """A run."""
 
   setting: str  # what has to agree for figures to be comparable
-  metric: str
+  metric: Metric
   method: str
   before: float  # adaptation
   after: float
@@ -34,28 +36,24 @@ class Line(NamedTuple):
 
   def rank(self) -> tuple[str, float]:
     """Sorts: what is comparable together, the best of it first."""
-    is_better_higher = self.metric == 'accuracy'
-    return self.setting, -self.after if is_better_higher else self.after
+    return self.setting, self.metric.sort_key(self.after)
 
 
 def read(path: Path) -> Line:
   """Reads one `result.json`."""
   result = json.loads(path.read_text())
   test, protocol = result['test'], result['protocol']
-  # The metric is what there is a value of before adaptation.
-  (metric,) = (
-    name.removesuffix('_before') for name in test if name.endswith('_before')
-  )
+  metric = Metric(**result['metric'])  # knows what is better, and its digits
   ways = f'{protocol["ways"]}-way ' if 'ways' in protocol else ''
-  setting = [result['dataset'], f'{ways}{protocol["shots"]}-shot', metric]
+  setting = [result['dataset'], f'{ways}{protocol["shots"]}-shot', metric.name]
   if 'evaluation' in protocol:  # what a query is normalised with
     setting.append(protocol['evaluation'])
   return Line(
     ', '.join(setting),
     metric,
     result['algorithm'],
-    test[f'{metric}_before'],
-    test[metric],
+    test[f'{metric.name}_before'],
+    test[metric.name],
     test['ci95'],
     str(path.parent),
   )
@@ -75,8 +73,9 @@ def main(paths: Sequence[str] = ('runs',)) -> list[Line]:
     table.add_column('after, 95% interval', justify='right')
     table.add_column('run', overflow='fold')
     for line in group:
-      after = f'{line.after:.3f} \N{PLUS-MINUS SIGN} {line.interval:.3f}'
-      table.add_row(line.method, f'{line.before:.3f}', after, line.run)
+      before = line.metric.format(line.before)
+      after = line.metric.format_interval(line.after, line.interval)
+      table.add_row(line.method, before, after, line.run)
     console.print(table)
   return lines
 

@@ -31,8 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
 # Modules in which no operation mixes types by itself. Elsewhere something does,
 # such as optax or flax, on purpose.
 STRICT = frozenset({
-  'test_accumulate', 'test_implicit', 'test_partition', 'test_maml',
-  'test_protonet', 'test_encoders',
+  'test_accumulate', 'test_encoders', 'test_implicit', 'test_partition',
+  'test_protonet',
 })  # fmt: skip
 
 

@@ -212,6 +212,7 @@ def test_eight_devices():
 
 def test_many_results(tmp_path, monkeypatch, capsys):
   from experiments.runner import report
+  from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR
 
   def save(name, metric, values, protocol):
     settings = {'algorithm': name.split('-')[0]}
@@ -224,7 +225,7 @@ def test_many_results(tmp_path, monkeypatch, capsys):
       training_seconds=1.0,
     )
     evaluation = types.SimpleNamespace(
-      mean={metric: values}, ci95={metric: [0.01] * len(values)}
+      mean={metric.name: values}, ci95={metric.name: [0.01] * len(values)}
     )
     outcome = report.result(problem, settings, trained, {}, evaluation, {})
     (tmp_path / name).mkdir()
@@ -234,10 +235,10 @@ def test_many_results(tmp_path, monkeypatch, capsys):
     'dataset': 'strokes', 'ways': 5, 'shots': 1, 'evaluation': 'support'
   }  # fmt: skip
   waves = {'dataset': 'sinusoid', 'shots': 10}
-  save('maml-0', 'accuracy', [0.2, 0.7], images)
-  save('anil-0', 'accuracy', [0.2, 0.9], images)
-  save('maml-1', 'mse', [4.0, 0.7], waves)
-  save('anil-1', 'mse', [4.0, 0.9], waves)
+  save('maml-0', ACCURACY, [0.2, 0.7], images)
+  save('anil-0', ACCURACY, [0.2, 0.9], images)
+  save('maml-1', MEAN_SQUARED_ERROR, [4.0, 0.7], waves)
+  save('anil-1', MEAN_SQUARED_ERROR, [4.0, 0.9], waves)
   lines = _load('many_results').main([str(tmp_path)])
   assert [Path(line.run).name for line in lines] == [
     'maml-1', 'anil-1', 'anil-0', 'maml-0'

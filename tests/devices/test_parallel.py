@@ -15,7 +15,7 @@ from metajax.base import MetaLearner
 from metajax.devices.mesh import make_mesh, put, shardings
 from metajax.devices.parallel import data_parallel, microbatch
 from metajax.estimators import backprop
-from metajax.runs import training
+from metajax.runs import evaluation
 from metajax.tasks import sinusoid
 
 
@@ -246,7 +246,7 @@ def test_parameters_in_pieces_are_judged_as_they_are(float64):
 
 def test_only_one_program_of_an_evaluation_is_on_its_way(monkeypatch):
   """Two, on devices that share threads, can wait for each other for ever."""
-  compute, earlier, waiting = training._evaluate_chunk, [], []
+  compute, earlier, waiting = evaluation._evaluate_chunk, [], []
 
   def noted(*arguments):
     waiting.extend(
@@ -255,7 +255,7 @@ def test_only_one_program_of_an_evaluation_is_on_its_way(monkeypatch):
     earlier.append(compute(*arguments))
     return earlier[-1]
 
-  monkeypatch.setattr(training, '_evaluate_chunk', noted)
+  monkeypatch.setattr(evaluation, '_evaluate_chunk', noted)
   evaluated(mesh=mesh_of(2), chunk_size=1)
   assert len(earlier) > 2
   assert not any(waiting)
