@@ -173,6 +173,7 @@ def own_method():
   unregister(module.NAME)
 
 
+@pytest.mark.long
 def test_own_method(own_method, tmp_path, capsys):
   labels = np.repeat(np.arange(12), 6)
   noise = np.random.default_rng(0).integers(0, 20, (len(labels), 8, 8))

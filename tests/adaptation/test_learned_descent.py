@@ -49,6 +49,7 @@ def assert_slopes_are_right(learner, meta_params, tasks):
   np.testing.assert_allclose(along.by_gradient, along.by_differences, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_what_an_optimiser_is_made_of_is_learned(float64):
   tasks = sinusoids()
 

@@ -73,6 +73,7 @@ def weights_of(learner, meta_params, tasks):
   return gradient.params
 
 
+@pytest.mark.long
 def test_when_nothing_is_annealed_any_more_it_starts_as_maml(float64):
   tasks = sample_tasks(SAMPLE, KEY, 3)
   learner = make(multi_step=10, first_order=20)
@@ -83,6 +84,7 @@ def test_when_nothing_is_annealed_any_more_it_starts_as_maml(float64):
   assert_close(weights_of(learner, late, tasks), expected)
 
 
+@pytest.mark.long
 def test_in_between_it_is_first_order(float64):
   tasks = sample_tasks(SAMPLE, KEY, 3)
   learner = make(multi_step=10, first_order=20)
@@ -94,7 +96,9 @@ def test_in_between_it_is_first_order(float64):
     assert_close(weights_of(learner, between, tasks), expected)
 
 
-@pytest.mark.parametrize('first_order', [0, 20])
+@pytest.mark.parametrize(
+  'first_order', [0, pytest.param(20, marks=pytest.mark.long)]
+)
 def test_at_first_the_loss_after_every_step_counts(float64, first_order):
   """The sum of what MAML with 1, 2, ... steps would do."""
   tasks = sample_tasks(SAMPLE, KEY, 3)
@@ -211,6 +215,7 @@ def test_outer_steps_are_counted_exactly(tasks, chunk_size, steps):
   assert np.isfinite(metrics['loss'])
 
 
+@pytest.mark.long
 def test_more_steps_at_test_than_in_training_have_the_last_rates():
   meta_params = make().init(KEY, jnp.zeros((4, 1)))
   longer = metajax.maml_plus_plus(MODEL, OBJECTIVE, RATE, 5)

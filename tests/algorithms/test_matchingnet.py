@@ -72,6 +72,7 @@ def lstm(params, cell, seen):
   return cell, sigmoid(o) * np.tanh(cell)
 
 
+@pytest.mark.long
 def test_full_context_embeddings_are_those_of_the_paper(float64):
   learner, params = make(full_context=True)
   support, queries = batch(0), batch(1).inputs

@@ -109,7 +109,12 @@ def test_a_train_step_keeps_the_mean_of_the_final_adam_states(float64):
 # Numbers of tasks and chunks at which a mean of equal counts is, to rounding,
 # a little less than the count.
 @pytest.mark.parametrize(
-  ('num_tasks', 'chunk_size', 'steps'), [(41, 41, 1), (10, 1, 3), (5, 2, 3)]
+  ('num_tasks', 'chunk_size', 'steps'),
+  [
+    (41, 41, 1),
+    pytest.param(10, 1, 3, marks=pytest.mark.long),
+    pytest.param(5, 2, 3, marks=pytest.mark.long),
+  ],
 )
 def test_the_count_of_steps_is_exact_for_every_number_of_tasks(
   num_tasks, chunk_size, steps

@@ -48,20 +48,28 @@ def test_every_network_ends_in_what_is_asked_for(name):
     assert any('warp_' in path for path in outputs(model)[1])
 
 
-def test_a_name_stands_for_the_network_that_it_is():
-  inputs = jax.random.normal(KEY, (3, 16, 16, 1))
-  for named, built in (
+@pytest.mark.parametrize(
+  ('named', 'built'),
+  [
     (encoder('conv4', Head('outputs'), 5, width=8), conv4(5, width=8)),
     (
       encoder('conv4_max_pool', Head('features'), 5, width=8),
       conv4(None, width=8, downsample='max_pool', pool='flatten'),
     ),
     (encoder('mlp', Head('features'), 1, width=8, depth=3), mlp([8] * 3, 8)),
-  ):
-    params = built.init(KEY, inputs)
-    np.testing.assert_array_equal(
-      named.apply(named.init(KEY, inputs), inputs), built.apply(params, inputs)
-    )
+  ],
+)
+def test_a_name_stands_for_the_network_that_it_is(named, built):
+  """The same program computes it."""
+
+  def program(model):
+    def everything(inputs):
+      params = model.init(KEY, inputs)
+      return params, model.apply(params, inputs)
+
+    return str(jax.make_jaxpr(everything)(jnp.zeros((3, 16, 16, 1))))
+
+  assert program(named) == program(built)
 
 
 def test_width_and_depth_are_those_asked_for():

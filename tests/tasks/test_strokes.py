@@ -174,6 +174,7 @@ def test_the_test_split_has_other_tasks(tasks):
   assert np.linalg.norm(train - test, axis=(1, 2)).min() > 3
 
 
+@pytest.mark.long
 def test_double_precision_changes_nothing(tasks):
   with jax.enable_x64(True):
     key = jax.random.fold_in(jax.random.key(0), 17)

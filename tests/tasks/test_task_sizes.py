@@ -278,7 +278,10 @@ def test_no_images_are_refused():
 
 @pytest.mark.parametrize('places', [
   classification_places(LABELS, 6),
-  episode_places(LABELS, 3, 2, 1, min_ways=2, groups=np.arange(CLASSES) // 4),
+  pytest.param(
+    episode_places(LABELS, 3, 2, 1, min_ways=2, groups=np.arange(CLASSES) // 4),
+    marks=pytest.mark.long,
+  ),
 ])  # fmt: skip
 def test_the_host_draws_the_same_tasks(places):
   from metajax.tasks import device_tasks

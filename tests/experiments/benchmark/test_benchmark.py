@@ -230,6 +230,7 @@ def test_misuse_is_one_line(launcher, tmp_path, arguments, message):
   assert [path.name for path in tmp_path.iterdir()] == ['taken']
 
 
+@pytest.mark.long
 def test_a_step_of_a_method_is_timed_beside_one_of_maml(tmp_path, capsys):
   record = Record(tmp_path / 'benchmark.json')
   steps = [MethodStep('baseline', width=4, classes=8)]
