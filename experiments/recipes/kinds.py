@@ -12,8 +12,10 @@ from types import ModuleType
 from typing import Any
 
 import experiments.recipes
+from experiments.runner.errors import UsageError
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS, registered
+from metajax.models.encoders import ENCODERS
 
 __all__ = ['known', 'methods', 'published']
 
@@ -48,11 +50,36 @@ def published(
     ways: classes of a task, where the kind has any.
     shots: support examples, of each class where there are any.
   """
-  found = _from_outside(kind, name) or kind.RECIPES[name]
-  recipe = found if isinstance(found, Recipe) else found(ways, shots)
+  outside = _from_outside(kind, name)
+  found = kind.RECIPES[name] if outside is None else outside
+  try:
+    recipe = found if isinstance(found, Recipe) else found(ways, shots)
+    if outside is not None:
+      _check(recipe, name)
+  except (TypeError, ValueError) as error:
+    if outside is None:
+      raise
+    raise UsageError(
+      'plugin', f'the recipe of {name} for {kind.KIND}: {error}'
+    ) from error
   if ALGORITHMS[name].head.kind == 'none' or recipe.network is not None:
     return recipe
   return recipe._replace(network=kind.NETWORK)
+
+
+def _check(recipe: object, name: str) -> None:
+  """Refuses what is no recipe of a method."""
+  if not isinstance(recipe, Recipe):
+    raise TypeError(f'must be a Recipe, got {type(recipe).__name__}')
+  if recipe.network is not None and recipe.network not in ENCODERS:
+    raise ValueError(
+      f'there is no network {recipe.network!r}; there are {", ".join(ENCODERS)}'
+    )
+  options = ALGORITHMS[name].options
+  if unknown := sorted(set(recipe.options) - set(options)):
+    raise ValueError(
+      f'{unknown[0]!r} is no option; there are {", ".join(options) or "none"}'
+    )
 
 
 def _from_outside(kind: ModuleType, name: str) -> Any:

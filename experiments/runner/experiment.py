@@ -12,6 +12,7 @@ from experiments import STARTED
 from experiments.runner import cluster, flags, loop, report
 from experiments.runner.cache import use_compilation_cache
 from experiments.runner.common import Common
+from experiments.runner.errors import UsageError
 from experiments.runner.interrupts import Interrupted
 from experiments.runner.problem import Problem
 from experiments.runner.training import DivergenceError
@@ -54,6 +55,13 @@ class Experiment(NamedTuple):
 
     Programs stay compiled, for the next call; `jax.clear_caches()` frees them.
     """
+    if not isinstance(settings, self.settings):
+      raise TypeError(
+        f'{self.settings.__module__}.run wants its own Settings, got'
+        f' {type(settings).__module__}.{type(settings).__name__}'
+      )
+    if settings.resume and settings.workdir is None:
+      raise UsageError('resume', 'needs --workdir, the directory of the run')
     recipe = self.recipe(settings)
     cluster.check_processes(settings)
     problem = self.problem(settings, recipe)

@@ -10,7 +10,7 @@ from experiments.runner.common import Common
 from experiments.runner.errors import UsageError
 from experiments.runner.networks import check_network, make_model
 from metajax.algorithms.recipe import Recipe
-from metajax.algorithms.table import ALGORITHMS, Algorithm
+from metajax.algorithms.table import ALGORITHMS, Algorithm, registered
 from metajax.base import (
   Learner,
   MetaLearner,
@@ -86,12 +86,18 @@ class Problem(NamedTuple):
     Raises:
       UsageError: if the method refuses an option that the user has set.
     """
+    name = self.settings.algorithm
     try:
-      return self.algorithm.make(model, self.objective, recipe)
+      made = self.algorithm.make(model, self.objective, recipe)
+      if not isinstance(made, MetaLearner):
+        raise TypeError(f'made {type(made).__name__}, not a MetaLearner')
+      return made
     except (ValueError, TypeError) as error:
-      if not self.settings.set:
-        raise
-      raise UsageError('set', str(error)) from error
+      if self.settings.set:
+        raise UsageError('set', str(error)) from error
+      if name in registered():
+        raise UsageError('plugin', f'{name}: {error}') from error
+      raise
 
 
 class Trained(NamedTuple):

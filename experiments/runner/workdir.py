@@ -165,6 +165,8 @@ def _check_same(
   """Refuses settings that differ from those that have shaped the run."""
   known = said(type(settings))
   fixed = {name for name, each in known.items() if not each.resume}
+  if 'network' not in before and now['network'] is None:
+    fixed -= {'width'}  # older runs have one of a network that there is not
   if now['outer_schedule'] in ANNEALED:  # then they have shaped every step
     fixed.add('steps')
   # A setting that all experiments have, and a record has not, is newer than

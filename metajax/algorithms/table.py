@@ -316,12 +316,12 @@ def register(name: str, algorithm: Algorithm, **recipes: AnyRecipe) -> None:
       ' gradient_method and closed_form_method make one'
     )
   for kind, recipe in recipes.items():
-    if not (isinstance(recipe, Recipe) or callable(recipe)):
+    if recipe is Recipe or not (isinstance(recipe, Recipe) or callable(recipe)):
       raise TypeError(
         f'{kind} needs a Recipe, or a function of ways and shots that returns'
         f' one; got {type(recipe).__name__}'
       )
-  if not name.isidentifier():
+  if not (isinstance(name, str) and name.isidentifier()):
     raise ValueError(f'{name!r} is no identifier, such as my_method')
   before = _REGISTERED.get(name)
   if name in ALGORITHMS and (before is None or before.module != module):

@@ -44,6 +44,7 @@ def exit_code(ended: dict[int, int], pid: int, wait: bool) -> int | None:
 def become(request: dict) -> None:
   """Takes the place that a shell would give to a new process."""
   os.chdir(request['cwd'])
+  sys.path.insert(0, request['cwd'])  # as `python -m` does
   os.environ.update(request['environment'])
   for number, name in enumerate((os.devnull, *request['outputs'])):
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND if number else os.O_RDONLY

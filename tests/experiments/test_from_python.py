@@ -103,3 +103,10 @@ def test_misuse_raises_what_the_binary_prints(tmp_path):
 def test_other_processes_are_not_waited_for():
   with pytest.raises(UsageError, match='--distributed: the processes are join'):
     sinusoid.run(sinusoid.Settings(distributed='localhost:1'))
+
+
+def test_settings_of_another_experiment_are_refused():
+  with pytest.raises(TypeError, match=r'sinusoid.run wants its own Setting'):
+    sinusoid.run(images.Settings())
+  with pytest.raises(UsageError, match='--resume: needs --workdir'):
+    sinusoid.run(sinusoid.Settings(resume=True))

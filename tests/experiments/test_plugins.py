@@ -1,7 +1,7 @@
 """Methods from outside, by the module that registers them."""
 
 import pytest
-from processes import TINY_IMAGES
+from processes import TINY_IMAGES, result
 
 PLUGIN = """
 import metajax
@@ -21,9 +21,8 @@ register('slow_maml', gradient_method(slow), images=recipe)
 
 
 @pytest.fixture
-def modules(tmp_path, monkeypatch):
-  """Writes modules to a folder that Python finds them in."""
-  monkeypatch.setenv('PYTHONPATH', str(tmp_path), prepend=':')
+def modules(tmp_path):
+  """Writes modules to the folder that experiments are started in."""
 
   def write(**texts):
     for name, text in texts.items():
@@ -34,19 +33,23 @@ def modules(tmp_path, monkeypatch):
 
 def test_a_plugin_is_trained_by_its_name(launcher, cache, modules, tmp_path):
   modules(my_plugin=PLUGIN)
-  outcome = launcher.succeed(
-    'images', *TINY_IMAGES, cache, '--plugin=my_plugin', '--steps=1',
+  flags = (
+    *TINY_IMAGES, cache, '--plugin=my_plugin', '--steps=1',
     '--algorithm=slow_maml', '--set=slowness=5', f'--workdir={tmp_path}/run',
   )  # fmt: skip
+  ended = launcher.run('images', *flags, cwd=tmp_path)
+  assert (ended.code, ended.stderr) == (0, ''), ended
+  outcome = result(flags)
   assert outcome['algorithm'] == 'slow_maml'
   assert outcome['config']['plugin'] == ['my_plugin']
   assert outcome['config']['network'] == 'mlp'
 
 
-def test_what_is_no_plugin_is_refused(launcher, modules):
+def test_what_is_no_plugin_is_refused(launcher, modules, tmp_path):
   modules(
     silent='',
     broken='1 / 0',
+    leaves='raise SystemExit(3)',
     misspelt=PLUGIN.replace('images=', 'image='),
     shadow=PLUGIN.replace("'slow_maml'", "'maml'"),
   )
@@ -54,10 +57,26 @@ def test_what_is_no_plugin_is_refused(launcher, modules):
     ('nowhere', 'nowhere cannot be imported (ModuleNotFoundError: No module'),
     ('broken', 'broken cannot be imported (ZeroDivisionError: division by'),
     ('misspelt', "misspelt has a recipe of slow_maml for 'image', which is no"),
+    ('leaves', 'leaves cannot be imported (SystemExit: 3)'),
     ('silent', 'silent registers no method; call metajax.algorithms.regist'),
     ('shadow', "shadow cannot be imported (ValueError: there is a method 'm"),
   ):
-    ended = launcher.run('images', f'--plugin={name}')
+    ended = launcher.run('images', f'--plugin={name}', cwd=tmp_path)
     assert ended.code == 2
     assert ended.stderr.startswith(f'--plugin: {message}'), ended.stderr
     assert ended.stderr.count('\n') == 1
+
+
+def test_a_recipe_that_cannot_be_is_refused(launcher, modules, tmp_path):
+  modules(norecipe=PLUGIN.replace("network='mlp'", "network='nope'"))
+  ended = launcher.run(
+    'images',
+    '--plugin=norecipe',
+    '--algorithm=slow_maml',
+    '--steps=1',
+    cwd=tmp_path,
+  )
+  assert ended.code == 2, ended
+  assert ended.stderr.startswith(
+    "--plugin: the recipe of slow_maml for images: there is no network 'nope'"
+  )
