@@ -223,6 +223,7 @@ def make_trial(
 
   Example:
     >>> import metajax
+    >>> from metajax.testing import check_structure
     >>> learner = metajax.protonet(small_network(), metajax.cross_entropy, 3)
     >>> trial = make_trial(learner)
     >>> check_structure(trial)
