@@ -66,7 +66,7 @@ def slopes(
 
   Example:
     >>> import metajax, numpy as np
-    >>> from metajax.testing import small_network
+    >>> from metajax.testing import make_trial, small_network
     >>> learner = metajax.protonet(small_network(), metajax.cross_entropy, 3)
     >>> trial = make_trial(learner)
     >>> along = slopes(learner, trial.meta_params, trial.tasks)

@@ -223,7 +223,7 @@ def make_trial(
 
   Example:
     >>> import metajax
-    >>> from metajax.testing import check_structure
+    >>> from metajax.testing import check_other_key, check_structure
     >>> learner = metajax.protonet(small_network(), metajax.cross_entropy, 3)
     >>> trial = make_trial(learner)
     >>> check_structure(trial)

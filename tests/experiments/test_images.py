@@ -24,7 +24,7 @@ def run_module(*arguments):
   return subprocess.run(
     [sys.executable, '-m', 'experiments.images', *arguments],
     cwd=REPOSITORY,
-    env={key: os.environ[key] for key in os.environ if key != 'JAX_PLATFORMS'},
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
     capture_output=True,
     text=True,
   )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def maml(cache, tmp_path_factory):
       f'--workdir={workdir}', '--steps=4', '--checkpoint_every=4',
     ],
     cwd=REPOSITORY,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
     capture_output=True,
     text=True,
   )  # fmt: skip

@@ -47,7 +47,7 @@ def test_a_cpu_is_as_many_devices_as_it_has_cores_that_divide_the_tasks():
 def test_the_number_of_devices_that_the_user_chose_stays():
   assert devices('2,32', JAX_NUM_CPU_DEVICES='4') == [4, 4]
   forced = '--xla_force_host_platform_device_count=3'
-  assert devices('2,32', XLA_FLAGS=forced) == [-1, 3]
+  assert devices('2,33', XLA_FLAGS=forced) == [-1, 3]
 
 
 COUNT_THREADS = """
