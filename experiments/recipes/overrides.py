@@ -13,6 +13,8 @@ from experiments.runner.settings import (
   OneOf,
   Whole,
   YesNo,
+  assigned,
+  assignments,
   said,
 )
 from metajax.algorithms.recipe import Recipe
@@ -92,15 +94,14 @@ def _assigned(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """The fields and the options that `set` names, with their values."""
   fields, options = dict[str, Any](), dict[str, Any]()
-  for pair in filter(None, settings.set.split(',')):
-    name, _, text = (part.strip() for part in pair.partition('='))
+  kinds = _field_kinds(settings)
+  for name, text in assignments(settings.set):
     if name in fields or name in options:
       raise UsageError('set', f'{name} is given twice')
-    kinds = _field_kinds(settings)
     if name in kinds:
-      fields[name] = _read(name, text, kinds[name])
+      fields[name] = assigned(name, text, kinds[name])
     elif name in row.options:
-      options[name] = _read(name, text, _option_kind(row, name))
+      options[name] = assigned(name, text, _option_kind(row, name))
     else:
       names = sorted({*kinds, *row.options})
       raise UsageError(
@@ -109,13 +110,6 @@ def _assigned(
         f'{suggestion(name, names)}',
       )
   return fields, options
-
-
-def _read(name: str, text: str, kind: Kind) -> Any:
-  try:
-    return kind.check(kind.parse(text))
-  except ValueError as error:
-    raise UsageError('set', f'{name}={text}: {error}') from None
 
 
 def _field_kinds(settings: Common) -> dict[str, Kind]:

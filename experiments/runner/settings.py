@@ -31,7 +31,7 @@ from metajax.algorithms.recipe import Recipe
 __all__ = [
   'Assignments', 'Base', 'Finite', 'Kind', 'Listed', 'OneOf', 'Part',
   'Positive', 'Repeated', 'Said', 'Text', 'Whole', 'WholeOrAuto', 'YesNo',
-  'is_identity', 'said', 'setting', 'settings',
+  'assigned', 'assignments', 'is_identity', 'said', 'setting', 'settings',
 ]  # fmt: skip
 
 Part = Literal['tasks', 'data', 'method', 'training', 'test', 'machine']
@@ -321,6 +321,24 @@ def settings(cls: type) -> Any:
   return made
 
 
+def assignments(text: str) -> list[tuple[str, str]]:
+  """The names and the texts of values that `set` has."""
+  return [
+    (name.strip(), value.strip())
+    for name, _, value in (
+      pair.partition('=') for pair in filter(None, text.split(','))
+    )
+  ]
+
+
+def assigned(name: str, text: str, kind: Kind) -> Any:
+  """The value of an assignment of `set`, or a UsageError that names it."""
+  try:
+    return kind.check(kind.parse(text))
+  except ValueError as error:
+    raise UsageError('set', f'{name}={text}: {error}') from None
+
+
 def _absorbed(values: dict[str, Any], cls: type) -> dict[str, Any]:
   """Makes settings of what `set` assigns to fields that have a flag of theirs.
 
@@ -328,20 +346,15 @@ def _absorbed(values: dict[str, Any], cls: type) -> dict[str, Any]:
   asked for.
   """
   rest = []
-  for pair in filter(None, (values.get('set') or '').split(',')):
-    name, _, text = (part.strip() for part in pair.partition('='))
+  for name, text in assignments(values.get('set') or ''):
     if name not in Recipe._fields or name not in said(cls):
-      rest.append(pair)
+      rest.append(f'{name}={text}')
     elif values.get(name) is not None:
       raise UsageError(
         'set', f'{name} is given twice, or by --{name} too; leave one out'
       )
     else:
-      kind = said(cls)[name].kind
-      try:
-        values[name] = kind.check(kind.parse(text))
-      except ValueError as error:
-        raise UsageError('set', f'{name}={text}: {error}') from None
+      values[name] = assigned(name, text, said(cls)[name].kind)
   return values | {'set': ','.join(rest)} if 'set' in values else values
 
 

@@ -20,7 +20,7 @@ PICTURES = {'learning_curve.png', 'accuracy_by_inner_step.png', 'test_task.png'}
 
 
 def run_module(*arguments):
-  """What the user types, on whatever machine this is."""
+  """What the user types; on a CPU, where the compiler of TPUs is installed."""
   return subprocess.run(
     [sys.executable, '-m', 'experiments.images', *arguments],
     cwd=REPOSITORY,
