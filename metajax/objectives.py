@@ -243,4 +243,4 @@ def _mean(
 ) -> jax.Array:
   """Averages what is chosen; 0 if nothing is."""
   count = jnp.maximum(jnp.sum(chosen, dtype=dtype), 1)
-  return jnp.sum(jnp.where(chosen, values, 0), dtype=dtype) / count
+  return jnp.sum(jnp.where(chosen, values.astype(dtype), 0)) / count

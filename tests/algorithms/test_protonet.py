@@ -56,7 +56,7 @@ def test_the_meta_gradient_is_that_of_differences(float64, learner):
   tasks = Task(batch(3, [2, 0, 1, 0]), batch(4, [1, 2, 0]))
   params = jax.tree.map(
     lambda leaf: leaf.astype(jnp.float64),
-    learner.init(jax.random.key(1), tasks.support.inputs[0]),
+    learner.init(jax.random.key(1), jnp.zeros((1, 5), jnp.float32)),
   )
   by_gradient, by_differences = slopes(learner, params, tasks)
   np.testing.assert_allclose(by_gradient, by_differences, rtol=1e-5, atol=1e-9)

@@ -22,6 +22,7 @@ def outer(meta, num_chunks, second_order):
 
   def loss(params, batch):
     inputs, labels = batch
+    inputs = inputs.astype(params.dtype)
     errors = jnp.tanh(inputs @ params) - labels
     return jnp.mean(errors**2) + meta['decay'] * jnp.sum(params**2)
 
