@@ -52,20 +52,20 @@ NOT_AT_RANDOM = [
 ]
 
 
-def a_fifth(names: list[str]) -> pytest.MarkDecorator:
-  """All methods, of which one in five is tried where time is short."""
+def some_of(names: list[str]) -> pytest.MarkDecorator:
+  """All methods, of which one in seven is tried where time is short."""
   return pytest.mark.parametrize(
     'name',
     [
       name
-      if name in ON_IMAGES[::5]
+      if name in ON_IMAGES[6::7]
       else pytest.param(name, marks=pytest.mark.long)
       for name in names
     ],
   )
 
 
-every_method = a_fifth(ON_IMAGES)
+every_method = some_of(ON_IMAGES)
 
 
 @cache
@@ -256,7 +256,7 @@ def test_what_is_for_regression_alone_passes_every_check(name):
   )
 
 
-@a_fifth(NOT_AT_RANDOM)
+@some_of(NOT_AT_RANDOM)
 def test_what_fills_a_task_up_is_not_learned_from(float64, name):
   learner, meta_params = make_case(name).learner, trial_of(name).meta_params
   task = trial_of(name).task(0)
@@ -277,7 +277,7 @@ def test_what_fills_a_task_up_is_not_learned_from(float64, name):
   assert_close(outputs(padded.support), outputs(few.support), 1e-7, 1e-9)
 
 
-@a_fifth(ON_IMAGES)
+@some_of(ON_IMAGES)
 @pytest.mark.parametrize(
   'evaluation', ['transductive', 'support', 'population']
 )
@@ -361,19 +361,19 @@ def training_of(name: str) -> Training:
   return Training(before, after, state, [*counted, len(traces)])
 
 
-@a_fifth(ON_IMAGES)
+@some_of(ON_IMAGES)
 def test_new_data_and_new_parameters_need_no_second_trace(name):
   first, last = training_of(name).traces
   assert first == last > 0
 
 
-@a_fifth(ON_IMAGES)
+@some_of(ON_IMAGES)
 def test_forty_steps_are_taken_and_none_is_skipped(name):
   state = training_of(name).state
   assert (int(state.step), int(state.skipped)) == (40, 0)
 
 
-@a_fifth(TRAINED)
+@some_of(TRAINED)
 def test_training_lowers_the_loss(name):
   before, after = training_of(name).before, training_of(name).after
   assert after.mean['loss'][-1] < before.mean['loss'][-1]
@@ -386,7 +386,7 @@ def knows_labels(values: jax.Array) -> bool:
   return bool(abs(values.mean() - 1 / WAYS) > half + 1e-6)
 
 
-@a_fifth(ON_IMAGES)
+@some_of(ON_IMAGES)
 def test_no_label_is_known_before_adaptation(name):
   for evaluation in training_of(name)[:2]:
     assert not knows_labels(evaluation.values['accuracy'][:, 0])

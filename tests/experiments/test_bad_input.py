@@ -113,6 +113,7 @@ def test_flags_that_do_not_go_together(refused, tmp_path):
     assert re.match(expected, refused(*flags)), flags
 
 
+@pytest.mark.long
 def test_meshes_that_cannot_be(refused):
   for flags, expected in (
     (['--mesh=task'], "--mesh: is 'task', but must be axes with the number"),
@@ -418,6 +419,7 @@ def test_read_only_disk(refused, small_disk):
   )
 
 
+@pytest.mark.long
 def test_full_disk(launcher, cache, small_disk):
   """What was saved stays good, and the run goes on once there is room."""
   ballast = small_disk / 'ballast'

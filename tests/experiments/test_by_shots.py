@@ -31,6 +31,7 @@ def runs(directories):
   return f'--runs={",".join(map(str, directories))}'
 
 
+@pytest.mark.long
 def test_every_run_is_tested_from_every_number_of_examples(
   trained, launcher, cache, tmp_path
 ):

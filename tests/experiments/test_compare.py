@@ -86,6 +86,7 @@ def test_a_comparison_that_is_stopped_stops_its_run(launcher, cache, tmp_path):
     os.kill(int(owner[0]), 0)
 
 
+@pytest.mark.long
 def test_a_comparison_that_was_killed_waits_for_the_run_that_outlived_it(
   launcher, cache, tmp_path
 ):

@@ -255,6 +255,7 @@ def test_model_of_another_run(launcher, cache, npz, strokes, tmp_path):
   assert not (tmp_path / 'run' / 'checkpoints').exists()
 
 
+@pytest.mark.long
 def test_omniglot(launcher, cache, strokes, shared_data, tmp_path):
   data_dir = shared_data / 'omniglot' / 'tfds'
   if not data_dir.is_dir():

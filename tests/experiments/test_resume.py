@@ -32,6 +32,7 @@ def undisturbed(launcher, cache, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.long
 def test_what_machines_do_to_runs(launcher, own_cache, tmp_path):
   """The short form of `python tests/experiments/faults.py`."""
   outcome = trial(launcher, own_cache(), tmp_path, kills=2, seed=0)

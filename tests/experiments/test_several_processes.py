@@ -68,6 +68,7 @@ def test_any_number_of_devices_and_processes_is_the_same_run(
     )
 
 
+@pytest.mark.long
 def test_a_preemption_notice_to_one_process_saves_and_ends_all(
   launcher, cache, together, tmp_path
 ):

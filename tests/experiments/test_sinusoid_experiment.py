@@ -86,6 +86,7 @@ def test_algorithm(launcher, cache, tmp_path, algorithm):
   assert all(map(math.isfinite, outcome['test']['mse_by_step']))
 
 
+@pytest.mark.long
 def test_in_bfloat16(maml, launcher, cache, tmp_path):
   """The same run, but for a few digits."""
   exact = json.loads((maml[1] / 'result.json').read_text())

@@ -63,6 +63,7 @@ def dying(problem):
 WRONG_GRADIENT = Implementation('wrong gradient', f'{HERE}:wrong_gradient')
 
 
+@pytest.mark.long
 def test_the_record_holds_what_was_measured(tmp_path, capsys):
   absent = Implementation('Other', PLAIN.make, needs=('no_such_package',))
   dead = Implementation('dead', f'{HERE}:dying')
@@ -154,9 +155,7 @@ def test_a_worker_says_what_went_wrong(tmp_path):
 @pytest.mark.parametrize(
   'name',
   [
-    n
-    if n in ('sinusoid', 'conv4_stride')
-    else pytest.param(n, marks=pytest.mark.long)
+    n if n == 'sinusoid' else pytest.param(n, marks=pytest.mark.long)
     for n in TINY
     if n != 'omniglot'
   ],

@@ -33,7 +33,7 @@ def compiled(launcher, cache, tmp_path):
     workdir = tmp_path / 'run'
     ended = launcher.run(
       'images', *TINY_IMAGES, cache, f'--dry_run={topology}',
-      f'--workdir={workdir}', *flags,
+      f'--workdir={workdir}', *flags, for_tpus=True,
     )  # fmt: skip
     if ended.code == 2:
       assert not workdir.exists()  # what is refused leaves nothing
@@ -152,8 +152,9 @@ def test_work_of_the_sparse_cores_does_not_hinder_the_report(compiled):
 
 
 @pytest.fixture
-def compiles_afresh():
-  """A program for devices that are not here cannot be read from the cache."""
+def compiles_for_tpus(monkeypatch):
+  """By the flags of TPUs, and not from the cache, which cannot be read."""
+  monkeypatch.setenv('XLA_FLAGS', '')
   jax.config.update('jax_enable_compilation_cache', False)
   yield
   jax.config.update('jax_enable_compilation_cache', True)
@@ -169,7 +170,7 @@ def sine_waves():
 
 @pytest.mark.long
 @needs_compiler
-def test_weak_scaling_finds_the_same_on_one_chip_and_on_four(compiles_afresh):
+def test_weak_scaling_finds_the_same_on_one_chip_and_on_four(compiles_for_tpus):
   workload = steps.Workload(sine_waves, tasks_per_chip=4, chunk_size=2)
   one, four, twice = (
     steps.measure('sine waves', workload, topology, tasks)
