@@ -5,15 +5,13 @@
 The method is MAML that learns the rate of its inner steps: its meta-parameters
 are the start and the logarithm of one rate for all weights. `register` adds it
 to the table from outside, with a recipe for images, and then it is a method
-like any other. `metajax.testing.check_method` makes sure that it is one: that
-its meta-gradient is the derivative of what it reports, that no label leaks,
-that what is random depends on the key alone. The experiments train it by its
-name; from a command line, with all their flags,
+like any other; `metajax.testing.check_method` makes sure that it is one. The
+experiments train it by its name; from a command line, with all their flags,
 
   python -m experiments.images --plugin=examples.own_method \\
     --algorithm=learned_rate
 
-It prints the accuracy on tasks of new classes of strokes, by inner step.
+It prints the accuracy on new classes of strokes, by inner step.
 """
 
 from typing import Any, NamedTuple
@@ -40,16 +38,13 @@ def learned_rate(model, objective, inner_lr=0.4, num_steps=1):
   """MAML with a rate that is learned."""
 
   def init(key, inputs):
-    params = model.init(key, inputs)
-    dtype = jax.tree.leaves(params)[0].dtype
-    return LearnedRate(params, jnp.log(jnp.asarray(inner_lr, dtype)))
+    log_rate = jnp.log(jnp.asarray(inner_lr, inputs.dtype))
+    return LearnedRate(model.init(key, inputs), log_rate)
 
   def adapt(key, meta_params, support):
-    del key  # nothing is drawn
     rate = jnp.exp(meta_params.log_rate)
 
-    def loss(params, step):
-      del step  # the whole support set, every time
+    def loss(params, step):  # of the whole support set, in every step
       outputs = model.apply(params, support.inputs)
       return objective(outputs, support.targets)[0]
 
@@ -65,9 +60,7 @@ def learned_rate(model, objective, inner_lr=0.4, num_steps=1):
     return model.apply(adapted.params, inputs)
 
   learner = metajax.Learner(init, adapt, predict)
-  return metajax.MetaLearner(
-    *learner, grad=metajax.backprop(learner, objective)
-  )
+  return metajax.MetaLearner(*learner, metajax.backprop(learner, objective))
 
 
 def weights(meta_params):
@@ -77,9 +70,7 @@ def weights(meta_params):
 
 def recipe(ways: int, shots: int) -> Recipe:
   """Its setting on images, MAML's with more steps."""
-  return Recipe(
-    ways=ways, shots=shots, inner_steps=3, eval_inner_steps=3, inner_lr=0.4
-  )
+  return Recipe(ways=ways, shots=shots, inner_steps=3, eval_inner_steps=3)
 
 
 register(NAME, gradient_method(learned_rate, weights=weights), images=recipe)
@@ -87,9 +78,8 @@ register(NAME, gradient_method(learned_rate, weights=weights), images=recipe)
 
 def check() -> None:
   """Raises AssertionError unless it is what a method must be."""
-  learner = ALGORITHMS[NAME].make(
-    small_network(), metajax.cross_entropy, recipe(3, 2)
-  )
+  make = ALGORITHMS[NAME].make
+  learner = make(small_network(), metajax.cross_entropy, recipe(3, 2))
   check_method(learner, num_steps=3, weights=weights)
 
 
@@ -99,9 +89,8 @@ def main(steps: int = 100, **settings) -> dict[str, Any]:
 
   check()
   small = {'width': 16, 'eval_tasks': 100, 'validation_tasks': 50}
-  outcome = images.run(
-    images.Settings(algorithm=NAME, steps=steps, **(small | settings))
-  )
+  settings = small | settings | {'algorithm': NAME, 'steps': steps}
+  outcome = images.run(images.Settings(**settings))
   shares = outcome['test']['accuracy_by_step']
   print(f'{NAME}:', ' -> '.join(f'{share:.1%}' for share in shares))
   return outcome
