@@ -1,5 +1,7 @@
 """Distillation: from the queries, from a teacher, and from both."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 import metajax
-from metajax.base import Task, sample_tasks
+from metajax.base import Batch, Task
 from metajax.models import mlp
 from metajax.tasks import episodes, pad_task
 from metajax.wrappers.distillation import distil, divergence
@@ -29,12 +31,25 @@ def sampler():
 
 
 def drawn(num: int = 3) -> Task:
-  return jax.jit(lambda key: sample_tasks(sampler(), key, num))(KEY)
+  """Tasks of noise, in NumPy, of which nothing is compiled."""
+  generator = np.random.default_rng(0)
+
+  def batch(each: int) -> Batch:
+    targets = np.tile(np.arange(WAYS, dtype=np.int32), (num, each))
+    inputs = generator.uniform(size=(*targets.shape, 3, 3, 1))
+    return Batch(inputs.astype(np.float32), targets)
+
+  return Task(batch(1), batch(4))
 
 
+@cache
 def params_of(learner: metajax.MetaLearner, scale: float = 1.0):
-  params = learner.init(jax.random.key(1), jnp.zeros((1, 3, 3, 1)))
-  return jax.tree.map(lambda leaf: scale * leaf, params)
+  @jax.jit
+  def draw(key):
+    params = learner.init(key, jnp.zeros((1, 3, 3, 1)))
+    return jax.tree.map(lambda leaf: scale * leaf, params)
+
+  return draw(jax.random.key(1))
 
 
 def assert_close(one, other, rtol=1e-5, atol=1e-6):
@@ -50,7 +65,7 @@ def test_divergence_is_that_of_numpy(float64):
     for logits in (teacher, student)
   )
   expected = (p * np.log(p / q)).sum(1).mean()
-  actual = divergence(jnp.asarray(teacher), jnp.asarray(student), 3.0)
+  actual = jax.jit(divergence)(teacher, student, 3.0)
   np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
@@ -97,10 +112,11 @@ def test_padding_teaches_nothing(float64):
     weight=1.0,
   )  # fmt: skip
   task = jax.tree.map(lambda leaf: leaf[0], drawn(1))
-  grad = jax.jit(learner.grad)
+  padded = jax.jit(lambda: pad_task(task, WAYS, support=5, queries=17))()
+  grad, params = jax.jit(learner.grad), params_of(STUDENT)
   gradients = [
-    grad(KEY, params_of(STUDENT), jax.tree.map(lambda leaf: leaf[None], each))
-    for each in (task, pad_task(task, WAYS, support=5, queries=17))
+    grad(KEY, params, jax.tree.map(lambda leaf: np.asarray(leaf)[None], each))
+    for each in (task, padded)
   ]
   assert_close(*gradients)
 
@@ -123,19 +139,20 @@ def test_a_student_that_counts_its_steps_is_refused():
     mlp([4], WAYS), metajax.cross_entropy, multi_step=3
   )
   learner = distil(student, TEACHER, params_of(TEACHER), metajax.cross_entropy)
-  params = student.init(KEY, jnp.zeros((1, 3, 3, 1)))
+  tasks = drawn()
+  params = jax.eval_shape(student.init, KEY, tasks.support.inputs[0])
   with pytest.raises(ValueError, match=r'\.step is int32; take a learner that'):
-    learner.grad(KEY, params, drawn())
+    jax.eval_shape(learner.grad, KEY, params, tasks)
 
 
 def test_numbers_are_no_classes_to_distil():
   tasks = drawn()
   numbers = tasks._replace(
-    query=tasks.query._replace(targets=jnp.zeros((3, WAYS * 4, 1)))
+    query=tasks.query._replace(targets=np.zeros((3, WAYS * 4, 1), np.float32))
   )
   learner = distil(STUDENT, TEACHER, params_of(TEACHER), metajax.cross_entropy)
   with pytest.raises(ValueError, match='this method classifies'):
-    learner.grad(KEY, params_of(STUDENT), numbers)
+    jax.eval_shape(learner.grad, KEY, params_of(STUDENT), numbers)
 
 
 @pytest.mark.parametrize(
