@@ -1,5 +1,7 @@
 """Tasks from the memory of the host: the same tasks, wherever they lie."""
 
+from functools import cache
+
 import jax
 import numpy as np
 import optax
@@ -24,6 +26,9 @@ MODEL = Model(
 )
 
 
+decode = jax.jit(jax.vmap(ON_HOST.decode))
+
+
 def make_train(sample, **options) -> metajax.TrainStep:
   return metajax.make_train_step(
     metajax.maml(MODEL, metajax.cross_entropy, 0.1, 1),
@@ -41,26 +46,32 @@ def after(train: metajax.TrainStep, *dispatches: int):
   return state, metrics
 
 
+on_host = cache(lambda: make_train(ON_HOST))
+on_device = cache(lambda: make_train(ON_DEVICE))
+
+
 def assert_same(one, other):
   """Bit for bit."""
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_an_episode_on_the_host_is_that_on_the_device():
-  keys = jax.random.split(KEY, 5)
+  keys = jax.random.split(KEY, TASKS_PER_STEP)
   drawn = ON_HOST.draw(keys)
   assert drawn.support.inputs.dtype == np.uint8
-  expected = jax.vmap(ON_DEVICE)(keys)
-  assert_same(jax.jit(jax.vmap(ON_HOST.decode))(drawn), expected)
+  expected = jax.tree.map(np.asarray, jax.jit(jax.vmap(ON_DEVICE))(keys))
+  assert_same(decode(drawn), expected)
   assert_same(jax.jit(jax.vmap(ON_HOST))(keys), expected)
-  assert_same(jax.jit(ON_HOST)(keys[2]), ON_DEVICE(keys[2]))
+  assert_same(
+    jax.jit(ON_HOST)(keys[2]), jax.tree.map(lambda leaf: leaf[2], expected)
+  )
 
 
 def test_images_may_lie_in_a_file(tmp_path):
   np.save(tmp_path / 'images.npy', IMAGES)
   images = np.load(tmp_path / 'images.npy', mmap_mode='r')
   sampler = HostEpisodes(images, LABELS, *SIZES)
-  keys = jax.random.split(KEY, 2)
+  keys = jax.random.split(KEY, TASKS_PER_STEP)
   assert_same(sampler.draw(keys), ON_HOST.draw(keys))
 
 
@@ -75,8 +86,8 @@ def test_bad_sizes_are_refused():
 
 
 def test_a_streamed_run_is_the_run_on_the_device():
-  state, metrics = after(make_train(ON_HOST), 1, 4)
-  expected, expected_metrics = after(make_train(ON_DEVICE), 1, 4)
+  state, metrics = after(on_host(), 1, 4)
+  expected, expected_metrics = after(on_device(), 1, 4)
   assert int(state.step) == 5
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
@@ -86,15 +97,15 @@ def test_a_streamed_run_is_the_run_on_the_device():
 
 
 def test_a_stream_goes_on_from_any_step():
-  train = make_train(ON_HOST)
+  train = on_host()
   uninterrupted, _ = after(train, 6)
   halfway, _ = after(train, 3)
   saved = jax.tree.map(np.asarray, halfway._replace(key=None))
   wandering, _ = train.run(halfway, 2)  # the stream is elsewhere now
   assert int(wandering.step) == 5
   restored = jax.tree.map(jax.numpy.asarray, saved)
-  key = train.init(KEY).key
-  resumed, _ = make_train(ON_HOST).run(restored._replace(key=key), 3)
+  other, key = make_train(ON_HOST), train.init(KEY).key
+  resumed, _ = other.run(restored._replace(key=key), 3)
   assert_same(resumed.meta_params, uninterrupted.meta_params)
   resumed, _ = train.run(
     jax.tree.map(jax.numpy.asarray, saved)._replace(key=train.init(KEY).key), 3
@@ -107,7 +118,7 @@ def test_a_stream_over_a_mesh(axes):
   mesh = make_mesh(axes)
   rule = largest_dimension(mesh, 'task', at_least=1)
   state, _ = after(make_train(ON_HOST, mesh=mesh, rule=rule), 1, 3)
-  expected, _ = after(make_train(ON_DEVICE), 4)
+  expected, _ = after(on_device(), 4)
   np.testing.assert_allclose(
     state.meta_params, expected.meta_params, rtol=1e-5, atol=1e-7
   )
@@ -119,25 +130,23 @@ def test_a_stream_divides_tasks_over_devices():
   assert tasks.support.inputs.shape == (8, 3, 4, 4, 1)
   assert tasks.support.inputs.addressable_shards[5].data.shape[0] == 1
   assert_same(tasks, next(stream(ON_HOST, KEY, 3, TASKS_PER_STEP)))
-  step_key, _ = jax.random.split(jax.random.fold_in(KEY, 3))
-  assert_same(
-    jax.vmap(ON_HOST.decode)(tasks),
-    sample_tasks(ON_DEVICE, step_key, TASKS_PER_STEP),
-  )
+
+  @jax.jit
+  def expected():
+    step_key, _ = jax.random.split(jax.random.fold_in(KEY, 3))
+    return sample_tasks(ON_DEVICE, step_key, TASKS_PER_STEP)
+
+  assert_same(decode(jax.tree.map(np.asarray, tasks)), expected())
 
 
 def test_steps_that_are_not_finite_are_left_out_of_the_means():
   images = IMAGES.astype(np.float32) / 255
   images[::7] = np.nan  # most tasks hold one
-  on_host = HostEpisodes(images, LABELS, *SIZES)
-  on_device = episodes(images, LABELS, *SIZES)
+  streamed = make_train(HostEpisodes(images, LABELS, *SIZES))
+  drawn = make_train(episodes(images, LABELS, *SIZES))
   for dispatch in (1, 40):
-    state, metrics = make_train(on_host).run(
-      make_train(on_host).init(KEY), dispatch
-    )
-    expected, expected_metrics = make_train(on_device).run(
-      make_train(on_device).init(KEY), dispatch
-    )
+    state, metrics = after(streamed, dispatch)
+    expected, expected_metrics = after(drawn, dispatch)
     assert int(state.step) == int(expected.step) < 40
     assert int(state.skipped_in_a_row) == int(expected.skipped_in_a_row)
     jax.tree.map(
