@@ -10,8 +10,11 @@ from metajax.tasks import completion
 IMAGES = np.arange(3 * 2 * 4, dtype=np.uint8).reshape(3, 2, 4) * 10
 
 
+KEY = jax.random.key(0)
+sample = jax.jit(completion(IMAGES, shots=5, queries=3))
+
+
 def test_a_task_is_all_pixels_of_one_image_each_at_its_place():
-  sample = jax.jit(completion(IMAGES, shots=5, queries=3))
   seen = set()
   for seed in range(12):
     task = sample(jax.random.key(seed))
@@ -33,7 +36,7 @@ def test_a_task_is_all_pixels_of_one_image_each_at_its_place():
 
 
 def test_places_lie_between_minus_one_and_one():
-  task = completion(IMAGES, shots=5, queries=3)(jax.random.key(0))
+  task = sample(KEY)
   places = np.concatenate([task.support.inputs, task.query.inputs])
   np.testing.assert_allclose(np.unique(places[:, 0]), [-0.5, 0.5])
   np.testing.assert_allclose(
@@ -42,12 +45,12 @@ def test_places_lie_between_minus_one_and_one():
 
 
 def test_colours_and_numbers_in_floating_point_are_taken_as_they_are():
-  images = jnp.linspace(0, 1, 2 * 3 * 3 * 3).reshape(2, 3, 3, 3)
-  task = completion(images, shots=2, queries=2)(jax.random.key(0))
+  images = np.linspace(0, 1, 2 * 3 * 3 * 3, dtype=np.float32)
+  images = images.reshape(2, 3, 3, 3)
+  sample_colours = completion(jnp.asarray(images), shots=2, queries=2)
+  task = jax.jit(sample_colours)(KEY)
   assert task.support.targets.shape == (2, 3)
-  assert set(np.asarray(task.query.targets).flat) <= set(
-    np.asarray(images).flat
-  )
+  assert set(np.asarray(task.query.targets).flat) <= set(images.flat)
 
 
 @pytest.mark.parametrize(
