@@ -9,6 +9,7 @@ from metajax.base import sample_tasks
 from metajax.tasks import episodes
 from metajax.tasks.places import choose_without_replacement
 
+KEY = jax.random.key(0)
 NUM_TASKS = 600
 WAYS, SHOTS, QUERIES = 3, 2, 2
 # Any integers, and classes of different sizes, of which the smallest is just
@@ -31,9 +32,7 @@ def drawn():
   """`(numbers, targets)` of the support sets and of the queries."""
   images, labels = numbered_images()
   sample = episodes(images, labels, WAYS, SHOTS, QUERIES)
-  tasks = jax.jit(lambda key: sample_tasks(sample, key, NUM_TASKS))(
-    jax.random.key(0)
-  )
+  tasks = jax.jit(lambda key: sample_tasks(sample, key, NUM_TASKS))(KEY)
   assert tasks.support.inputs.shape == (NUM_TASKS, WAYS * SHOTS, 2, 2, 1)
   assert tasks.support.inputs.dtype == jnp.float32
   return [
@@ -116,7 +115,7 @@ def test_tasks_differ_by_key_and_only_by_key():
   sample = jax.jit(episodes(*numbered_images(), WAYS, SHOTS, QUERIES))
   first, again, other = (sample(jax.random.key(i)) for i in (1, 1, 2))
   jax.tree.map(np.testing.assert_array_equal, first, again)
-  assert (first.query.inputs != other.query.inputs).any()
+  assert not np.array_equal(first.query.inputs, other.query.inputs)
 
 
 def test_images_are_an_argument_of_the_program_not_a_constant_in_it():
@@ -126,7 +125,7 @@ def test_images_are_an_argument_of_the_program_not_a_constant_in_it():
   def draw(sample, key):
     return sample(key)
 
-  program = jax.make_jaxpr(draw)(sample, jax.random.key(0))
+  program = jax.make_jaxpr(draw)(sample, KEY)
   assert not any(np.size(constant) > 4 for constant in program.consts)
   sizes = [variable.aval.shape for variable in program.jaxpr.invars]
   assert (NUM_EXAMPLES, 2, 2, 1) in sizes
@@ -135,10 +134,10 @@ def test_images_are_an_argument_of_the_program_not_a_constant_in_it():
 def test_integers_are_scaled_and_fractions_are_not():
   labels = np.arange(4) % 2
   grey = np.full((4, 2, 2, 3), 51, np.uint8)
-  drawn = episodes(grey, labels, 2, 1, 1)(jax.random.key(0)).support.inputs
+  drawn = jax.jit(episodes(grey, labels, 2, 1, 1))(KEY).support.inputs
   np.testing.assert_allclose(drawn, np.full((2, 2, 2, 3), 0.2), rtol=1e-6)
   ink = np.full((4, 2, 2), 0.2, np.float32)
-  drawn = episodes(ink, labels, 2, 1, 1)(jax.random.key(0)).support.inputs
+  drawn = jax.jit(episodes(ink, labels, 2, 1, 1))(KEY).support.inputs
   np.testing.assert_allclose(drawn, np.full((2, 2, 2, 1), 0.2), rtol=1e-6)
 
 
@@ -167,8 +166,12 @@ def test_labels_of_other_images_are_refused(num_labels):
 
 
 def test_every_ordered_choice_is_equally_likely():
-  draw = jax.jit(jax.vmap(lambda key: choose_without_replacement(key, 5, 3)))
-  chosen = np.asarray(draw(jax.random.split(jax.random.key(0), 12_000)))
+  @jax.jit
+  def draw(key):
+    keys = jax.random.split(key, 12_000)
+    return jax.vmap(lambda key: choose_without_replacement(key, 5, 3))(keys)
+
+  chosen = np.asarray(draw(KEY))
   counts = np.unique(chosen @ [25, 5, 1], return_counts=True)[1]
   assert len(counts) == 60  # ordered triples of different numbers
   statistic = np.sum((counts - 200) ** 2 / 200)
@@ -176,5 +179,6 @@ def test_every_ordered_choice_is_equally_likely():
 
 
 def test_a_choice_of_everything_is_a_permutation():
-  chosen = choose_without_replacement(jax.random.key(0), 7, 7)
+  draw = jax.jit(choose_without_replacement, static_argnums=(1, 2))
+  chosen = draw(KEY, 7, 7)
   assert sorted(chosen.tolist()) == list(range(7))
