@@ -103,7 +103,9 @@ def test_policy_gradient_is_exact_to_second_order(float64):
   """
   module = _load('policy_gradient')
   rate = 0.05
-  learner = module.make_learner(rate)
+  learner = metajax.maml(
+    metajax.Model(module.init, module.apply), module.dice, rate, num_steps=1
+  )
   task = module.goal_on_circle(jax.random.key(0), episodes=4)
   tasks = jax.tree.map(lambda leaf: leaf[None], task)
   key = jax.random.key(1)
@@ -163,7 +165,7 @@ def test_policy_gradient_is_that_of_the_expected_return():
   module = _load('policy_gradient')
   task = module.goal_on_circle(jax.random.key(0), episodes=20_000)
   episodes = task.support.inputs
-  params = module.NETWORK.init(jax.random.key(1), episodes.goal)
+  params = module.NETWORK.init(jax.random.key(1), episodes['goal'])
 
   def through_the_environment(params):
     return -module.play(params, episodes)[2].sum(axis=1).mean()
