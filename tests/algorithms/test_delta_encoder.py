@@ -1,10 +1,13 @@
 """The delta-encoder: what it keeps, what it learns, what it carries over."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawn import at, classes
 
 import metajax
 from metajax.algorithms.delta_encoder import (
@@ -29,14 +32,7 @@ KEY = jax.random.key(0)
 
 
 def random_tasks(num: int) -> Task:
-  def batch(seed: int, examples: int) -> Batch:
-    generator = np.random.default_rng(seed)
-    return Batch(
-      jnp.asarray(generator.normal(size=(num, examples, 5))),
-      jnp.tile(jnp.arange(examples)[None] % WAYS, (num, 1)),
-    )
-
-  return Task(batch(0, WAYS), batch(1, 5))
+  return classes(num, WAYS, WAYS, 5)
 
 
 def make(embedding=EMBEDDING, **settings):
@@ -49,13 +45,25 @@ def make(embedding=EMBEDDING, **settings):
   )
 
 
-def draw(learner, tasks: Task):
-  return jax.jit(learner.init)(KEY, tasks.support.inputs[0])
+@functools.cache
+def drawn():
+  """Meta-parameters in double precision."""
+  inputs = random_tasks(1).support.inputs[0]
+  return jax.tree.map(np.asarray, jax.jit(make().init)(KEY, inputs))
+
+
+RATE = 0.25
+
+
+@jax.jit
+def gradient_of(meta_params, tasks: Task, weight):
+  learner = make(averaging_rate=RATE, reconstruction_weight=weight)
+  return learner.grad(KEY, meta_params, tasks)[0]
 
 
 def test_the_gradient_of_the_query_loss_equals_central_differences(float64):
   tasks = random_tasks(3)
-  meta_params = draw(make(), tasks)
+  meta_params = drawn()
   # The moments are averages: what the loss thinks of them does not matter.
   learner = make(reconstruction_weight=0.0)
   moments = meta_params.generator.moments
@@ -79,15 +87,14 @@ def without_moments(result):
 
 
 def test_the_auto_encoder_learns_from_fixed_features(float64):
-  tasks = random_tasks(1)
-  meta_params = draw(make(), tasks)
   with_it, without = (
-    jax.jit(make(reconstruction_weight=weight).grad)(KEY, meta_params, tasks)[0]
-    for weight in (1.0, 0.0)
+    gradient_of(drawn(), random_tasks(2), weight) for weight in (1.0, 0.0)
   )
-  change = jax.tree.map(jnp.subtract, with_it, without)
+  change = jax.tree.map(
+    lambda a, b: np.asarray(a) - np.asarray(b), with_it, without
+  )
   size = {
-    name: max(abs(leaf).max() for leaf in jax.tree.leaves(tree))
+    name: max(np.abs(leaf).max() for leaf in jax.tree.leaves(tree))
     for name, tree in (
       ('embedding', change.params),
       ('encoder', change.generator.encoder),
@@ -103,33 +110,36 @@ def test_the_auto_encoder_learns_from_fixed_features(float64):
 
 def test_moments_move_to_those_of_the_tasks(float64):
   tasks = random_tasks(2)
-  learner = make(averaging_rate=0.25)
-  meta_params = draw(learner, tasks)
+  meta_params = drawn()
   optimizer = outer_optimizer(optax.adam(1e-3))
-  gradient, _ = jax.jit(learner.grad)(KEY, meta_params, tasks)
-  updates, _ = optimizer.update(
-    gradient, optimizer.init(meta_params), meta_params
-  )
-  after = optax.apply_updates(meta_params, updates)
+
+  @jax.jit
+  def updated(meta_params, gradient):
+    updates, _ = optimizer.update(
+      gradient, optimizer.init(meta_params), meta_params
+    )
+    return optax.apply_updates(meta_params, updates)
+
+  after = updated(meta_params, gradient_of(meta_params, tasks, 1.0))
   # With one example of a class each there is no choice of pairs.
-  embed = jax.vmap(EMBEDDING.apply, in_axes=(None, 0))
+  embed = jax.jit(jax.vmap(EMBEDDING.apply, in_axes=(None, 0)))
   references, features = (
     np.asarray(embed(meta_params.params, part.inputs)) for part in tasks
   )
   pairs = np.concatenate([features, references[:, [0, 1, 2, 0, 1]]], axis=2)
   encoder = mlp([WIDTH], 2)
   codes = np.asarray(
-    encoder.apply(meta_params.generator.encoder, pairs.reshape(10, -1))
+    jax.jit(encoder.apply)(meta_params.generator.encoder, pairs.reshape(10, -1))
   )
-  before = meta_params.generator.moments
+  before = jax.tree.map(np.asarray, meta_params.generator.moments)
   np.testing.assert_allclose(
     after.generator.moments.first,
-    0.75 * before.first + 0.25 * codes.mean(axis=0),
+    (1 - RATE) * before.first + RATE * codes.mean(axis=0),
     rtol=1e-10,
   )
   np.testing.assert_allclose(
     after.generator.moments.second,
-    0.75 * before.second + 0.25 * codes.T @ codes / len(codes),
+    (1 - RATE) * before.second + RATE * codes.T @ codes / len(codes),
     rtol=1e-10,
   )
 
@@ -138,9 +148,13 @@ def test_codes_are_drawn_with_the_moments_that_were_kept():
   # In a plane, so that the covariance has no inverse.
   plane = np.array([[1.0, 2.0, 0.5], [0.0, 1.0, 1.0]], np.float32)
   kept = np.random.default_rng(0).normal(1, 1, (100, 2)) @ plane
-  even = jnp.full((100,), 0.01)
-  moments = moments_of(jnp.asarray(kept, jnp.float32), even)
-  codes = np.asarray(draw_codes(KEY, moments, 20_000))
+  even = np.full((100,), 0.01)
+
+  @jax.jit
+  def drawn(kept, even):
+    return draw_codes(KEY, moments_of(kept, even), 20_000)
+
+  codes = np.asarray(drawn(kept, even))
   np.testing.assert_allclose(codes.mean(0), kept.mean(0), atol=0.1)
   np.testing.assert_allclose(
     np.cov(codes.T), np.cov(kept.T, bias=True), rtol=0.05, atol=0.1
@@ -152,15 +166,16 @@ def test_codes_are_drawn_with_the_moments_that_were_kept():
 def test_errors_count_by_their_squares():
   features, decoded = np.array([[1.0, 4.0, 0.0]]), np.array([[2.0, 2.0, 0.0]])
   # Errors 1, 2 and 0, of weights 1/5, 4/5 and 0.
-  found = reconstruction_errors(jnp.asarray(features), jnp.asarray(decoded))
+  errors = jax.jit(reconstruction_errors)
+  found = errors(features, decoded)
   np.testing.assert_allclose(found, [1 / 5 + 8 / 5], rtol=1e-6)
-  same = jnp.ones((1, 2))
-  np.testing.assert_array_equal(reconstruction_errors(same, same), [0])
+  same = np.ones((1, 3))
+  np.testing.assert_array_equal(errors(same, same), [0])
 
 
 def test_pairs_are_of_one_class_and_padding_counts_nothing():
-  support = Batch(jnp.arange(6.0)[:, None], jnp.array([0, 1, 2, 0, 1, PADDING]))
-  query = Batch(jnp.zeros((40, 1)), jnp.tile(jnp.array([2, 1, 0, PADDING]), 10))
+  support = Batch(np.arange(6.0)[:, None], np.array([0, 1, 2, 0, 1, PADDING]))
+  query = Batch(np.zeros((40, 1)), np.tile([2, 1, 0, PADDING], 10))
   pairs = jax.jit(draw_pairs)(KEY, support, query)
   partners = np.asarray(pairs.references[:, 0]).reshape(10, 4)
   assert set(partners[:, 0]) == {2}
@@ -172,13 +187,13 @@ def test_pairs_are_of_one_class_and_padding_counts_nothing():
 
 
 def test_a_query_without_a_partner_is_no_pair():
-  support = Batch(jnp.arange(2.0)[:, None], jnp.array([0, 0]))
-  query = Batch(jnp.zeros((4, 1)), jnp.array([0, 1, 0, PADDING]))
+  support = Batch(np.arange(2.0)[:, None], np.array([0, 0]))
+  query = Batch(np.zeros((4, 1)), np.array([0, 1, 0, PADDING]))
   pairs = jax.jit(draw_pairs)(KEY, support, query)
   np.testing.assert_allclose(pairs.weights, [1 / 2, 0, 1 / 2, 0])
 
 
-DIRECTION = jnp.array([0.6, 0.0, 0.8, 0.0])
+DIRECTION = np.array([0.6, 0.0, 0.8, 0.0])
 
 
 def stretched(key: jax.Array) -> Task:
@@ -189,7 +204,9 @@ def stretched(key: jax.Array) -> Task:
   def batch(key: jax.Array, each: int) -> Batch:
     targets = jnp.repeat(jnp.arange(WAYS), each)
     length = jax.random.normal(key, (WAYS * each, 1))
-    return Batch(centres[targets] + length * DIRECTION[None], targets)
+    return Batch(
+      centres[targets] + length * jnp.asarray(DIRECTION)[None], targets
+    )
 
   return Task(batch(keys[0], 1), batch(keys[1], 5))
 
@@ -207,7 +224,7 @@ def test_the_way_in_which_classes_vary_is_carried_over_to_new_ones():
   moments = state.meta_params.generator.moments
   assert isinstance(moments, Moments)
   support = sample_tasks(stretched, jax.random.key(1), 1).support
-  support = jax.tree.map(lambda leaf: leaf[0], support)
+  support = at(support, 0)
 
   def spread(seed):
     adapted, _ = learner.adapt(jax.random.key(seed), state.meta_params, support)
@@ -215,7 +232,7 @@ def test_the_way_in_which_classes_vary_is_carried_over_to_new_ones():
 
   means = jax.jit(jax.vmap(spread))(jnp.arange(200))
   changes = np.asarray(means - means.mean(0, keepdims=True)).reshape(-1, 4)
-  along = np.square(changes @ np.asarray(DIRECTION)).sum()
+  along = np.square(changes @ DIRECTION).sum()
   assert along > 0.9 * np.square(changes).sum()
   # The mean of one real example and four of another length: 4/5 by root 4.
   assert 0.1 < np.sqrt(along / len(changes)) < 1

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import at, classes, parameters
 
 import metajax
-from metajax.base import PADDING, Batch, Task
+from metajax.base import PADDING, Task
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
 from metajax.testing import slopes
@@ -17,18 +18,11 @@ KEY = jax.random.key(0)
 
 
 def random_tasks(num: int) -> Task:
-  def batch(seed: int, examples: int) -> Batch:
-    generator = np.random.default_rng(seed)
-    return Batch(
-      jnp.asarray(generator.normal(size=(num, examples, 5))),
-      jnp.tile(jnp.arange(examples)[None] % WAYS, (num, 1)),
-    )
-
-  return Task(batch(0, 6), batch(1, 5))
+  return classes(num, WAYS, 6, 5)
 
 
 def draw(tasks: Task):
-  return jax.jit(EMBEDDING.init)(KEY, tasks.support.inputs[0])
+  return parameters(EMBEDDING.init, tasks.support.inputs[0])
 
 
 def make(num_steps: int):
@@ -53,7 +47,7 @@ def test_without_steps_it_is_a_prototypical_network(float64):
   )
 
 
-def by_hand(params, tasks: Task, num: int):
+def by_hand(params, tasks: Task):
   """The mean query loss, without metajax."""
 
   def embed(params, inputs):
@@ -68,17 +62,16 @@ def by_hand(params, tasks: Task, num: int):
     chosen = jax.nn.log_softmax(logits)[jnp.arange(len(logits)), batch.targets]
     return -jnp.mean(chosen)
 
-  total = 0.0
-  for i in range(num):
-    support, query = jax.tree.map(lambda leaf, i=i: leaf[i], tasks)
+  def of_task(support, query):
     features = embed(params, support.inputs)
     means = (features[:3] + features[3:]) / 2  # targets are 0, 1, 2, 0, 1, 2
     everything = params, 2 * means.T, -jnp.sum(means**2, axis=1)
     for _ in range(STEPS):
       slope = jax.grad(loss)(everything, support)
       everything = jax.tree.map(lambda p, g: p - RATE * g, everything, slope)
-    total += loss(everything, query)
-  return total / num
+    return loss(everything, query)
+
+  return jnp.mean(jax.vmap(of_task)(*tasks))
 
 
 def test_it_equals_the_same_written_by_hand(float64):
@@ -87,7 +80,7 @@ def test_it_equals_the_same_written_by_hand(float64):
   gradient, metrics = jax.jit(make(STEPS).grad)(KEY, params, tasks)
   with jax.numpy_rank_promotion('allow'):
     value, expected = jax.jit(
-      jax.value_and_grad(lambda params: by_hand(params, tasks, 2))
+      jax.value_and_grad(lambda params: by_hand(params, tasks))
     )(params)
   assert_close(metrics['loss'], value)
   assert_close(gradient, expected)
@@ -102,35 +95,47 @@ def test_the_meta_gradient_equals_central_differences(float64):
 def test_first_nothing_then_prototypes_then_steps(float64):
   tasks = random_tasks(1)
   params, learner = draw(tasks), make(STEPS)
-  support = jax.tree.map(lambda leaf: leaf[0], tasks.support)
-  queries = tasks.query.inputs[0]
-  _, adaptation = jax.jit(learner.adapt)(KEY, params, support)
-  first, second = (
-    learner.predict(
-      jax.tree.map(lambda leaf, i=i: leaf[i], adaptation.trajectory), queries
+  protonet = metajax.protonet(EMBEDDING, metajax.cross_entropy, WAYS)
+
+  @jax.jit
+  def of(params, support, queries):
+    _, adaptation = learner.adapt(KEY, params, support)
+    first, second = (
+      learner.predict(
+        jax.tree.map(lambda leaf, i=i: leaf[i], adaptation.trajectory), queries
+      )
+      for i in range(2)
     )
-    for i in range(2)
+    adapted, _ = protonet.adapt(KEY, params, support)
+    distances = protonet.predict(adapted, queries)
+    return adaptation, first, jax.nn.softmax(second), jax.nn.softmax(distances)
+
+  adaptation, first, second, expected = of(
+    params, at(tasks.support, 0), tasks.query.inputs[0]
   )
   np.testing.assert_array_equal(first, np.zeros((5, WAYS)))
   assert len(adaptation.trajectory.bias) == STEPS + 2
   assert adaptation.losses.shape == (STEPS + 1,)
-  np.testing.assert_allclose(adaptation.losses[0], np.log(WAYS))
-  protonet = metajax.protonet(EMBEDDING, metajax.cross_entropy, WAYS)
-  distances = protonet.predict(protonet.adapt(KEY, params, support)[0], queries)
-  assert_close(jax.nn.softmax(second), jax.nn.softmax(distances))
+  np.testing.assert_allclose(np.asarray(adaptation.losses)[0], np.log(WAYS))
+  assert_close(second, expected)
 
 
 def test_a_class_that_the_task_does_not_have_is_never_predicted(float64):
   tasks = random_tasks(1)
-  support = jax.tree.map(lambda leaf: leaf[0], tasks.support)
-  learner = make(STEPS)
-  without = jnp.where(support.targets == 2, PADDING, support.targets)
-  adapted, _ = jax.jit(learner.adapt)(
-    KEY, draw(tasks), support._replace(targets=without)
+  support, learner = at(tasks.support, 0), make(STEPS)
+
+  @jax.jit
+  def of(params, support, queries):
+    adapted, _ = learner.adapt(KEY, params, support)
+    logits = learner.predict(adapted, queries)
+    return logits, jax.nn.softmax(logits)
+
+  without = np.where(support.targets == 2, PADDING, support.targets)
+  logits, shares = of(
+    draw(tasks), support._replace(targets=without), tasks.query.inputs[0]
   )
-  logits = learner.predict(adapted, tasks.query.inputs[0])
   assert np.isfinite(logits).all()
-  assert jax.nn.softmax(logits)[:, 2].max() == 0
+  assert np.asarray(shares)[:, 2].max() == 0
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import parameters, stacked
 
 import metajax
 from metajax.algorithms.relationnet import relation_module
@@ -26,24 +27,34 @@ IDENTITY = Model(
 def batch(seed: int, targets=(2, 0, 1, 0, 2)) -> Batch:
   targets = np.asarray(targets, np.int32)
   inputs = np.random.default_rng(seed).normal(size=(len(targets), 5))
-  return Batch(jnp.asarray(inputs), jnp.asarray(targets))
+  return Batch(inputs, targets)
 
 
 def make(ways=WAYS, objective=metajax.cross_entropy, relation=None):
   relation = relation or relation_module(8)
   learner = metajax.relationnet(EMBEDDING, objective, ways, relation=relation)
-  params = jax.jit(learner.init)(jax.random.key(1), batch(0).inputs)
-  return learner, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+  return learner, parameters(learner.init, batch(0).inputs)
+
+
+def predictions(learner, params, support: Batch, queries):
+  """Before the support set and after it."""
+
+  @jax.jit
+  def of(params, support, queries):
+    adapted, adaptation = learner.adapt(KEY, params, support)
+    before = jax.tree.map(lambda leaf: leaf[0], adaptation.trajectory)
+    return tuple(learner.predict(each, queries) for each in (before, adapted))
+
+  return jax.tree.map(np.asarray, of(params, support, queries))
 
 
 def test_the_module_sees_the_mean_of_a_class_and_a_query():
   learner = metajax.relationnet(
     IDENTITY, metajax.cross_entropy, 2, relation=PRODUCT
   )
-  support = Batch(jnp.array([[1.0], [5.0], [3.0]]), jnp.array([0, 1, 0]))
+  support = Batch(np.array([[1.0], [5.0], [3.0]]), np.array([0, 1, 0]))
   params = learner.init(KEY, support.inputs)
-  adapted, _ = learner.adapt(KEY, params, support)
-  outputs = learner.predict(adapted, jnp.array([[10.0], [-1.0]]))
+  _, outputs = predictions(learner, params, support, np.array([[10.0], [-1.0]]))
   np.testing.assert_allclose(outputs, [[20, 50], [-2, -5]])
 
 
@@ -52,37 +63,28 @@ def test_the_module_sees_the_mean_of_a_class_and_a_query():
 )
 def test_the_meta_gradient_is_that_of_differences(float64, objective):
   learner, params = make(objective=objective)
-  tasks = jax.tree.map(
-    lambda *leaves: jnp.stack(leaves),
-    Task(batch(0), batch(1)),
-    Task(batch(2), batch(3)),
-  )
+  tasks = stacked(Task(batch(0), batch(1)), Task(batch(2), batch(3)))
   by_gradient, by_differences = slopes(learner, params, tasks)
   np.testing.assert_allclose(by_gradient, by_differences, rtol=1e-5, atol=1e-9)
 
 
 def test_the_relation_error_is_that_of_numpy():
   outputs = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]], np.float32)
-  loss, metrics = metajax.relation_error(
-    jnp.asarray(outputs), jnp.array([0, 1])
-  )
+  loss, metrics = jax.jit(metajax.relation_error)(outputs, np.array([0, 1]))
   errors = 1 / (1 + np.exp(-outputs)) - np.eye(3)[[0, 1]]
   np.testing.assert_allclose(loss, np.mean(errors**2), rtol=1e-6)
   assert float(metrics['accuracy']) == 0.5
 
 
 def test_the_relation_error_leaves_out_padding():
-  outputs = jnp.array([[2.0, -1.0], [5.0, 5.0]])
-  padded, _ = metajax.relation_error(outputs, jnp.array([0, -1]))
-  alone, _ = metajax.relation_error(outputs[:1], jnp.array([0]))
+  outputs, error = np.array([[2.0, -1.0], [5.0, 5.0]]), metajax.relation_error
+  padded, _ = jax.jit(error)(outputs, np.array([0, -1]))
+  alone, _ = jax.jit(error)(outputs[:1], np.array([0]))
   np.testing.assert_allclose(padded, alone, rtol=1e-6)
 
 
 def test_before_the_support_set_all_classes_are_equally_likely(float64):
-  learner, params = make()
-  _, adaptation = learner.adapt(KEY, params, batch(0))
-  before = jax.tree.map(lambda leaf: leaf[0], adaptation.trajectory)
-  outputs = learner.predict(before, batch(1).inputs)
+  outputs, _ = predictions(*make(), batch(0), batch(1).inputs)
   np.testing.assert_allclose(
     outputs, np.tile(outputs[:, :1], (1, WAYS)), rtol=1e-12
   )
@@ -91,14 +93,12 @@ def test_before_the_support_set_all_classes_are_equally_likely(float64):
 def test_padding_and_classes_that_are_not_there_change_nothing(float64):
   small = batch(0, (1, 0, 1, 0))
   padded = Batch(
-    small.inputs[jnp.array([0, 1, 1, 2, 3])],
-    jnp.array([1, 0, -1, 1, 0], jnp.int32),
+    small.inputs[[0, 1, 1, 2, 3]], np.array([1, 0, -1, 1, 0], np.int32)
   )
-  outputs = []
-  for ways, support in ((2, small), (WAYS, padded)):
-    learner, params = make(ways)
-    adapted, _ = learner.adapt(KEY, params, support)
-    outputs.append(learner.predict(adapted, batch(1).inputs))
+  outputs = [
+    predictions(*make(ways), support, batch(1).inputs)[1]
+    for ways, support in ((2, small), (WAYS, padded))
+  ]
   np.testing.assert_allclose(outputs[1][:, :2], outputs[0], rtol=1e-9)
   assert (outputs[1][:, 2] < -1e29).all()
 
