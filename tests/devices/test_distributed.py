@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -224,13 +225,19 @@ def test_that_a_process_is_gone_is_told_from_other_errors(several):
 # Checkpoints and meshes.
 
 
+@cache
+def train_on(num_devices):
+  if num_devices == 1:
+    return make_train()
+  mesh = make_mesh({'task': num_devices})
+  return make_train(mesh, in_pieces(mesh))
+
+
 @pytest.mark.parametrize('saved_on', [1, 8])
 def test_a_checkpoint_does_not_depend_on_the_devices_it_is_of(
   tmp_path, saved_on
 ):
-  mesh = make_mesh({'task': 8})
-  trains = {1: make_train(), 8: make_train(mesh, in_pieces(mesh))}
-  train, other = trains[saved_on], trains[9 - saved_on]
+  train, other = train_on(saved_on), train_on(9 - saved_on)
   state, _ = train.run(start(train), 2)
   saved = on_the_host(state)
   with Checkpointer(tmp_path) as checkpoints:
@@ -252,7 +259,8 @@ def test_a_single_process_speaks_with_itself():
   assert distributed.collect({'a': 1}) == [{'a': 1}]
   assert distributed.agree([1, 'b']) == [1, 'b']
   divided = start(make_train(make_mesh({'task': 8}))).meta_params
-  for leaf in (3, 'name', np.arange(2), jnp.arange(2), divided['head']['bias']):
+  of_device = jnp.asarray([0, 1])
+  for leaf in (3, 'name', np.arange(2), of_device, divided['head']['bias']):
     assert distributed.gather(leaf) is leaf
   assert not distributed.is_lost_connection(RuntimeError('UNAVAILABLE'))
 
