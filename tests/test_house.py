@@ -60,6 +60,13 @@ def test_a_room_can_be_seen_whole_and_says_what_is_public(path):
   assert re.search(r'^ *__all__ = ', text, re.MULTILINE) or thin
 
 
+@pytest.mark.parametrize(
+  'path', sorted((REPOSITORY / 'examples').glob('*.py')), ids=lambda p: p.stem
+)
+def test_an_example_can_be_read_in_one_go(path):
+  assert 50 <= path.read_text().count('\n') <= 100
+
+
 def test_the_library_has_few_rooms_at_its_root():
   assert len(list((REPOSITORY / 'metajax').glob('*.py'))) <= 8
 

@@ -21,7 +21,7 @@ TINY = (
   '--eval_tasks=8', '--validation_tasks=4', '--tasks_per_step=2',
   '--log_every=1',
 )  # fmt: skip
-TINY_IMAGES = (*TINY, '--network=mlp', '--depth=1', '--width=4', '--ways=2')
+TINY_IMAGES = (*TINY, '--width=4', '--ways=2')
 
 
 class Ended(NamedTuple):

@@ -16,7 +16,12 @@ def trained(launcher, cache, tmp_path_factory):
   """Workdirs of a run that was trained, and of one that needs no training."""
   directory = tmp_path_factory.mktemp('trained')
   for method, flags in {
-    'maml': ('--steps=2', '--outer_schedule=cosine'),
+    'maml': (
+      '--network=mlp',
+      '--depth=1',
+      '--steps=2',
+      '--outer_schedule=cosine',
+    ),
     'pixels': (),
   }.items():
     ended = launcher.run(
