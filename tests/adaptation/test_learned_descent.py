@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.flatten_util import ravel_pytree
 
 import metajax
 from experiments.recipes import images, regression
@@ -16,7 +15,7 @@ from metajax.adaptation.learned_descent import (
   by_step,
   learned_descent,
 )
-from metajax.base import Task, sample_tasks
+from metajax.base import Batch, Task
 from metajax.inner import partition
 from metajax.models import mlp
 from metajax.tasks import sinusoid
@@ -28,20 +27,31 @@ OBJECTIVE = metajax.mean_squared_error
 
 
 def sinusoids(num: int = 3) -> Task:
-  return sample_tasks(sinusoid(4, 5), KEY, num)
+  generator = np.random.default_rng(0)
+  height, shift = generator.uniform(1, 3, (2, num, 1, 1))
+
+  def batch(examples: int) -> Batch:
+    inputs = generator.uniform(-5, 5, (num, examples, 1))
+    targets = height * np.sin(inputs + shift)
+    return Batch(inputs.astype(np.float32), targets.astype(np.float32))
+
+  return Task(batch(4), batch(5))
 
 
 def initial(learner, tasks: Task):
+  """In double precision, and not yet on a device."""
   meta_params = jax.jit(learner.init)(
     jax.random.key(1), tasks.support.inputs[0]
   )
-  return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), meta_params)
+  return jax.tree.map(np.float64, jax.device_get(meta_params))
 
 
 def perturbed(meta_params, size: float = 0.1):
   """Away from a start that may be special."""
-  flat, unravel = ravel_pytree(meta_params)
-  return unravel(flat + size * jax.random.normal(KEY, flat.shape, flat.dtype))
+  generator = np.random.default_rng(1)
+  return jax.tree.map(
+    lambda leaf: leaf + size * generator.normal(size=leaf.shape), meta_params
+  )
 
 
 def assert_slopes_are_right(learner, meta_params, tasks):
@@ -77,16 +87,18 @@ def test_the_number_of_the_step_counts_from_zero_and_the_last_value_stays():
   optimizer = by_step(
     lambda gradient, params, step: -at_step(rates, step) * gradient
   )
-  end, descent = metajax.descend(
-    lambda x, step: x, jnp.zeros(()), optimizer, num_steps=3
-  )
+  end, descent = jax.jit(
+    lambda start: metajax.descend(
+      lambda x, step: x, start, optimizer, num_steps=3
+    )
+  )(np.float32(0))
   assert descent.trajectory.tolist() == [0, -1, -11, -21]
   assert float(end) == -21
 
 
 def test_only_what_adapts_has_something_learned_for_it():
   learner = metajax.meta_sgd(MODEL, OBJECTIVE, 0.05, 1, adapts=partition.head)
-  meta_params = learner.init(KEY, jnp.zeros((1, 1)))
+  meta_params = jax.eval_shape(learner.init, KEY, jnp.zeros((1, 1)))
   assert set(meta_params.params) == {'Dense_0', 'head'}
   assert len(jax.tree.leaves(meta_params.inner)) == 2
 
@@ -95,8 +107,8 @@ def test_the_weights_are_those_that_the_model_draws():
   learner = metajax.meta_sgd(MODEL, OBJECTIVE)
   jax.tree.map(
     np.testing.assert_array_equal,
-    learner.init(KEY, jnp.zeros((1, 1))).params,
-    MODEL.init(KEY, jnp.zeros((1, 1))),
+    jax.jit(learner.init)(KEY, np.zeros((1, 1), np.float32)).params,
+    jax.jit(MODEL.init)(KEY, np.zeros((1, 1), np.float32)),
   )
 
 
@@ -107,7 +119,7 @@ def test_meta_sgd_with_constant_rates_is_maml(float64, steps):
   meta_params = initial(learner, tasks)
   meta_params = meta_params._replace(
     inner=jax.tree.map(
-      lambda leaf: jnp.full_like(leaf, np.log(0.05)), meta_params.inner
+      lambda leaf: np.full_like(leaf, np.log(0.05)), meta_params.inner
     )
   )
   gradient, metrics = jax.jit(learner.grad)(KEY, meta_params, tasks)
@@ -148,7 +160,7 @@ def test_meta_sgd_steps_by_each_rate_on_its_own(float64):
     adapted.params,
     meta_params.params,
     meta_params.inner,
-    slope(meta_params.params),
+    jax.device_get(slope(meta_params.params)),
   )
 
 
@@ -165,9 +177,9 @@ def test_rates_that_meta_sgd_learns_too_fast_stay_positive_and_finite():
 
 def test_adapting_keeps_nothing_that_predictions_do_not_need():
   learner = metajax.meta_sgd(MODEL, OBJECTIVE, 0.05, 2)
-  meta_params = learner.init(KEY, jnp.zeros((1, 1)))
-  task = sinusoid(4, 5)(KEY)
-  adapted, adaptation = learner.adapt(KEY, meta_params, task.support)
+  support = jax.tree.map(lambda leaf: leaf[0], sinusoids(1).support)
+  meta_params = jax.eval_shape(learner.init, KEY, support.inputs)
+  adapted, adaptation = jax.eval_shape(learner.adapt, KEY, meta_params, support)
   assert adapted.inner == ()
   assert isinstance(adaptation.trajectory, LearnedDescent)
 
