@@ -1,15 +1,14 @@
 """ALFA: rates and decay by its equation, and MAML as its start."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
+from drawn import at, in_double, numbers_like, sinusoids
 
 import metajax
-from metajax.base import sample_tasks
 from metajax.models import mlp
-from metajax.tasks import sinusoid
 from metajax.testing import slopes
 
 KEY = jax.random.key(0)
@@ -18,15 +17,19 @@ OBJECTIVE = metajax.mean_squared_error
 STEPS, RATE = 2, 0.05
 
 
+@functools.cache
 def tasks_and_start(learner):
-  tasks = sample_tasks(sinusoid(4, 5), KEY, 3)
+  tasks = sinusoids(3)
   meta_params = jax.jit(learner.init)(KEY, tasks.support.inputs[0])
-  return tasks, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), meta_params)
+  return tasks, in_double(meta_params)
 
 
 def perturbed(meta_params):
-  flat, unravel = ravel_pytree(meta_params)
-  return unravel(flat + 0.1 * jax.random.normal(KEY, flat.shape))
+  return jax.tree.map(
+    lambda leaf, noise: leaf + 0.2 * noise,
+    meta_params,
+    numbers_like(meta_params),
+  )
 
 
 @pytest.fixture(scope='module')
@@ -34,9 +37,22 @@ def learner():
   return metajax.alfa(MODEL, OBJECTIVE, RATE, STEPS)
 
 
+@pytest.fixture(scope='module')
+def adapt(learner):
+  return jax.jit(learner.adapt)
+
+
+@jax.jit
+def slope(params, support):
+  def loss(params):
+    return OBJECTIVE(MODEL.apply(params, support.inputs), support.targets)[0]
+
+  return jax.grad(loss)(params)
+
+
 def test_it_starts_as_maml(float64, learner):
   tasks, meta_params = tasks_and_start(learner)
-  rates = jnp.full_like(meta_params.inner.rates, np.log(RATE))
+  rates = np.full_like(meta_params.inner.rates, np.log(RATE))
   meta_params = meta_params._replace(
     inner=meta_params.inner._replace(rates=rates)
   )
@@ -54,28 +70,23 @@ def test_all_of_it_is_learned(float64, learner):
   np.testing.assert_allclose(along.by_gradient, along.by_differences, rtol=1e-5)
 
 
-def test_a_step_is_that_of_numpy(float64, learner):
+def test_a_step_is_that_of_numpy(float64, learner, adapt):
   tasks, meta_params = tasks_and_start(learner)
   meta_params = perturbed(meta_params)
-  support = jax.tree.map(lambda leaf: leaf[0], tasks.support)
-  _, adaptation = jax.jit(learner.adapt)(KEY, meta_params, support)
+  support = at(tasks.support, 0)
+  _, adaptation = adapt(KEY, meta_params, support)
   path = [
-    [np.asarray(leaf) for leaf in jax.tree.leaves(
-      jax.tree.map(lambda leaf, t=t: leaf[t], adaptation.trajectory.params)
-    )]
+    jax.tree.leaves(at(adaptation.trajectory.params, t))
     for t in range(STEPS + 1)
-  ]  # fmt: skip
+  ]
   structure = jax.tree.structure(meta_params.params)
-  slope = jax.jit(jax.grad(
-    lambda params: OBJECTIVE(
-      MODEL.apply(params, support.inputs), support.targets
-    )[0]
-  ))  # fmt: skip
   rule = jax.tree.map(np.asarray, meta_params.inner)
   for t in range(STEPS):
     here = path[t]
     gradient = list(
-      map(np.asarray, jax.tree.leaves(slope(structure.unflatten(here))))
+      map(
+        np.asarray, jax.tree.leaves(slope(structure.unflatten(here), support))
+      )
     )
     seen = np.array([leaf.mean() for leaf in here + gradient])
     hidden, head = rule.network['Dense_0'], rule.network['head']
@@ -89,21 +100,18 @@ def test_a_step_is_that_of_numpy(float64, learner):
       )
 
 
-def test_tasks_have_rates_of_their_own(float64, learner):
+def test_tasks_have_rates_of_their_own(float64, learner, adapt):
   """From one start, steps differ by more than the gradients of the tasks do."""
   tasks, meta_params = tasks_and_start(learner)
   meta_params = perturbed(meta_params)
   steps, gradients = [], []
   for i in range(2):
-    support = jax.tree.map(lambda leaf, i=i: leaf[i], tasks.support)
-    _, adaptation = jax.jit(learner.adapt)(KEY, meta_params, support)
-    bias = adaptation.trajectory.params['Dense_0']['bias']
-    steps.append(np.asarray(bias[1] - bias[0]))
-    loss = lambda params, support=support: OBJECTIVE(  # noqa: E731
-      MODEL.apply(params, support.inputs), support.targets
-    )[0]
-    slope = jax.jit(jax.grad(loss))(meta_params.params)
-    gradients.append(np.asarray(slope['Dense_0']['bias']))
+    support = at(tasks.support, i)
+    _, adaptation = adapt(KEY, meta_params, support)
+    bias = np.asarray(adaptation.trajectory.params['Dense_0']['bias'])
+    steps.append(bias[1] - bias[0])
+    gradient = slope(meta_params.params, support)
+    gradients.append(np.asarray(gradient['Dense_0']['bias']))
   with np.errstate(divide='ignore', invalid='ignore'):
     ratios = [s / g for s, g in zip(steps, gradients, strict=True)]
   common = np.isfinite(ratios[0]) & np.isfinite(ratios[1])

@@ -1,5 +1,6 @@
 """MAML++: each of its five parts, and how it counts."""
 
+import functools
 from functools import partial
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawn import at, in_double, numbers_like, sinusoids
 from jax.flatten_util import ravel_pytree
 
 import metajax
@@ -16,7 +18,6 @@ from metajax.algorithms.maml_plus_plus import (
   outer_optimizer,
   step_weights,
 )
-from metajax.base import sample_tasks
 from metajax.inner import partition
 from metajax.models import BatchNorm, from_linen, mlp
 from metajax.tasks import sinusoid
@@ -42,23 +43,16 @@ class Normalised(nn.Module):
 NORMALISED = from_linen(Normalised())
 
 
-def as_double(tree):
-  return jax.tree.map(
-    lambda leaf: (
-      leaf.astype(jnp.float64)
-      if jnp.issubdtype(leaf.dtype, jnp.floating)
-      else leaf
-    ),
-    tree,
-  )
-
-
 def start(learner) -> PlusPlusParams:
-  meta_params = as_double(jax.jit(learner.init)(KEY, jnp.zeros((4, 1))))
+  meta_params = in_double(jax.jit(learner.init)(KEY, np.zeros((4, 1))))
   rates = jax.tree.map(
-    lambda leaf: jnp.full_like(leaf, np.log(RATE)), meta_params.inner
+    lambda leaf: np.full_like(leaf, np.log(RATE)), meta_params.inner
   )
   return meta_params._replace(inner=rates)
+
+
+def raveled(tree) -> np.ndarray:
+  return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def assert_close(a, b, rtol=1e-11, atol=1e-12):
@@ -67,18 +61,33 @@ def assert_close(a, b, rtol=1e-11, atol=1e-12):
   )
 
 
+@functools.cache
+def learner_of(multi_step: int, first_order: int):
+  return make(multi_step=multi_step, first_order=first_order)
+
+
+@functools.cache
+def gradient_of(learner):
+  return jax.jit(learner.grad)
+
+
+@functools.cache
+def maml_of(steps: int, first_order: bool):
+  return jax.jit(metajax.maml(MODEL, OBJECTIVE, RATE, steps, first_order).grad)
+
+
 def weights_of(learner, meta_params, tasks):
   """The part of the gradient that other methods have too."""
-  gradient, _ = jax.jit(learner.grad)(KEY, meta_params, tasks)
+  gradient, _ = gradient_of(learner)(KEY, meta_params, tasks)
   return gradient.params
 
 
 @pytest.mark.long
 def test_when_nothing_is_annealed_any_more_it_starts_as_maml(float64):
-  tasks = sample_tasks(SAMPLE, KEY, 3)
-  learner = make(multi_step=10, first_order=20)
+  tasks = sinusoids(3)
+  learner = learner_of(10, 20)
   meta_params = start(learner)
-  late = meta_params._replace(step=jnp.int32(20))
+  late = meta_params._replace(step=np.int32(20))
   maml = metajax.maml(MODEL, OBJECTIVE, RATE, STEPS)
   expected, _ = jax.jit(maml.grad)(KEY, meta_params.params, tasks)
   assert_close(weights_of(learner, late, tasks), expected)
@@ -86,13 +95,13 @@ def test_when_nothing_is_annealed_any_more_it_starts_as_maml(float64):
 
 @pytest.mark.long
 def test_in_between_it_is_first_order(float64):
-  tasks = sample_tasks(SAMPLE, KEY, 3)
-  learner = make(multi_step=10, first_order=20)
+  tasks = sinusoids(3)
+  learner = learner_of(10, 20)
   meta_params = start(learner)
   fomaml = metajax.fomaml(MODEL, OBJECTIVE, RATE, STEPS)
   expected, _ = jax.jit(fomaml.grad)(KEY, meta_params.params, tasks)
   for step in (10, 19):
-    between = meta_params._replace(step=jnp.int32(step))
+    between = meta_params._replace(step=np.int32(step))
     assert_close(weights_of(learner, between, tasks), expected)
 
 
@@ -101,20 +110,21 @@ def test_in_between_it_is_first_order(float64):
 )
 def test_at_first_the_loss_after_every_step_counts(float64, first_order):
   """The sum of what MAML with 1, 2, ... steps would do."""
-  tasks = sample_tasks(SAMPLE, KEY, 3)
-  learner = make(multi_step=10, first_order=first_order)
-  meta_params = start(learner)._replace(step=jnp.int32(4))
+  tasks = sinusoids(3)
+  learner = learner_of(10, first_order)
+  meta_params = start(learner)._replace(step=np.int32(4))
   expected = 0.0
   for steps, weight in zip((1, 2, 3), (0.2, 0.2, 0.6), strict=True):
-    maml = metajax.maml(MODEL, OBJECTIVE, RATE, steps, bool(first_order))
-    gradient, _ = jax.jit(maml.grad)(KEY, meta_params.params, tasks)
-    expected = expected + weight * ravel_pytree(gradient)[0]
+    maml = maml_of(steps, bool(first_order))
+    gradient, _ = maml(KEY, meta_params.params, tasks)
+    expected = expected + weight * raveled(gradient)
   result = weights_of(learner, meta_params, tasks)
-  assert_close(ravel_pytree(result)[0], expected, rtol=1e-6, atol=1e-7)
+  assert_close(raveled(result), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_the_weights_of_steps_move_to_the_last():
-  rows = [step_weights(jnp.int32(n), 10, 4).tolist() for n in (0, 5, 10, 99)]
+  weights = jax.jit(step_weights, static_argnums=(1, 2))
+  rows = [weights(np.int32(n), 10, 4).tolist() for n in (0, 5, 10, 99)]
   assert rows == [
     [0.25] * 4,
     [0.125, 0.125, 0.125, 0.625],
@@ -124,22 +134,22 @@ def test_the_weights_of_steps_move_to_the_last():
 
 
 def test_the_loss_that_is_reported_is_that_of_the_adapted(float64):
-  tasks = sample_tasks(SAMPLE, KEY, 3)
-  learner = make(multi_step=10)
+  tasks = sinusoids(3)
+  learner = learner_of(10, 0)
   meta_params = start(learner)
-  _, metrics = jax.jit(learner.grad)(KEY, meta_params, tasks)
-  maml = metajax.maml(MODEL, OBJECTIVE, RATE, STEPS)
-  _, expected = jax.jit(maml.grad)(KEY, meta_params.params, tasks)
+  _, metrics = gradient_of(learner)(KEY, meta_params, tasks)
+  _, expected = maml_of(STEPS, False)(KEY, meta_params.params, tasks)
   assert_close(metrics, expected)
 
 
 def test_rates_and_normalisation_of_every_step_are_learned(float64):
-  tasks = as_double(sample_tasks(SAMPLE, KEY, 3))
+  tasks = sinusoids(3)
   learner = metajax.maml_plus_plus(NORMALISED, OBJECTIVE, RATE, 2)
-  meta_params = as_double(jax.jit(learner.init)(KEY, jnp.zeros((4, 1))))
-  flat, unravel = ravel_pytree(meta_params[:2])
-  flat = flat + 0.1 * jax.random.normal(KEY, flat.shape)
-  along = jax.random.normal(jax.random.key(3), (4, len(flat)))
+  meta_params = in_double(jax.jit(learner.init)(KEY, np.zeros((4, 1))))
+  _, unravel = ravel_pytree(meta_params[:2])
+  noise = numbers_like(meta_params[:2])
+  flat = raveled(meta_params[:2]) + 0.2 * raveled(noise)
+  along = np.random.default_rng(3).normal(size=(4, len(flat)))
 
   @jax.jit
   def of(flat):
@@ -147,19 +157,19 @@ def test_rates_and_normalisation_of_every_step_are_learned(float64):
     gradient, metrics = learner.grad(KEY, point, tasks)
     return ravel_pytree(gradient[:2])[0], metrics['loss']
 
-  gradient, _ = of(flat)
+  gradient = np.asarray(of(flat)[0])
   for direction in along:
-    ends = [of(flat + size * direction)[1] for size in (1e-5, -1e-5)]
+    ends = [float(of(flat + size * direction)[1]) for size in (1e-5, -1e-5)]
     np.testing.assert_allclose(
       gradient @ direction, (ends[0] - ends[1]) / 2e-5, rtol=1e-5
     )
 
 
 def test_normalisation_does_not_adapt_but_has_its_own_weights_a_step(float64):
-  task = as_double(SAMPLE(KEY))
+  task = at(sinusoids(1), 0)
   learner = metajax.maml_plus_plus(NORMALISED, OBJECTIVE, RATE, 3)
-  meta_params = as_double(learner.init(KEY, task.support.inputs))
-  later = jnp.arange(12.0).reshape(3, 4)
+  meta_params = in_double(jax.jit(learner.init)(KEY, task.support.inputs))
+  later = np.arange(12.0).reshape(3, 4)
   meta_params.inner['BatchNorm_0']['scale'] = later
   _, adaptation = jax.jit(learner.adapt)(KEY, meta_params, task.support)
   scales = adaptation.trajectory.params['BatchNorm_0']['scale']
@@ -172,13 +182,13 @@ def test_normalisation_does_not_adapt_but_has_its_own_weights_a_step(float64):
 
 
 def test_each_step_has_the_rate_that_is_learned_for_it(float64):
-  task = as_double(SAMPLE(KEY))
+  task = at(sinusoids(1), 0)
   learner = make()
   meta_params = start(learner)
-  rates = jnp.array([0.1, 0.02, 0.3])
-  meta_params.inner['head']['bias'] = jnp.log(rates)
+  rates = np.array([0.1, 0.02, 0.3])
+  meta_params.inner['head']['bias'] = np.log(rates)
   _, adaptation = jax.jit(learner.adapt)(KEY, meta_params, task.support)
-  path = adaptation.trajectory.params
+  path = jax.tree.map(np.asarray, adaptation.trajectory.params)
 
   @jax.jit
   def slope(params):
@@ -189,10 +199,10 @@ def test_each_step_has_the_rate_that_is_learned_for_it(float64):
     return jax.grad(loss)(params)['head']['bias']
 
   for t in range(3):
-    before = jax.tree.map(lambda leaf, t=t: leaf[t], path)
+    before = at(path, t)
     np.testing.assert_allclose(
       path['head']['bias'][t + 1],
-      before['head']['bias'] - rates[t] * slope(before),
+      before['head']['bias'] - rates[t] * np.asarray(slope(before)),
       rtol=1e-10,
     )
 
@@ -217,9 +227,10 @@ def test_outer_steps_are_counted_exactly(tasks, chunk_size, steps):
 
 @pytest.mark.long
 def test_more_steps_at_test_than_in_training_have_the_last_rates():
-  meta_params = make().init(KEY, jnp.zeros((4, 1)))
+  meta_params = jax.jit(make().init)(KEY, np.zeros((4, 1)))
   longer = metajax.maml_plus_plus(MODEL, OBJECTIVE, RATE, 5)
-  _, adaptation = longer.adapt(KEY, meta_params, SAMPLE(KEY).support)
+  support = at(sinusoids(1), 0).support
+  _, adaptation = jax.jit(longer.adapt)(KEY, meta_params, support)
   assert len(jax.tree.leaves(adaptation.trajectory)[0]) == 6
 
 

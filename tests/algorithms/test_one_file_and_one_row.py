@@ -71,12 +71,24 @@ def run(copy: Path, *arguments: str) -> str:
   return done.stdout
 
 
-def run_tests(copy: Path, *arguments: str) -> int:
-  """How many tests pass there."""
+def run_tests(copy: Path, selected: str) -> list[str]:
+  """Files of the tests that pass there."""
   printed = run(
-    copy, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *arguments
+    copy, '-m', 'pytest', '-q', '-rp', '-p', 'no:cacheprovider',
+    *(name for name in COPIED if '/test_' in name),
+    '-k', selected, '-m', 'long or not long',
+  )  # fmt: skip
+  return re.findall(r'^PASSED \S*/(test_\w+)\.py::', printed, re.MULTILINE)
+
+
+@pytest.fixture(scope='module')
+def passed(copy) -> list[str]:
+  """Of one run, since to start one takes longer than these tests."""
+  return run_tests(
+    copy,
+    '(test_import and (mymethod or all_is_sorted or every_name_in_all '
+    'or design)) or (mymethod and (fits_together or metrics))',
   )
-  return int(re.search(r'(\d+) passed', printed)[1])
 
 
 def test_the_method_is_exported_and_one_of_all(copy):
@@ -90,23 +102,15 @@ def test_the_method_is_exported_and_one_of_all(copy):
   assert 'False' not in printed
 
 
-def test_the_tests_of_imports_take_it_up(copy):
-  selected = 'mymethod or all_is_sorted or every_name_in_all or design'
-  assert run_tests(copy, 'tests/test_import.py', '-k', selected) > 50
+def test_the_tests_of_imports_take_it_up(passed):
+  assert passed.count('test_import') > 50
 
 
-def test_its_published_setting_is_the_default_one(copy):
-  passed = run_tests(
-    copy, 'tests/algorithms/test_conformance.py',
-    '-k', 'mymethod and (fits_together or metrics)', '-m', 'long or not long',
-  )  # fmt: skip
-  assert passed == 2
+def test_its_published_setting_is_the_default_one(passed):
+  assert passed.count('test_conformance') == 2
 
 
 @pytest.mark.long
 def test_the_conformance_test_takes_it_up(copy):
-  passed = run_tests(
-    copy, 'tests/algorithms/test_conformance.py', '-k', 'mymethod',
-    '-m', 'long or not long',
-  )  # fmt: skip
-  assert passed > 15
+  passed = run_tests(copy, 'test_conformance and mymethod')
+  assert len(passed) > 15

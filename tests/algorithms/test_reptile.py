@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawn import at, in_double, sinusoids
 
 import metajax
 from metajax.algorithms.reptile import minibatches, outer_optimizer
-from metajax.base import Batch, map_tasks, sample_tasks
+from metajax.base import Batch, map_tasks
 from metajax.models import mlp
 from metajax.tasks import sinusoid
 
@@ -19,15 +20,9 @@ KEY = jax.random.key(0)
 cut = jax.jit(minibatches, static_argnums=(2, 3))
 
 
-def as_double(tree):
-  return jax.tree.map(
-    lambda leaf: (
-      leaf.astype(jnp.float64)
-      if jnp.issubdtype(leaf.dtype, jnp.floating)
-      else leaf
-    ),
-    tree,
-  )
+def drawn(learner):
+  """Meta-parameters at their start, in double precision."""
+  return in_double(jax.jit(learner.init)(KEY, np.zeros((4, 1))))
 
 
 def assert_close(a, b, rtol=1e-12, atol=1e-14):
@@ -46,11 +41,11 @@ def counts(state) -> list[int]:
 
 
 def test_one_step_of_sgd_displaces_by_the_support_gradient(float64):
-  rate, tasks = 0.05, sample_tasks(SAMPLE, KEY, 3)
+  rate, tasks = 0.05, sinusoids(3, 4, 3)
   learner = metajax.reptile(
     MODEL, metajax.mean_squared_error, rate, 1, inner_optimizer=optax.sgd
   )
-  params = as_double(jax.jit(learner.init)(KEY, tasks.support.inputs[0]))
+  params = drawn(learner)
   gradient, _ = jax.jit(learner.grad)(KEY, params, tasks)
 
   @jax.jit
@@ -64,7 +59,9 @@ def test_one_step_of_sgd_displaces_by_the_support_gradient(float64):
     return jax.grad(loss)(params)
 
   expected = support_gradient(params.params)
-  assert_close(gradient.params, jax.tree.map(lambda g: rate * g, expected))
+  assert_close(
+    gradient.params, jax.tree.map(lambda g: rate * np.asarray(g), expected)
+  )
 
 
 def test_a_train_step_keeps_the_mean_of_the_final_adam_states(float64):
@@ -73,8 +70,7 @@ def test_a_train_step_keeps_the_mean_of_the_final_adam_states(float64):
   optimizer = outer_optimizer(optax.sgd(outer_rate))
 
   @jax.jit
-  def train_step(key, params, state):
-    tasks = sample_tasks(SAMPLE, key, 3)
+  def train_step(key, params, state, tasks):
     gradient, _ = learner.grad(key, params, tasks)
     updates, state = optimizer.update(gradient, state, params)
     ends = map_tasks(
@@ -83,11 +79,14 @@ def test_a_train_step_keeps_the_mean_of_the_final_adam_states(float64):
     mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), ends)
     return optax.apply_updates(params, updates), state, mean
 
-  params = as_double(jax.jit(learner.init)(KEY, jnp.zeros((4, 1))))
-  state = optimizer.init(params)
+  params = drawn(learner)
+  state, tasks = jax.jit(optimizer.init)(params), sinusoids(9, 4, 3)
   for n in range(1, 4):
     before = params
-    params, state, mean = train_step(jax.random.fold_in(KEY, n), params, state)
+    params, state, mean = jax.tree.map(
+      np.asarray,
+      train_step(KEY, params, state, at(tasks, slice(3 * n - 3, 3 * n))),
+    )
     assert_close(
       params.params,
       jax.tree.map(
@@ -132,10 +131,10 @@ def test_the_count_of_steps_is_exact_for_every_number_of_tasks(
 
 
 def test_the_inner_optimizer_goes_on_where_the_last_step_left_it(float64):
-  task = SAMPLE(KEY)
+  task = at(sinusoids(1, 4, 3), 0)
   adam = optax.adam(0.01, b1=0.0)
   learner = metajax.reptile(MODEL, metajax.mean_squared_error, 0.01, 2)
-  start = as_double(jax.jit(learner.init)(KEY, task.support.inputs))
+  start = drawn(learner)
   adapt = jax.jit(learner.adapt)
   middle, _ = adapt(KEY, start, task.support)
   end, _ = adapt(KEY, middle, task.support)
@@ -156,7 +155,7 @@ def test_the_inner_optimizer_goes_on_where_the_last_step_left_it(float64):
 
 
 def numbered(examples: int) -> Batch:
-  return Batch(jnp.arange(examples), 10 * jnp.arange(examples))
+  return Batch(np.arange(examples), 10 * np.arange(examples))
 
 
 def test_minibatches_pass_over_every_example_once_before_any_twice():

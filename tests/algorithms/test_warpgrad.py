@@ -1,14 +1,16 @@
 """WarpGrad: what adapts, what its objective is, and what warps are."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import at, in_double, sinusoids
 
 import metajax
-from metajax.base import map_tasks, sample_tasks
+from metajax.base import map_tasks
 from metajax.models import conv4, mlp
-from metajax.tasks import sinusoid
 from metajax.testing import slopes
 
 KEY = jax.random.key(0)
@@ -16,13 +18,13 @@ MODEL = mlp([4, 3], 1, warps=True)
 OBJECTIVE = metajax.mean_squared_error
 
 
+@functools.cache
 def tasks_and_start():
-  tasks = sample_tasks(sinusoid(4, 5), KEY, 3)
-  params = jax.jit(MODEL.init)(KEY, tasks.support.inputs[0])
-  params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-  for index, name in enumerate(('warp_0', 'warp_1')):
+  tasks, generator = sinusoids(3), np.random.default_rng(0)
+  params = in_double(jax.jit(MODEL.init)(KEY, tasks.support.inputs[0]))
+  for name in ('warp_0', 'warp_1'):
     kernel = params[name]['kernel']
-    noise = jax.random.normal(jax.random.key(index), kernel.shape)
+    noise = generator.normal(size=kernel.shape)
     params[name]['kernel'] = kernel + 0.2 * noise
   return tasks, params
 
@@ -30,8 +32,8 @@ def tasks_and_start():
 def test_warps_do_not_adapt_and_all_else_does(float64):
   tasks, params = tasks_and_start()
   learner = metajax.warpgrad(MODEL, OBJECTIVE, 0.05, 2)
-  support = jax.tree.map(lambda leaf: leaf[0], tasks.support)
-  adapted, _ = jax.jit(learner.adapt)(KEY, params, support)
+  adapted, _ = jax.jit(learner.adapt)(KEY, params, at(tasks.support, 0))
+  adapted = jax.tree.map(np.asarray, adapted)
   for name, layer in params.items():
     moved = np.abs(adapted[name]['kernel'] - layer['kernel']).max() > 0
     assert moved == (not name.startswith('warp'))
@@ -61,7 +63,7 @@ def test_it_learns_a_step_from_every_place_with_the_places_held_constant(
     )
 
   @jax.jit
-  def by_hand(params):
+  def by_hand(params, tasks):
     def of_task(key, task):
       _, adaptation = learner.adapt(key, params, task.support)
       places = jax.tree.map(lambda leaf: leaf[:-1], adaptation.trajectory)
@@ -74,7 +76,7 @@ def test_it_learns_a_step_from_every_place_with_the_places_held_constant(
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12),
     gradient,
-    by_hand(params),
+    by_hand(params, tasks),
   )
 
 
@@ -96,7 +98,7 @@ def test_with_a_single_step_it_is_the_derivative_of_what_it_reports(float64):
   ],
 )
 def test_warps_are_the_identity_at_first(plain, warped, inputs):
-  images = jax.random.normal(KEY, inputs)
+  images = np.random.default_rng(0).normal(size=inputs)
   params = jax.jit(warped.init)(KEY, images)
   without = {
     name: layer for name, layer in params.items() if 'warp' not in name
