@@ -15,7 +15,13 @@ from jax.extend.core import jaxpr_as_fun
 
 from metajax.base import PyTree
 
-__all__ = ['Hoisted', 'hoist', 'instantiated', 'split_perturbed']
+__all__ = [
+  'Hoisted',
+  'hoist',
+  'instantiated',
+  'split_perturbed',
+  'with_its_rule',
+]
 
 
 class Hoisted(NamedTuple):
@@ -51,6 +57,15 @@ def hoist(function: Callable[..., PyTree], *args: PyTree) -> Hoisted:
     )
 
   return Hoisted(call, list(program.consts), shapes)
+
+
+def with_its_rule(function: Callable[..., Any]) -> Callable[..., Any]:
+  """The same function with a derivative of its own, of any arrays.
+
+  Inside `jit`, what has a derivative of its own refuses NumPy arrays over which
+  `vmap` maps; a function that is traced does not get to see them.
+  """
+  return jax.jit(function, inline=True)
 
 
 def split_perturbed(inputs: PyTree) -> tuple[PyTree, PyTree]:

@@ -21,7 +21,12 @@ from jax.custom_derivatives import SymbolicZero
 
 from metajax.base import PyTree
 from metajax.inner import partition
-from metajax.inner._hoisting import hoist, instantiated, split_perturbed
+from metajax.inner._hoisting import (
+  hoist,
+  instantiated,
+  split_perturbed,
+  with_its_rule,
+)
 
 __all__ = ['Gradient', 'Update', 'descend_segment']
 
@@ -76,7 +81,7 @@ def descend_segment(
     _keep_start_and_gradients(parts), _replay(parts), symbolic_zeros=True
   )
   constants = (of_gradient.constants, of_update.constants)
-  last, values, visited = segment(leaves, constants, steps)
+  last, values, visited = with_its_rule(segment)(leaves, constants, steps)
   return jax.tree.unflatten(structure, last), (
     values,
     jax.tree.unflatten(jax.tree.structure(carry[0]), visited),

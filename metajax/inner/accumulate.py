@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from metajax.base import PyTree
 from metajax.inner import partition
-from metajax.inner._hoisting import hoist, split_perturbed
+from metajax.inner._hoisting import hoist, split_perturbed, with_its_rule
 
 __all__ = ['Loss', 'accumulate']
 
@@ -60,7 +60,7 @@ def accumulate(loss: Loss, num_chunks: int) -> Loss:
 
     summed = jax.custom_vjp(total)
     summed.defvjp(_forward(pure), _backward, symbolic_zeros=True)
-    return summed(params, hoisted.constants, chunks)
+    return with_its_rule(summed)(params, hoisted.constants, chunks)
 
   return mean
 

@@ -29,7 +29,12 @@ from jax.scipy.sparse.linalg import cg
 
 from metajax.base import PyTree
 from metajax.inner import partition
-from metajax.inner._hoisting import hoist, instantiated, split_perturbed
+from metajax.inner._hoisting import (
+  hoist,
+  instantiated,
+  split_perturbed,
+  with_its_rule,
+)
 
 __all__ = ['Loss', 'Solve', 'implicit_minimum']
 
@@ -111,7 +116,9 @@ def implicit_minimum(
     _implicit_function_theorem(pure, solve_hessian),
     symbolic_zeros=True,
   )
-  result: tuple[PyTree, PyTree] = minimum(start, hoisted.constants)
+  result: tuple[PyTree, PyTree] = with_its_rule(minimum)(
+    start, hoisted.constants
+  )
   return result
 
 

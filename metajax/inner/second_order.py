@@ -28,7 +28,12 @@ from jax.custom_derivatives import SymbolicZero
 
 from metajax.base import PyTree
 from metajax.inner import partition
-from metajax.inner._hoisting import hoist, instantiated, split_perturbed
+from metajax.inner._hoisting import (
+  hoist,
+  instantiated,
+  split_perturbed,
+  with_its_rule,
+)
 
 __all__ = ['Loss', 'SecondOrder', 'ValueAndGradient', 'value_and_gradient']
 
@@ -95,7 +100,7 @@ def _mixed(
   both.defvjp(
     _keep_inputs(pure), _forward_over_reverse(pure), symbolic_zeros=True
   )
-  return both(params, hoisted.constants, step)
+  return with_its_rule(both)(params, hoisted.constants, step)
 
 
 def _keep_inputs(pure: Callable[..., jax.Array]) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from drawn import at, in_double, numbers_like, sinusoids
+from numpy_draws import at, in_double, numbers_like, sinusoids
 
 import metajax
 from metajax.models import mlp

@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from drawn import at, parameters, sinusoids
+from numpy_draws import at, parameters, sinusoids
 
 import metajax
 from metajax.inner import partition

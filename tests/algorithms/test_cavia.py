@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import at, parameters, sinusoids
+from numpy_draws import at, parameters, sinusoids
 
 import metajax
 from metajax.models import conv4, mlp

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from drawn import at, classes
+from numpy_draws import at, classes
 
 import metajax
 from metajax.algorithms.delta_encoder import (

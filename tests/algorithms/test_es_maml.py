@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import parameters, sinusoids
+from numpy_draws import parameters, sinusoids
 
 import metajax
 from metajax.base import Batch, Learner, Task

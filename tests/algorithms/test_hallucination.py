@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from drawn import at, classes, parameters
+from numpy_draws import at, classes, parameters
 
 import metajax
 from metajax.algorithms.hallucination import (

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import sinusoids
+from numpy_draws import sinusoids
 
 import metajax
 from metajax.base import Batch, Model, Task

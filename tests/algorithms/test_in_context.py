@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from drawn import at, parameters, sinusoids, stacked
+from numpy_draws import at, parameters, sinusoids, stacked
 
 import metajax
 from metajax.base import Batch, Task

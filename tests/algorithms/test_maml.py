@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import at, parameters, sinusoids
+from numpy_draws import at, parameters, sinusoids
 
 import metajax
 from metajax.base import Batch, Model, Task, map_tasks

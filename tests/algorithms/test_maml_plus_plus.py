@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from drawn import at, in_double, numbers_like, sinusoids
 from jax.flatten_util import ravel_pytree
+from numpy_draws import at, in_double, numbers_like, sinusoids
 
 import metajax
 from metajax.algorithms.maml_plus_plus import (

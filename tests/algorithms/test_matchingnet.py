@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from drawn import at, parameters, stacked
+from numpy_draws import at, parameters, stacked
 
 import metajax
 from metajax.base import Batch, Task

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import in_double, numbers_like, sinusoids
+from numpy_draws import in_double, numbers_like, sinusoids
 
 import metajax
 from metajax.algorithms.meta_curvature import multiply

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from drawn import at, parameters, sinusoids
+from numpy_draws import at, parameters, sinusoids
 
 import metajax
 from metajax.algorithms.neural_process import dot_product_attention

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import at, classes, parameters
+from numpy_draws import at, classes, parameters
 
 import metajax
 from metajax.base import PADDING, Task

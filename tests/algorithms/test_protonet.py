@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from drawn import at, parameters
+from numpy_draws import at, parameters
 
 import metajax
 from metajax.base import Batch, Task

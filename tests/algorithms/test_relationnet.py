@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import parameters, stacked
+from numpy_draws import parameters, stacked
 
 import metajax
 from metajax.algorithms.relationnet import relation_module

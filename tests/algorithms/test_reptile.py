@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from drawn import at, in_double, sinusoids
+from numpy_draws import at, in_double, sinusoids
 
 import metajax
 from metajax.algorithms.reptile import minibatches, outer_optimizer

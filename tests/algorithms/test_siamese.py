@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from drawn import parameters, stacked
+from numpy_draws import parameters, stacked
 
 import metajax
 from metajax.algorithms.siamese import pair_loss, verify

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import parameters
+from numpy_draws import parameters
 
 import metajax
 from metajax.adaptation.heads import TransferParams, cosine_head, linear_head

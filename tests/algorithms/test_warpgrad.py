@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import at, in_double, sinusoids
+from numpy_draws import at, in_double, sinusoids
 
 import metajax
 from metajax.base import map_tasks

@@ -154,6 +154,7 @@ def assert_same_bits(found, expected):
 # Several processes.
 
 
+@pytest.mark.long
 def test_processes_train_to_what_one_trains_to(one, several):
   _, expected = one
   for process in several[1]:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import Launcher, serve
 
@@ -33,3 +34,26 @@ def own_cache(tmp_path: Path, cache: str) -> Callable[[], str]:
     return f'--cache_dir={tmp_path / "cache"}'
 
   return copy
+
+
+@pytest.fixture(scope='session')
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """A user's own images: each class has a bright square somewhere else.
+
+  Drawing tasks of them takes less compiling than drawing strokes does.
+  """
+  rng = np.random.default_rng(0)
+  labels = np.repeat([f'sign {number}' for number in range(12)], 6)
+  images = rng.integers(0, 60, (72, 16, 16)).astype(np.uint8)
+  for index in range(72):
+    row, column = divmod(index // 6, 4)
+    images[index, 5 * row : 5 * row + 4, 4 * column : 4 * column + 4] += 190
+  path = tmp_path_factory.mktemp('npz') / 'mine.npz'
+  np.savez(path, images=images, labels=labels)
+  return path
+
+
+@pytest.fixture(scope='session')
+def npz(squares: Path) -> tuple[str, str]:
+  """Their flags."""
+  return ('--dataset=npz', f'--data_file={squares}')

@@ -311,6 +311,7 @@ def test_damaged_record_file(refused, shared_data, tmp_path):
 SINUSOID = (*TINY, '--steps=4', '--checkpoint_every=2')
 
 
+@pytest.mark.long
 def test_directory_that_holds_a_run(launcher, refused, cache, tmp_path):
   workdir = f'--workdir={tmp_path / "run"}'
   launcher.succeed('sinusoid', *SINUSOID, cache, workdir)

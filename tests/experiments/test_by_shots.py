@@ -12,7 +12,7 @@ FLAGS = ('--shots=2', '--queries=1', '--eval_tasks=4')
 
 
 @pytest.fixture(scope='module')
-def trained(launcher, cache, tmp_path_factory):
+def trained(launcher, cache, npz, tmp_path_factory):
   """Workdirs of a run that was trained, and of one that needs no training."""
   directory = tmp_path_factory.mktemp('trained')
   for method, flags in {
@@ -25,7 +25,7 @@ def trained(launcher, cache, tmp_path_factory):
     'pixels': (),
   }.items():
     ended = launcher.run(
-      'images', *TINY_IMAGES, cache, f'--algorithm={method}',
+      'images', *TINY_IMAGES, *npz, cache, f'--algorithm={method}',
       f'--workdir={directory / method}', *flags,
     )  # fmt: skip
     assert ended.code == 0, ended

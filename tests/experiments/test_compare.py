@@ -17,6 +17,7 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_comparison_goes_on_with_the_methods_that_are_left(
   launcher, cache, tmp_path
 ):

@@ -69,10 +69,11 @@ def test_it_is_what_the_binary_finds(launcher, cache, tmp_path):
   assert names[0] == names[1]
 
 
-def test_images_from_python_with_every_metric_and_its_interval():
+def test_images_from_python_with_every_metric_and_its_interval(squares):
   outcome = images.run(
     images.Settings(
-      **SMALL, algorithm='protonet', network='mlp', width=4, ways=2,
+      **SMALL, dataset='npz', data_file=str(squares), algorithm='protonet',
+      network='mlp', width=4, ways=2,
       train_ways=2, queries=2, train_queries=2, set={'evaluation': 'support'},
     )
   )  # fmt: skip

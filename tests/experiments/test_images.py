@@ -161,20 +161,6 @@ def test_table(strokes):
   assert '\x1b' not in printed  # no colours, no bar: not a terminal
 
 
-@pytest.fixture(scope='module')
-def npz(tmp_path_factory):
-  """A user's own images: each class has a bright square somewhere else."""
-  rng = np.random.default_rng(0)
-  labels = np.repeat([f'sign {number}' for number in range(12)], 6)
-  images = rng.integers(0, 60, (72, 16, 16)).astype(np.uint8)
-  for index in range(72):
-    row, column = divmod(index // 6, 4)
-    images[index, 5 * row : 5 * row + 4, 4 * column : 4 * column + 4] += 190
-  path = tmp_path_factory.mktemp('npz') / 'mine.npz'
-  np.savez(path, images=images, labels=labels)
-  return ('--dataset=npz', f'--data_file={path}')
-
-
 def long(*values):
   return pytest.param(*values, marks=pytest.mark.long)
 
@@ -186,7 +172,7 @@ def long(*values):
     long('anil', ['--evaluation=population'], 'population'),
     long('reptile', ['--train_shots=3', '--eval_inner_steps=2'],
          'transductive'),
-    ('protonet', ['--queries=2', '--train_ways=3', '--train_queries=2'],
+    long('protonet', ['--queries=2', '--train_ways=3', '--train_queries=2'],
      'population'),
     ('pixels', [], 'transductive'),
     long('scratch', ['--eval_inner_steps=2'], 'transductive'),

@@ -31,10 +31,12 @@ def modules(tmp_path):
   return write
 
 
-def test_a_plugin_is_trained_by_its_name(launcher, cache, modules, tmp_path):
+def test_a_plugin_is_trained_by_its_name(
+  launcher, cache, npz, modules, tmp_path
+):
   modules(my_plugin=PLUGIN)
   flags = (
-    *TINY_IMAGES, cache, '--plugin=my_plugin', '--steps=1',
+    *TINY_IMAGES, *npz, cache, '--plugin=my_plugin', '--steps=1',
     '--algorithm=slow_maml', '--set=slowness=5', f'--workdir={tmp_path}/run',
   )  # fmt: skip
   ended = launcher.run('images', *flags, cwd=tmp_path)

@@ -117,7 +117,8 @@ def test_a_process_that_fails_says_why_and_ends_all(launcher, cache, tmp_path):
   assert second.code not in (0, PREEMPTED)
 
 
-@pytest.mark.parametrize('victim', [pytest.param(0, marks=pytest.mark.long), 1])
+@pytest.mark.long
+@pytest.mark.parametrize('victim', [0, 1])
 def test_a_process_that_dies_ends_the_others_and_is_named(
   launcher, cache, together, tmp_path, victim
 ):

@@ -351,3 +351,34 @@ def test_an_unknown_way_names_the_known_ones():
     ValueError, match=r"none, step, nested, or a policy.*'no'"
   ):
     descend(lambda x, step: x, 1.0, optax.sgd(0.1), 1, checkpoint='no')
+
+
+@pytest.mark.parametrize('num_steps', [1, 4])
+@pytest.mark.parametrize('checkpoint', ['none', 'nested'])
+def test_numpy_arrays_may_be_closed_over_under_vmap(checkpoint, num_steps):
+  """Inside `jit`, where JAX's own derivative rules refuse them."""
+  starts = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+  inputs = np.linspace(0, 1, 24, dtype=np.float32).reshape(2, 4, 3)
+
+  def outer(scale, start, inputs):
+    last, _ = descend(
+      lambda params, step: scale * jnp.mean(jnp.sin(inputs @ params) ** 2),
+      start,
+      optax.sgd(0.5),
+      num_steps,
+      checkpoint=checkpoint,
+    )
+    return jnp.sum(last**2)
+
+  @jax.jit
+  def found(scale):
+    return [
+      jax.vmap(function, (None, 0, 0))(scale, starts, inputs)
+      for function in (outer, jax.grad(outer))
+    ]
+
+  expected = jax.jit(
+    jax.vmap(jax.value_and_grad(outer), (None, 0, 0))
+  )(2.0, starts, inputs)  # fmt: skip
+  for one, other in zip(found(2.0), expected, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-6)
