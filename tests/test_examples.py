@@ -63,6 +63,7 @@ def test_learned_loss():
   assert errors['learned loss'][-1] < 0.8 * errors['squared error'][-1]
 
 
+@pytest.mark.long
 def test_hyper_gradients():
   module = _load('hyper_gradients')
   gradients, losses = module.main(steps=30)

@@ -88,6 +88,7 @@ def test_a_preemption_notice_to_one_process_saves_and_ends_all(
   assert_same_bits(workdir, together)
 
 
+@pytest.mark.long
 def test_ctrl_c_to_one_process_ends_all(launcher, cache, tmp_path):
   workdir = tmp_path / 'run'
   runs = launcher.start_together(
@@ -185,6 +186,7 @@ def test_a_coordinator_that_does_not_answer(launcher, cache, tmp_path):
   )
 
 
+@pytest.mark.long
 def test_a_stalled_step_is_reported_with_stacks(launcher, cache, tmp_path):
   workdir = tmp_path / 'run'
   runs = launcher.start_together(

@@ -108,6 +108,7 @@ def test_both_value_ranges_are_the_same_drawing() -> None:
   assert omniglot.shrink(np.ones((1, 105, 105), np.uint8)).max() == 0
 
 
+@pytest.mark.long
 def test_whole_omniglot(whole: LabelledImages) -> None:
   assert whole.images.shape == (32460, 28, 28)
   assert whole.images.dtype == np.uint8

@@ -58,6 +58,7 @@ def bytes_of_parameters(ways, width):
   return 4 * (kernels + 4 * 2 * width + width * ways + ways)
 
 
+@pytest.mark.long
 @needs_compiler
 def test_a_step_that_fits_is_reported(compiled):
   ended, report = compiled('v5e:2x2', '--tasks_per_step=8', '--chunk_size=1')
