@@ -53,12 +53,12 @@ NOT_AT_RANDOM = [
 
 
 def some_of(names: list[str]) -> pytest.MarkDecorator:
-  """All methods, of which one in eight is tried where time is short."""
+  """All methods, of which one in eleven is tried where time is short."""
   return pytest.mark.parametrize(
     'name',
     [
       name
-      if name in ON_IMAGES[4::8]
+      if name in ON_IMAGES[2::11]
       else pytest.param(name, marks=pytest.mark.long)
       for name in names
     ],

@@ -167,6 +167,7 @@ def test_processes_train_to_what_one_trains_to(one, several):
       )
 
 
+@pytest.mark.long
 def test_all_processes_come_to_the_same_bits(several):
   first, *rest = several[1]
   for other in rest:

@@ -16,6 +16,7 @@ from experiments.recipes import images
 from experiments.recipes.kinds import published
 from metajax.runs.writers import read_json_lines
 
+NETWORK = ('--network=mlp', '--depth=1')
 PICTURES = {'learning_curve.png', 'accuracy_by_inner_step.png', 'test_task.png'}
 
 
@@ -61,7 +62,7 @@ def strokes(cache, tmp_path_factory):
   """A run on procedural handwriting: its output and its workdir."""
   workdir = tmp_path_factory.mktemp('strokes') / 'run'
   ended = run_module(
-    *TINY_IMAGES, cache, f'--workdir={workdir}',
+    *TINY_IMAGES, *NETWORK, cache, f'--workdir={workdir}',
     '--steps=6', '--checkpoint_every=3', '--test_checkpoint=best',
   )  # fmt: skip
   assert ended.returncode == 0, ended
@@ -224,11 +225,15 @@ def test_images_on_the_host_give_the_same_run(launcher, cache, npz, tmp_path):
     assert device == pytest.approx(host, rel=1e-5)
 
 
-def test_model_of_another_run(launcher, cache, npz, strokes, tmp_path):
+def test_model_of_another_run(launcher, cache, squares, strokes, tmp_path):
   """What was trained on strokes is tested on something else."""
   _, source = strokes
+  data = np.load(squares)
+  padded = np.pad(data['images'], ((0, 0), (6, 6), (6, 6)))  # as large
+  np.savez(tmp_path / 'padded.npz', images=padded, labels=data['labels'])
   flags = (
-    *TINY_IMAGES, *npz, cache, f'--load={source}', '--test_only',
+    *TINY_IMAGES, *NETWORK, '--dataset=npz', cache, '--test_only',
+    f'--data_file={tmp_path / "padded.npz"}', f'--load={source}',
     f'--workdir={tmp_path / "run"}', '--eval_inner_steps=1',
   )  # fmt: skip
   ended = launcher.run('images', *flags)

@@ -85,6 +85,7 @@ def finished(undisturbed, tmp_path):
   return tmp_path / 'run'
 
 
+@pytest.mark.long
 def test_damaged_checkpoint(launcher, cache, undisturbed, finished):
   flags = (*FLAGS, cache, f'--workdir={finished}', '--resume')
   before = (finished / 'metrics.jsonl').read_bytes()

@@ -145,6 +145,7 @@ def test_a_process_that_dies_ends_the_others_and_is_named(
   assert_same_bits(workdir, together)
 
 
+@pytest.mark.long
 def test_two_processes_saved_it_and_one_goes_on(
   launcher, cache, together, tmp_path
 ):
