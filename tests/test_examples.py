@@ -40,7 +40,7 @@ def test_every_example_says_what_it_is(name):
   assert f'`{name}.py`' in (FOLDER / 'README.md').read_text()
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_maml_on_nnx():
   errors = _load('maml_on_nnx').main(steps=200)
   before, after, *_ = errors['trained']
@@ -48,7 +48,7 @@ def test_maml_on_nnx():
   assert after < errors['drawn'][1]
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_own_tasks():
   module = _load('own_tasks')
   before, after = module.main(steps=200)
@@ -57,13 +57,13 @@ def test_own_tasks():
   assert task.support.inputs.max() <= 2 < task.query.inputs.max()
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_learned_loss():
   errors = _load('learned_loss').main(steps=200)
   assert errors['learned loss'][-1] < 0.8 * errors['squared error'][-1]
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_hyper_gradients():
   module = _load('hyper_gradients')
   gradients, losses = module.main(steps=30)
@@ -94,7 +94,7 @@ def test_hyper_gradients():
   assert losses[1] < 0.9 * losses[0]
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_policy_gradient():
   before, after = _load('policy_gradient').main(steps=60)
   assert after > before + 2

@@ -163,7 +163,7 @@ def test_the_jobset_is_yaml_and_restarts_what_was_preempted():
   assert str(Path(workdir).parent) in mounted
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_several_processes_run_stop_together_and_go_on(local, tmp_path):
   workdir = tmp_path / 'run'
   arguments = ('2', 'sinusoid', *FLAGS, f'--workdir={workdir}')

@@ -154,7 +154,7 @@ def assert_same_bits(found, expected):
 # Several processes.
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_processes_train_to_what_one_trains_to(one, several):
   _, expected = one
   for process in several[1]:
@@ -167,7 +167,7 @@ def test_processes_train_to_what_one_trains_to(one, several):
       )
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_all_processes_come_to_the_same_bits(several):
   first, *rest = several[1]
   for other in rest:

@@ -107,7 +107,7 @@ def test_other_methods_agree_with_one_device_too(float64, name):
   agrees_with_one_device(name, on_devices(name, 1), np.float64, 1e-12)
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_devices_agree_with_one_in_single_precision():
   agrees_with_one_device('maml', in_chunks(), np.float32, 1e-6)
 

@@ -113,7 +113,7 @@ def test_flags_that_do_not_go_together(refused, tmp_path):
     assert re.match(expected, refused(*flags)), flags
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_meshes_that_cannot_be(refused):
   for flags, expected in (
     (['--mesh=task'], "--mesh: is 'task', but must be axes with the number"),
@@ -311,7 +311,7 @@ def test_damaged_record_file(refused, shared_data, tmp_path):
 SINUSOID = (*TINY, '--steps=4', '--checkpoint_every=2')
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_directory_that_holds_a_run(launcher, refused, cache, tmp_path):
   workdir = f'--workdir={tmp_path / "run"}'
   launcher.succeed('sinusoid', *SINUSOID, cache, workdir)
@@ -420,7 +420,7 @@ def test_read_only_disk(refused, small_disk):
   )
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_full_disk(launcher, cache, small_disk):
   """What was saved stays good, and the run goes on once there is room."""
   ballast = small_disk / 'ballast'

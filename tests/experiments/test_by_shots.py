@@ -36,7 +36,7 @@ def runs(directories):
   return f'--runs={",".join(map(str, directories))}'
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_every_run_is_tested_from_every_number_of_examples(
   trained, launcher, cache, tmp_path
 ):
@@ -65,7 +65,7 @@ def test_every_run_is_tested_from_every_number_of_examples(
   assert '--queries was 1 and is 2' in ended.stderr
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_a_run_that_fails_is_named_and_the_others_go_on(
   trained, launcher, cache, tmp_path
 ):
@@ -98,7 +98,7 @@ def test_the_table_has_a_line_for_every_run_and_the_best_first():
   ]
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_what_cannot_be_compared_is_refused(trained, launcher, cache, tmp_path):
   def complaint(*flags):
     ended = launcher.run('by_shots', cache, f'--workdir={tmp_path}/run', *flags)

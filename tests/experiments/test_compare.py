@@ -17,7 +17,7 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_a_comparison_goes_on_with_the_methods_that_are_left(
   launcher, cache, tmp_path
 ):
@@ -87,7 +87,7 @@ def test_a_comparison_that_is_stopped_stops_its_run(launcher, cache, tmp_path):
     os.kill(int(owner[0]), 0)
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_a_comparison_that_was_killed_waits_for_the_run_that_outlived_it(
   launcher, cache, tmp_path
 ):

@@ -50,7 +50,7 @@ def test_a_run_gives_the_same_whenever_it_is_called(tmp_path, monkeypatch):
   assert jax.config.jax_compilation_cache_dir == cache
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_it_is_what_the_binary_finds(launcher, cache, tmp_path):
   command = [each for each in TINY if 'tasks_per_step' not in each]
   from_shell = launcher.succeed(

@@ -173,8 +173,10 @@ def long(*values):
     long('anil', ['--evaluation=population'], 'population'),
     long('reptile', ['--train_shots=3', '--eval_inner_steps=2'],
          'transductive'),
-    long('protonet', ['--queries=2', '--train_ways=3', '--train_queries=2'],
-     'population'),
+    pytest.param(
+      'protonet', ['--queries=2', '--train_ways=3', '--train_queries=2'],
+      'population', marks=pytest.mark.in_ci,
+    ),
     ('pixels', [], 'transductive'),
     long('scratch', ['--eval_inner_steps=2'], 'transductive'),
   ],
@@ -246,14 +248,14 @@ def test_model_of_another_run(launcher, cache, squares, strokes, tmp_path):
   assert not (tmp_path / 'run' / 'checkpoints').exists()
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_omniglot(launcher, cache, strokes, shared_data, tmp_path):
   data_dir = shared_data / 'omniglot' / 'tfds'
   if not data_dir.is_dir():
     pytest.skip(f'{data_dir} is not here')
   _, source = strokes
   outcome = launcher.succeed(
-    'images', *TINY_IMAGES, cache, '--dataset=omniglot',
+    'images', *TINY_IMAGES, *NETWORK, cache, '--dataset=omniglot',
     f'--data_dir={data_dir}', f'--load={source}', '--test_only',
     f'--workdir={tmp_path / "run"}',
   )  # fmt: skip

@@ -32,7 +32,7 @@ def undisturbed(launcher, cache, tmp_path_factory):
   return workdir
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_what_machines_do_to_runs(launcher, own_cache, tmp_path):
   """The short form of `python tests/experiments/faults.py`."""
   outcome = trial(launcher, own_cache(), tmp_path, kills=2, seed=0)
@@ -85,7 +85,7 @@ def finished(undisturbed, tmp_path):
   return tmp_path / 'run'
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_damaged_checkpoint(launcher, cache, undisturbed, finished):
   flags = (*FLAGS, cache, f'--workdir={finished}', '--resume')
   before = (finished / 'metrics.jsonl').read_bytes()

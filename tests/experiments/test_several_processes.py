@@ -68,7 +68,7 @@ def test_any_number_of_devices_and_processes_is_the_same_run(
     )
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_a_preemption_notice_to_one_process_saves_and_ends_all(
   launcher, cache, together, tmp_path
 ):
@@ -88,7 +88,7 @@ def test_a_preemption_notice_to_one_process_saves_and_ends_all(
   assert_same_bits(workdir, together)
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_ctrl_c_to_one_process_ends_all(launcher, cache, tmp_path):
   workdir = tmp_path / 'run'
   runs = launcher.start_together(
@@ -118,7 +118,7 @@ def test_a_process_that_fails_says_why_and_ends_all(launcher, cache, tmp_path):
   assert second.code not in (0, PREEMPTED)
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 @pytest.mark.parametrize('victim', [0, 1])
 def test_a_process_that_dies_ends_the_others_and_is_named(
   launcher, cache, together, tmp_path, victim
@@ -145,7 +145,7 @@ def test_a_process_that_dies_ends_the_others_and_is_named(
   assert_same_bits(workdir, together)
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_two_processes_saved_it_and_one_goes_on(
   launcher, cache, together, tmp_path
 ):
@@ -187,7 +187,7 @@ def test_a_coordinator_that_does_not_answer(launcher, cache, tmp_path):
   )
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_a_stalled_step_is_reported_with_stacks(launcher, cache, tmp_path):
   workdir = tmp_path / 'run'
   runs = launcher.start_together(

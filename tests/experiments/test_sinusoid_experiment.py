@@ -74,7 +74,7 @@ def test_table(maml):
 
 # Every row is traced with its published setting by the conformance test.
 @pytest.mark.parametrize(
-  'algorithm', [pytest.param('reptile', marks=pytest.mark.long), 'scratch']
+  'algorithm', [pytest.param('reptile', marks=pytest.mark.in_ci), 'scratch']
 )
 def test_algorithm(launcher, cache, tmp_path, algorithm):
   recipe = published(regression, algorithm)
@@ -88,7 +88,7 @@ def test_algorithm(launcher, cache, tmp_path, algorithm):
   assert all(map(math.isfinite, outcome['test']['mse_by_step']))
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_in_bfloat16(maml, launcher, cache, tmp_path):
   """The same run, but for a few digits."""
   exact = json.loads((maml[1] / 'result.json').read_text())

@@ -53,7 +53,7 @@ def test_a_run_on_a_table_with_two_targets(launcher, cache, table, tmp_path):
       assert np.asarray(image.convert('L')).std() > 5
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_the_error_is_in_deviations_of_the_training_tasks(table):
   outcome = tables.run(
     tables.Settings(

@@ -144,9 +144,9 @@ def test_only_the_first_of_several_maxima_has_a_derivative():
   ('dtype', 'side'),
   [
     ('bfloat16', 17),  # has numbers for 256 places, float16 for 2048
-    pytest.param('bfloat16', 51, marks=pytest.mark.long),
-    pytest.param('float16', 51, marks=pytest.mark.long),
-    pytest.param('float32', 51, marks=pytest.mark.long),
+    pytest.param('bfloat16', 51, marks=pytest.mark.in_ci),
+    pytest.param('float16', 51, marks=pytest.mark.in_ci),
+    pytest.param('float32', 51, marks=pytest.mark.in_ci),
   ],
 )
 def test_a_window_may_have_more_places_than_its_type_has_numbers(dtype, side):

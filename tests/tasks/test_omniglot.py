@@ -108,7 +108,7 @@ def test_both_value_ranges_are_the_same_drawing() -> None:
   assert omniglot.shrink(np.ones((1, 105, 105), np.uint8)).max() == 0
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_whole_omniglot(whole: LabelledImages) -> None:
   assert whole.images.shape == (32460, 28, 28)
   assert whole.images.dtype == np.uint8
@@ -119,7 +119,7 @@ def test_whole_omniglot(whole: LabelledImages) -> None:
   check_episode(whole, ways=20, shots=5, queries=15)
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_seeded_split(whole: LabelledImages) -> None:
   splits = split_by_seed(
     whole, omniglot.TRAIN_CLASSES, omniglot.VALIDATION_CLASSES, seed=0
@@ -127,7 +127,7 @@ def test_seeded_split(whole: LabelledImages) -> None:
   assert [len(part.names) for part in splits] == [1100, 100, 423]
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_vinyals_lists_name_classes_of_the_data(whole: LabelledImages) -> None:
   splits = split_by_files(whole, shared('splits_vinyals'))
   assert [len(part.names) for part in splits] == [4112, 688, 1692]

@@ -63,7 +63,7 @@ def dying(problem):
 WRONG_GRADIENT = Implementation('wrong gradient', f'{HERE}:wrong_gradient')
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_the_record_holds_what_was_measured(tmp_path, capsys):
   absent = Implementation('Other', PLAIN.make, needs=('no_such_package',))
   dead = Implementation('dead', f'{HERE}:dying')

@@ -112,7 +112,7 @@ def test_flags_that_do_not_go_together(refused, tmp_path_factory):
     assert re.match(expected, refused(*flags)), flags
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 def test_more_ways_than_an_alphabet_has(refused, cache, shared_data):
   """The flag that is to change is named, be it set or of the recipe."""
   data_dir = shared_data / 'omniglot' / 'tfds'

@@ -58,7 +58,7 @@ def bytes_of_parameters(ways, width):
   return 4 * (kernels + 4 * 2 * width + width * ways + ways)
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 @needs_compiler
 def test_a_step_that_fits_is_reported(compiled):
   ended, report = compiled('v5e:2x2', '--tasks_per_step=8', '--chunk_size=1')
@@ -93,7 +93,7 @@ LARGE = (
 )  # fmt: skip
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 @needs_compiler
 def test_a_step_that_does_not_fit_is_reported(compiled):
   ended, report = compiled('v5e:1x1', *LARGE, '--chunk_size=12')
@@ -138,7 +138,7 @@ def test_the_topologies_that_are_named_are_known(topology):
   assert devices[0].device_kind in dry_run.CHIPS
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 @needs_compiler
 def test_work_of_the_sparse_cores_does_not_hinder_the_report(compiled):
   ended, report = compiled(
@@ -169,7 +169,7 @@ def sine_waves():
   return steps.Method(learner, optax.adam(1e-3), sinusoid(4, 4))
 
 
-@pytest.mark.long
+@pytest.mark.in_ci
 @needs_compiler
 def test_weak_scaling_finds_the_same_on_one_chip_and_on_four(compiles_for_tpus):
   workload = steps.Workload(sine_waves, tasks_per_chip=4, chunk_size=2)
