@@ -220,6 +220,7 @@ def test_own_method(own_method, tmp_path, capsys):
   assert 'learned_rate: ' in capsys.readouterr().out
 
 
+@pytest.mark.in_ci
 def test_own_method_learns_its_rate_to_the_second_order(float64, own_method):
   learner = own_method.learned_rate(
     small_network(), metajax.cross_entropy, 0.4, 2

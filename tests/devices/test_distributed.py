@@ -131,7 +131,11 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 
 @pytest.fixture(
-  scope='module', params=[2, pytest.param(4, marks=pytest.mark.long)]
+  scope='module',
+  params=[
+    pytest.param(2, marks=pytest.mark.in_ci),
+    pytest.param(4, marks=pytest.mark.long),
+  ],
 )
 def several(
   request: pytest.FixtureRequest,
@@ -219,6 +223,7 @@ def test_several_go_on_from_a_checkpoint_as_if_nothing_had_been(several):
     assert states['resumed']['.step'] == NUM_STEPS + 1
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('several', [2], indirect=True)
 def test_that_a_process_is_gone_is_told_from_other_errors(several):
   assert several[1][0].facts['lost'] == [True, False]

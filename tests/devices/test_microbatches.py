@@ -149,6 +149,7 @@ def test_a_chunk_fits_into_memory_and_divides_the_tasks(total):
   assert sizes[-1] == 1
 
 
+@pytest.mark.in_ci
 @pytest.mark.usefixtures('all_work_is_little')
 def test_chunks_of_automatic_size_give_the_same_gradient(float64, monkeypatch):
   grad, key, params, tasks = regression(12, num_examples=500)

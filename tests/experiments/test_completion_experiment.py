@@ -35,6 +35,7 @@ def flags(data_file):
   )  # fmt: skip
 
 
+@pytest.mark.in_ci
 def test_a_run_completes_images_of_the_user(
   data_file, launcher, cache, tmp_path
 ):

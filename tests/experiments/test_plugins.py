@@ -31,6 +31,7 @@ def modules(tmp_path):
   return write
 
 
+@pytest.mark.in_ci
 def test_a_plugin_is_trained_by_its_name(
   launcher, cache, npz, modules, tmp_path
 ):

@@ -113,6 +113,7 @@ def test_damaged_checkpoint(launcher, cache, undisturbed, finished):
   assert_same_run(finished, undisturbed, STEPS)
 
 
+@pytest.mark.in_ci
 def test_stopped_after_the_last_step(launcher, cache, finished):
   run = launcher.start(
     'sinusoid', *FLAGS, cache, f'--workdir={finished}', '--resume',
