@@ -20,7 +20,7 @@ __all__ = [
   'hoist',
   'instantiated',
   'split_perturbed',
-  'with_its_rule',
+  'with_rule',
 ]
 
 
@@ -59,13 +59,20 @@ def hoist(function: Callable[..., PyTree], *args: PyTree) -> Hoisted:
   return Hoisted(call, list(program.consts), shapes)
 
 
-def with_its_rule(function: Callable[..., Any]) -> Callable[..., Any]:
-  """The same function with a derivative of its own, of any arrays.
+def with_rule(
+  function: Callable[..., Any],
+  forward: Callable[..., Any],
+  backward: Callable[..., Any],
+) -> Callable[..., Any]:
+  """The same function with a derivative of its own, see `jax.custom_vjp`.
 
-  Inside `jit`, what has a derivative of its own refuses NumPy arrays over which
-  `vmap` maps; a function that is traced does not get to see them.
+  Its forward rule gets to know what is perturbed. Inside `jit`, a function with
+  such a rule refuses NumPy arrays over which `vmap` maps; traced, it does not
+  get to see them.
   """
-  return jax.jit(function, inline=True)
+  ruled = jax.custom_vjp(function)
+  ruled.defvjp(forward, backward, symbolic_zeros=True)
+  return jax.jit(ruled, inline=True)
 
 
 def split_perturbed(inputs: PyTree) -> tuple[PyTree, PyTree]:

@@ -25,7 +25,7 @@ from metajax.inner._hoisting import (
   hoist,
   instantiated,
   split_perturbed,
-  with_its_rule,
+  with_rule,
 )
 
 __all__ = ['Gradient', 'Update', 'descend_segment']
@@ -76,12 +76,13 @@ def descend_segment(
     return jax.tree.leaves(of_update.call(constants, slopes, leaves))
 
   parts = _Parts(slope, move, len(jax.tree.leaves(carry[0])))
-  segment = jax.custom_vjp(lambda *inputs: _scan_steps(parts, *inputs)[0])
-  segment.defvjp(
-    _keep_start_and_gradients(parts), _replay(parts), symbolic_zeros=True
+  segment = with_rule(
+    lambda *inputs: _scan_steps(parts, *inputs)[0],
+    _keep_start_and_gradients(parts),
+    _replay(parts),
   )
   constants = (of_gradient.constants, of_update.constants)
-  last, values, visited = with_its_rule(segment)(leaves, constants, steps)
+  last, values, visited = segment(leaves, constants, steps)
   return jax.tree.unflatten(structure, last), (
     values,
     jax.tree.unflatten(jax.tree.structure(carry[0]), visited),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from metajax.base import PyTree
 from metajax.inner import partition
-from metajax.inner._hoisting import hoist, split_perturbed, with_its_rule
+from metajax.inner._hoisting import hoist, split_perturbed, with_rule
 
 __all__ = ['Loss', 'accumulate']
 
@@ -58,9 +58,9 @@ def accumulate(loss: Loss, num_chunks: int) -> Loss:
       values = jax.lax.map(lambda chunk: pure(params, constants, chunk), chunks)
       return jnp.sum(values)
 
-    summed = jax.custom_vjp(total)
-    summed.defvjp(_forward(pure), _backward, symbolic_zeros=True)
-    return with_its_rule(summed)(params, hoisted.constants, chunks)
+    summed = with_rule(total, _forward(pure), _backward)
+    value: jax.Array = summed(params, hoisted.constants, chunks)
+    return value
 
   return mean
 

@@ -33,7 +33,7 @@ from metajax.inner._hoisting import (
   hoist,
   instantiated,
   split_perturbed,
-  with_its_rule,
+  with_rule,
 )
 
 __all__ = ['Loss', 'Solve', 'implicit_minimum']
@@ -110,15 +110,12 @@ def implicit_minimum(
 
     return cg(product, right, tol=tolerance, maxiter=max_iterations)[0]
 
-  minimum = jax.custom_vjp(found)
-  minimum.defvjp(
+  minimum = with_rule(
+    found,
     _keep_the_minimum(found),
     _implicit_function_theorem(pure, solve_hessian),
-    symbolic_zeros=True,
   )
-  result: tuple[PyTree, PyTree] = with_its_rule(minimum)(
-    start, hoisted.constants
-  )
+  result: tuple[PyTree, PyTree] = minimum(start, hoisted.constants)
   return result
 
 

@@ -32,7 +32,7 @@ from metajax.inner._hoisting import (
   hoist,
   instantiated,
   split_perturbed,
-  with_its_rule,
+  with_rule,
 )
 
 __all__ = ['Loss', 'SecondOrder', 'ValueAndGradient', 'value_and_gradient']
@@ -96,11 +96,11 @@ def _mixed(
     value: jax.Array = hoisted.call(constants, params, step)
     return value
 
-  both = jax.custom_vjp(jax.value_and_grad(pure))
-  both.defvjp(
-    _keep_inputs(pure), _forward_over_reverse(pure), symbolic_zeros=True
+  both = with_rule(
+    jax.value_and_grad(pure), _keep_inputs(pure), _forward_over_reverse(pure)
   )
-  return with_its_rule(both)(params, hoisted.constants, step)
+  result: tuple[jax.Array, PyTree] = both(params, hoisted.constants, step)
+  return result
 
 
 def _keep_inputs(pure: Callable[..., jax.Array]) -> Callable[..., Any]:

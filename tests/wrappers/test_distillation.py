@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from noise_tasks import noise
 
 import metajax
-from metajax.base import Batch, Task
+from metajax.base import Task
 from metajax.models import mlp
 from metajax.tasks import episodes, pad_task
 from metajax.wrappers.distillation import distil, divergence
@@ -31,15 +32,7 @@ def sampler():
 
 
 def drawn(num: int = 3) -> Task:
-  """Tasks of noise, in NumPy, of which nothing is compiled."""
-  generator = np.random.default_rng(0)
-
-  def batch(each: int) -> Batch:
-    targets = np.tile(np.arange(WAYS, dtype=np.int32), (num, each))
-    inputs = generator.uniform(size=(*targets.shape, 3, 3, 1))
-    return Batch(inputs.astype(np.float32), targets)
-
-  return Task(batch(1), batch(4))
+  return noise(num, WAYS, 1, 4)
 
 
 @cache

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from noise_tasks import noise
 
 import metajax
 from metajax.base import PADDING, Batch, Task, task_keys
@@ -28,15 +29,7 @@ def sampler():
 
 
 def drawn(num: int = 4) -> Task:
-  """Tasks of noise, in NumPy, of which nothing is compiled."""
-  generator = np.random.default_rng(0)
-
-  def batch(each: int) -> Batch:
-    targets = np.tile(np.arange(WAYS, dtype=np.int32), (num, each))
-    inputs = generator.uniform(size=(*targets.shape, 3, 3, 1))
-    return Batch(inputs.astype(np.float32), targets)
-
-  return Task(batch(2), batch(3))
+  return noise(num, WAYS, 2, 3)
 
 
 def assert_close(one, other, rtol=1e-5, atol=1e-6):
