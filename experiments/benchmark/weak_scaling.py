@@ -21,8 +21,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from experiments.benchmark.scaling.judgement import judge, table, verdict
 from experiments.benchmark.scaling.steps import WORKLOADS, Scaling, measure
 from experiments.runner import flags, report
@@ -104,8 +102,6 @@ def _plan(settings: Settings) -> Iterator[tuple[str, str, int]]:
 
 def run(settings: Settings) -> int:
   """Compiles, prints and judges; exit code 1 if something does not hold."""
-  # A program for devices that are not here cannot be read back.
-  jax.config.update('jax_enable_compilation_cache', False)
   plan = list(_plan(settings))
   if not plan:
     raise UsageError('max_chips', 'there is no slice as small as that')

@@ -19,6 +19,7 @@ import jax
 import rich.console
 import rich.table
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from experiments.runner.cluster import check_shares
@@ -173,26 +174,14 @@ def dry_run(
     raise UsageError('mesh', str(error)) from error
   check_shares(tasks_per_step, mesh.shape.get(TASK, 0))
   size = tasks_per_step // mesh.shape[TASK]
-  with _not_cached():
-    if chunk_size != 'auto':
-      size = int(chunk_size)
-      return _report(make(mesh, size), topology, mesh, size)
-    while True:
-      report = _report(make(mesh, size), topology, mesh, size)
-      if report.fits or size == 1:
-        return report
-      size = -(-size // 2)
-
-
-@contextlib.contextmanager
-def _not_cached() -> Iterator[None]:
-  """A program for devices that are not here cannot be read back."""
-  before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-  jax.config.update('jax_enable_compilation_cache', False)
-  try:
-    yield
-  finally:
-    jax.config.update('jax_enable_compilation_cache', before)
+  if chunk_size != 'auto':
+    size = int(chunk_size)
+    return _report(make(mesh, size), topology, mesh, size)
+  while True:
+    report = _report(make(mesh, size), topology, mesh, size)
+    if report.fits or size == 1:
+      return report
+    size = -(-size // 2)
 
 
 class DoesNotFitError(Exception):
@@ -217,7 +206,7 @@ def compile_for_chips(
   Raises:
     DoesNotFitError: if a chip has less memory than it needs.
   """
-  with tempfile.TemporaryDirectory() as folder:
+  with tempfile.TemporaryDirectory() as folder, _not_cached():
     try:
       program = lowered.compile(
         compiler_options={'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
@@ -233,6 +222,22 @@ def compile_for_chips(
       raise DoesNotFitError(needed, limit) from error
     (written,) = Path(folder).glob('*.after_optimizations.txt')
     return program, written.read_text()
+
+
+@contextlib.contextmanager
+def _not_cached() -> Iterator[None]:
+  """A program for devices that are not here cannot be read back.
+
+  JAX asks once a process whether there is a cache, hence the resets.
+  """
+  before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_compilation_cache', before)
+    compilation_cache.reset_cache()
 
 
 def bytes_needed(program: jax.stages.Compiled) -> int:

@@ -8,8 +8,10 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import optax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from processes import TINY_IMAGES
 
 import metajax
@@ -154,11 +156,8 @@ def test_work_of_the_sparse_cores_does_not_hinder_the_report(compiled):
 
 @pytest.fixture
 def compiles_for_tpus(monkeypatch):
-  """By the flags of TPUs, and not from the cache, which cannot be read."""
+  """Whose compiler ends the process over a flag that it does not know."""
   monkeypatch.setenv('XLA_FLAGS', '')
-  jax.config.update('jax_enable_compilation_cache', False)
-  yield
-  jax.config.update('jax_enable_compilation_cache', True)
 
 
 def sine_waves():
@@ -167,6 +166,34 @@ def sine_waves():
     mlp([8], 1), metajax.mean_squared_error, inner_lr=0.01, num_steps=2
   )
   return steps.Method(learner, optax.adam(1e-3), sinusoid(4, 4))
+
+
+@needs_compiler
+def test_programs_for_chips_are_not_cached(compiles_for_tpus, tmp_path):
+  # They cannot be read back, though programs for what is here can.
+  cache = jax.config.jax_compilation_cache_dir
+  seconds = jax.config.jax_persistent_cache_min_compile_time_secs
+  compilation_cache.reset_cache()
+  jax.config.update('jax_compilation_cache_dir', str(tmp_path))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  try:
+    jax.jit(jnp.sin).lower(1.0).compile()
+    kept = list(tmp_path.iterdir())
+    assert kept
+    (chip,) = dry_run.devices_of('v5e:1x1')
+    one = jax.ShapeDtypeStruct(
+      (8,), 'float32', sharding=jax.sharding.SingleDeviceSharding(chip)
+    )
+    for _ in range(2):
+      _, text = dry_run.compile_for_chips(jax.jit(jnp.cos).lower(one))
+      assert 'cos' in text
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    jax.jit(jnp.tan).lower(1.0).compile()
+    assert len(list(tmp_path.iterdir())) > len(kept)
+  finally:
+    jax.config.update('jax_compilation_cache_dir', cache)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', seconds)
+    compilation_cache.reset_cache()
 
 
 @pytest.mark.in_ci
