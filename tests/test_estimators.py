@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
+from numpy_draws import stacked
 
 import metajax
 from metajax.base import Batch, Learner, Task, map_tasks
@@ -161,7 +162,7 @@ def line(slope: float) -> Task:
   return Task(Batch(x, slope * x), Batch(x, slope * x))
 
 
-TWO_LINES = jax.tree.map(lambda *leaves: np.stack(leaves), line(2.0), line(6.0))
+TWO_LINES = stacked(line(2.0), line(6.0))
 START = np.float32(1)
 
 

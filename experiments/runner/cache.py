@@ -1,14 +1,17 @@
 """What is kept between runs: compiled programs and decoded data."""
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.runner.errors import unwritable
 
-__all__ = ['cache_dir', 'use_compilation_cache']
+__all__ = ['cache_dir', 'use_compilation_cache', 'without_compilation_cache']
 
 
 def cache_dir(asked: str | None) -> Path | None:
@@ -40,3 +43,19 @@ def use_compilation_cache(asked: str | None) -> None:
   if directory is not None:
     jax.config.update('jax_compilation_cache_dir', str(directory / 'compiled'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+
+
+@contextlib.contextmanager
+def without_compilation_cache() -> Iterator[None]:
+  """Neither keeps nor reads compiled programs.
+
+  JAX asks once a process whether there is a cache, hence the resets.
+  """
+  before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_compilation_cache', before)
+    compilation_cache.reset_cache()

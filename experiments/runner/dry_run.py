@@ -19,9 +19,9 @@ import jax
 import rich.console
 import rich.table
 from jax.experimental import topologies
-from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
+from experiments.runner.cache import without_compilation_cache
 from experiments.runner.cluster import check_shares
 from experiments.runner.errors import UsageError
 from metajax.devices.collectives import Collective, collectives
@@ -206,7 +206,8 @@ def compile_for_chips(
   Raises:
     DoesNotFitError: if a chip has less memory than it needs.
   """
-  with tempfile.TemporaryDirectory() as folder, _not_cached():
+  # A program for devices that are not here cannot be read back.
+  with tempfile.TemporaryDirectory() as folder, without_compilation_cache():
     try:
       program = lowered.compile(
         compiler_options={'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
@@ -222,22 +223,6 @@ def compile_for_chips(
       raise DoesNotFitError(needed, limit) from error
     (written,) = Path(folder).glob('*.after_optimizations.txt')
     return program, written.read_text()
-
-
-@contextlib.contextmanager
-def _not_cached() -> Iterator[None]:
-  """A program for devices that are not here cannot be read back.
-
-  JAX asks once a process whether there is a cache, hence the resets.
-  """
-  before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-  jax.config.update('jax_enable_compilation_cache', False)
-  compilation_cache.reset_cache()
-  try:
-    yield
-  finally:
-    jax.config.update('jax_enable_compilation_cache', before)
-    compilation_cache.reset_cache()
 
 
 def bytes_needed(program: jax.stages.Compiled) -> int:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numpy_draws import at, in_double, sinusoids
 
 import metajax
 from experiments.recipes import images, regression
@@ -15,7 +16,7 @@ from metajax.adaptation.learned_descent import (
   by_step,
   learned_descent,
 )
-from metajax.base import Batch, Task
+from metajax.base import Task
 from metajax.inner import partition
 from metajax.models import mlp
 from metajax.tasks import sinusoid
@@ -26,24 +27,10 @@ MODEL = mlp([4], 1)
 OBJECTIVE = metajax.mean_squared_error
 
 
-def sinusoids(num: int = 3) -> Task:
-  generator = np.random.default_rng(0)
-  height, shift = generator.uniform(1, 3, (2, num, 1, 1))
-
-  def batch(examples: int) -> Batch:
-    inputs = generator.uniform(-5, 5, (num, examples, 1))
-    targets = height * np.sin(inputs + shift)
-    return Batch(inputs.astype(np.float32), targets.astype(np.float32))
-
-  return Task(batch(4), batch(5))
-
-
 def initial(learner, tasks: Task):
   """In double precision, and not yet on a device."""
-  meta_params = jax.jit(learner.init)(
-    jax.random.key(1), tasks.support.inputs[0]
-  )
-  return jax.tree.map(np.float64, jax.device_get(meta_params))
+  init = jax.jit(learner.init)
+  return in_double(init(jax.random.key(1), tasks.support.inputs[0]))
 
 
 def perturbed(meta_params, size: float = 0.1):
@@ -61,7 +48,7 @@ def assert_slopes_are_right(learner, meta_params, tasks):
 
 @pytest.mark.long
 def test_what_an_optimiser_is_made_of_is_learned(float64):
-  tasks = sinusoids()
+  tasks = sinusoids(3)
 
   def decaying(rate):
     return by_step(
@@ -114,7 +101,7 @@ def test_the_weights_are_those_that_the_model_draws():
 
 @pytest.mark.parametrize('steps', [0, 2])
 def test_meta_sgd_with_constant_rates_is_maml(float64, steps):
-  tasks = sinusoids()
+  tasks = sinusoids(3)
   learner = metajax.meta_sgd(MODEL, OBJECTIVE, 0.05, steps)
   meta_params = initial(learner, tasks)
   meta_params = meta_params._replace(
@@ -134,13 +121,13 @@ def test_meta_sgd_with_constant_rates_is_maml(float64, steps):
 
 
 def test_meta_sgd_learns_every_rate(float64):
-  tasks = sinusoids()
+  tasks = sinusoids(3)
   learner = metajax.meta_sgd(MODEL, OBJECTIVE, 0.05, 2)
   assert_slopes_are_right(learner, perturbed(initial(learner, tasks)), tasks)
 
 
 def test_meta_sgd_steps_by_each_rate_on_its_own(float64):
-  task = jax.tree.map(lambda leaf: leaf[0], sinusoids(1))
+  task = at(sinusoids(1), 0)
   learner = metajax.meta_sgd(MODEL, OBJECTIVE, 0.05, 1)
   meta_params = perturbed(initial(learner, sinusoids(1)))
   adapted, _ = jax.jit(learner.adapt)(KEY, meta_params, task.support)
@@ -177,7 +164,7 @@ def test_rates_that_meta_sgd_learns_too_fast_stay_positive_and_finite():
 
 def test_adapting_keeps_nothing_that_predictions_do_not_need():
   learner = metajax.meta_sgd(MODEL, OBJECTIVE, 0.05, 2)
-  support = jax.tree.map(lambda leaf: leaf[0], sinusoids(1).support)
+  support = at(sinusoids(1).support, 0)
   meta_params = jax.eval_shape(learner.init, KEY, support.inputs)
   adapted, adaptation = jax.eval_shape(learner.adapt, KEY, meta_params, support)
   assert adapted.inner == ()

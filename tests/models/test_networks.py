@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax.errors import ScopeParamShapeError
+from numpy_draws import parameters
 
 from metajax import cross_entropy, descend
 from metajax.models import conv4, from_linen, mlp, resnet12, transformer
@@ -16,13 +17,6 @@ from metajax.models import conv4, from_linen, mlp, resnet12, transformer
 
 def normal(*shape: int) -> np.ndarray:
   return np.random.default_rng(0).normal(size=shape)
-
-
-def some_params(model, inputs):
-  """Parameters of the shapes of the model's, which cost no compilation."""
-  shapes = jax.eval_shape(model.init, jax.random.key(0), inputs)
-  random = np.random.default_rng(1)
-  return jax.tree.map(lambda leaf: random.normal(0, 0.3, leaf.shape), shapes)
 
 
 def output_shape(model, images) -> tuple[int, ...]:
@@ -212,7 +206,7 @@ def test_conv4_may_keep_maps_that_fewer_layers_make_smaller():
 def test_mlp_equals_matrix_products():
   model = mlp([3], 2)
   inputs = normal(5, 2, 2)
-  params = some_params(model, inputs)
+  params = parameters(model.init, inputs)
   hidden = inputs.reshape(5, 4) @ params['Dense_0']['kernel']
   hidden = np.maximum(hidden + params['Dense_0']['bias'], 0)
   expected = hidden @ params['head']['kernel'] + params['head']['bias']
@@ -256,7 +250,7 @@ def test_transformer_takes_tokens_or_vectors():
 def test_a_causal_transformer_does_not_see_what_comes_later(causal):
   model = transformer(2, width=8, depth=2, causal=causal, pool='none')
   inputs = normal(1, 5, 3)
-  params = some_params(model, inputs)
+  params = parameters(model.init, inputs)
   apply = jax.jit(model.apply)
   changed = inputs + np.eye(5)[:, 3:4]
   change = np.subtract(apply(params, changed), apply(params, inputs))
@@ -268,7 +262,7 @@ def test_a_causal_transformer_does_not_see_what_comes_later(causal):
 def test_without_positions_a_transformer_is_a_function_of_sets(float64):
   model = transformer(2, width=8, depth=2, pool='none', positions=False)
   inputs = normal(1, 5, 3)
-  params = some_params(model, inputs[:, :2])
+  params = parameters(model.init, inputs[:, :2])
   compiled = jax.jit(model.apply)
 
   def apply(inputs):

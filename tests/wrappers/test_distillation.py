@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from noise_tasks import noise
+from numpy_draws import noise
 
 import metajax
 from metajax.base import Task

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from noise_tasks import noise
+from numpy_draws import at, noise
 
 import metajax
 from metajax.base import PADDING, Batch, Task, task_keys
@@ -38,10 +38,6 @@ def assert_close(one, other, rtol=1e-5, atol=1e-6):
   )
 
 
-def member(tree, index: int):
-  return jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
-
-
 def test_members_start_apart():
   init = jax.jit(ensemble(MEMBER, SIZE).init)
   params = init(KEY, drawn().support.inputs[0])
@@ -54,9 +50,9 @@ def test_every_member_has_the_meta_gradient_that_it_has_alone(float64):
   params = jax.jit(learner.init)(KEY, tasks.support.inputs[0])
   gradients, metrics = jax.jit(learner.grad)(KEY, params, tasks)
   grad = jax.jit(MEMBER.grad)
-  alone = [grad(KEY, member(params, index), tasks) for index in range(SIZE)]
+  alone = [grad(KEY, at(params, index), tasks) for index in range(SIZE)]
   for index, (gradient, _) in enumerate(alone):
-    assert_close(member(gradients, index), gradient, rtol=1e-4)
+    assert_close(at(gradients, index), gradient, rtol=1e-4)
   mean = np.mean([each['loss'] for _, each in alone])
   np.testing.assert_allclose(metrics['loss'], mean, rtol=1e-5)
 
@@ -66,7 +62,7 @@ def test_members_that_adapt_at_random_have_keys_of_their_own():
   scratch = metajax.from_scratch(
     mlp([4], WAYS), metajax.cross_entropy, num_steps=1
   )
-  adapted, _ = ensemble(scratch, SIZE).adapt(KEY, (), member(drawn(), 0)[0])
+  adapted, _ = ensemble(scratch, SIZE).adapt(KEY, (), at(drawn(), 0)[0])
   kernels = np.asarray(adapted.adapted['Dense_0']['kernel']).reshape(SIZE, -1)
   assert len(np.unique(kernels[:, 0])) == SIZE
 
@@ -85,9 +81,9 @@ def test_it_is_a_meta_learner_like_any_other(combination):
     key=KEY, num_tasks=4,
   )  # fmt: skip
   assert evaluation.mean['accuracy'].shape == (3,)
-  support = member(drawn().support, 0)
+  support = at(drawn().support, 0)
   adapted, adaptation = jax.jit(learner.adapt)(KEY, state.meta_params, support)
-  assert_close(member(adaptation.trajectory, -1), adapted)
+  assert_close(at(adaptation.trajectory, -1), adapted)
   np.testing.assert_allclose(jnp.sum(adapted.weights), 1, rtol=1e-5)
   outputs = learner.predict(adapted, drawn().query.inputs[0])
   np.testing.assert_allclose(jnp.sum(jnp.exp(outputs), 1), 1, rtol=1e-5)
@@ -159,7 +155,7 @@ def test_an_ensemble_of_networks_beats_its_members():
     )  # fmt: skip
     return float(evaluation.mean['loss'][-1])
 
-  members = [loss(MEMBER, member(params, index)) for index in range(8)]
+  members = [loss(MEMBER, at(params, index)) for index in range(8)]
   assert loss(learner, params) < np.mean(members)
 
 
@@ -176,7 +172,7 @@ def test_members_for_regression_have_the_mean_of_their_outputs():
     )
 
   of_one = predicted(alone)
-  outputs = [of_one(member(params, index)) for index in range(SIZE)]
+  outputs = [of_one(at(params, index)) for index in range(SIZE)]
   together = predicted(learner)(params)
   np.testing.assert_allclose(together, np.mean(outputs, axis=0), rtol=1e-5)
   with pytest.raises(ValueError, match='this method classifies'):

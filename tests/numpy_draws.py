@@ -1,4 +1,4 @@
-"""What the tests of methods compute with, of NumPy: it compiles nothing."""
+"""What tests compute with, of NumPy: it compiles nothing."""
 
 import jax
 import numpy as np
@@ -71,3 +71,15 @@ def classes(num: int, ways: int, support: int, query: int) -> Task:
     )
 
   return Task(batch(0, support), batch(1, query))
+
+
+def noise(num: int, ways: int, shots: int, queries: int) -> Task:
+  """Images of noise, of classes in turn, `[num, examples, 3, 3, 1]`."""
+  generator = np.random.default_rng(0)
+
+  def batch(each: int) -> Batch:
+    targets = np.tile(np.arange(ways, dtype=np.int32), (num, each))
+    inputs = generator.uniform(size=(*targets.shape, 3, 3, 1))
+    return Batch(inputs.astype(np.float32), targets)
+
+  return Task(batch(shots), batch(queries))
