@@ -2,8 +2,9 @@
 
 import math
 import os
+import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Literal, NamedTuple, Self
 
@@ -156,13 +157,7 @@ class Checkpointer:
     self._continues = True
     generations = [old.generation for old in saved if old.step == step]
     target = Saved(step, max(generations, default=-1) + 1)
-    # It is no daemon: the interpreter should wait for it where it can.
-    self._thread = threading.Thread(
-      target=self._write,
-      args=(target, leaves, scalars),
-      name='metajax-checkpoint',
-    )
-    self._thread.start()
+    self._begin(partial(self._write, target, leaves, scalars))
 
   def wait(self) -> None:
     """Returns once everything is on disk.
@@ -320,6 +315,27 @@ class Checkpointer:
   def _rank(self, metrics: Mapping[str, float]) -> float | None:
     value = metrics.get(self._best_metric or '', math.nan)
     return None if math.isnan(value) else self._sign * value
+
+  def _begin(self, write: Callable[[], None]) -> None:
+    """Runs it in a thread, or not at all if a signal breaks the start off.
+
+    Such a thread may run or not, and can't be joined; so it waits for a word.
+    """
+    word: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def run() -> None:
+      if word.get():
+        write()
+
+    # It is no daemon: the interpreter should wait for it where it can.
+    thread = threading.Thread(target=run, name='metajax-checkpoint')
+    try:
+      thread.start()
+      self._thread = thread
+      word.put(True)
+    except BaseException:
+      word.put(False)
+      raise
 
   def _write(
     self, target: Saved, leaves: list[Leaf], metrics: dict[str, float]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -394,6 +395,30 @@ def test_another_run_is_not_overwritten(copy: Path) -> None:
   checkpoints.save(4, make_state(4))
   checkpoints.wait()
   assert checkpoints.steps() == [2, 3, 4]
+
+
+@pytest.mark.parametrize('started', [False, True])
+def test_a_save_that_a_signal_breaks_off_at_its_start_is_none(
+  started: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  start = threading.Thread.start
+
+  def broken(self: threading.Thread) -> None:
+    if self.name != 'metajax-checkpoint' or started:
+      start(self)
+    if self.name == 'metajax-checkpoint':
+      raise KeyboardInterrupt
+
+  checkpoints = Checkpointer(tmp_path)
+  checkpoints.save(1, {'x': np.float32(1)})
+  with monkeypatch.context() as patch:
+    patch.setattr(threading.Thread, 'start', broken)
+    with pytest.raises(KeyboardInterrupt), checkpoints:
+      checkpoints.save(2, {'x': np.float32(2)})
+  assert checkpoints.steps() == [1]
+  checkpoints.save(3, {'x': np.float32(3)})
+  checkpoints.close()
+  assert checkpoints.steps() == [1, 3]
 
 
 def test_what_a_killed_save_leaves_does_not_count(copy: Path) -> None:
