@@ -105,24 +105,31 @@ def being_saved(workdir: Path) -> bool:
   return any(workdir.glob('checkpoints/*.orbax-checkpoint-tmp*'))
 
 
-def largest_file(workdir: Path, step: int) -> Path:
-  """That of a checkpoint."""
-  files = (workdir / 'checkpoints' / str(step)).rglob('*')
-  return max(files, key=lambda path: path.stat().st_size)
+def largest_files(workdir: Path, step: int) -> list[Path]:
+  """That of a checkpoint; a step that was being saved anew has several."""
+  copies = (
+    directory
+    for directory in (workdir / 'checkpoints').iterdir()
+    if re.fullmatch(rf'{step}(\.\d+)?', directory.name)
+  )
+  return [
+    max(copy.rglob('*'), key=lambda path: path.stat().st_size)
+    for copy in copies
+  ]
 
 
 def flip_a_bit(workdir: Path, step: int) -> None:
   """Damages a checkpoint as a bad disk does."""
-  path = largest_file(workdir, step)
-  content = bytearray(path.read_bytes())
-  content[len(content) // 2] ^= 1
-  path.write_bytes(content)
+  for path in largest_files(workdir, step):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def truncate(workdir: Path, step: int) -> None:
   """Damages a checkpoint as a crash of the file system does."""
-  path = largest_file(workdir, step)
-  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  for path in largest_files(workdir, step):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 class Victim:
@@ -208,11 +215,13 @@ def damage(
     how(victim.workdir, newest)
     run = victim._launcher.start('sinusoid', *victim._flags, '--resume')
     run.until(lambda: 'resumed from' in run.printed())
-    passed_over, resumed = run.printed().splitlines()[:2]
-    assert passed_over.startswith(
-      f'passed over a bad checkpoint: step {newest}: '
-    )
-    assert resumed == f'resumed from step {good}'
+    said = iter(run.printed().splitlines())
+    bad = rf'passed over a bad checkpoint: step {newest}: .'
+    line = next(said)
+    assert re.match(bad, line), line
+    while re.match(bad, line):
+      line = next(said)
+    assert line == f'resumed from step {good}'
     # Until the step is saved anew, every start has to walk past the bad one.
     run.until(lambda: printed_step(run) > newest + EVERY)
     victim.kill(run)
