@@ -35,6 +35,7 @@ from experiments.runner.interrupts import PREEMPTED
 from metajax.algorithms.table import ALGORITHMS
 from metajax.models import mlp
 from metajax.objectives import mean_squared_error
+from metajax.runs._checkpoint_directory import RunDirectory
 from metajax.runs.checkpoint import Checkpointer
 from metajax.runs.training import TrainState, make_train_step
 from metajax.runs.writers import read_json_lines
@@ -107,14 +108,13 @@ def being_saved(workdir: Path) -> bool:
 
 def largest_files(workdir: Path, step: int) -> list[Path]:
   """That of a checkpoint; a step that was being saved anew has several."""
-  copies = (
-    directory
-    for directory in (workdir / 'checkpoints').iterdir()
-    if re.fullmatch(rf'{step}(\.\d+)?', directory.name)
-  )
+  directory = RunDirectory(workdir / 'checkpoints')
   return [
-    max(copy.rglob('*'), key=lambda path: path.stat().st_size)
-    for copy in copies
+    max(
+      directory.path_of(copy).rglob('*'), key=lambda path: path.stat().st_size
+    )
+    for copy in directory.saved()
+    if copy.step == step
   ]
 
 
@@ -212,16 +212,14 @@ def damage(
     victim.go_on(run)
     victim.kill(run)
     *_, good, newest = victim.checkpoints()
+    copies = len(largest_files(victim.workdir, newest))
     how(victim.workdir, newest)
     run = victim._launcher.start('sinusoid', *victim._flags, '--resume')
     run.until(lambda: 'resumed from' in run.printed())
-    said = iter(run.printed().splitlines())
-    bad = rf'passed over a bad checkpoint: step {newest}: .'
-    line = next(said)
-    assert re.match(bad, line), line
-    while re.match(bad, line):
-      line = next(said)
-    assert line == f'resumed from step {good}'
+    *passed_over, resumed = run.printed().splitlines()[: copies + 1]
+    for line in passed_over:
+      assert line.startswith(f'passed over a bad checkpoint: step {newest}: ')
+    assert resumed == f'resumed from step {good}'
     # Until the step is saved anew, every start has to walk past the bad one.
     run.until(lambda: printed_step(run) > newest + EVERY)
     victim.kill(run)
