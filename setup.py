@@ -15,7 +15,7 @@ VERSION = re.search(
 # The compiler of TPUs, which needs no TPU. JAX 0.10.2 asks for 0.0.42, which
 # does not know topologies of one chip.
 LIBTPU = 'libtpu==0.0.52; platform_machine == "x86_64"'
-TEST = ['pytest>=8.0', 'pytest-xdist>=3.5', LIBTPU]
+TEST = ['hypothesis>=6.100', 'pytest>=8.0', 'pytest-xdist>=3.5', LIBTPU]
 DEV = [*TEST, 'mypy>=1.15', 'ruff>=0.11']
 
 setup(

@@ -19,10 +19,12 @@ from metajax.algorithms import METHODS as _METHODS
 from metajax.base import (
   Adaptation,
   Batch,
+  ByStep,
   Learner,
   MetaLearner,
   Model,
   Task,
+  Weighted,
   map_tasks,
   sample_tasks,
 )
@@ -48,8 +50,14 @@ from metajax.objectives import (
   mean_squared_error,
 )
 from metajax.precision import with_precision
+from metajax.runs.checking import check
 from metajax.runs.evaluation import Evaluation, evaluate
-from metajax.runs.training import TrainState, TrainStep, make_train_step
+from metajax.runs.training import (
+  SkippedSteps,
+  TrainState,
+  TrainStep,
+  make_train_step,
+)
 from metajax.wrappers.distillation import distil
 from metajax.wrappers.ensemble import ensemble
 from metajax.wrappers.mining import candidates, hardest
@@ -64,18 +72,22 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       *_METHODS,
       'Adaptation',
       'Batch',
+      'ByStep',
       'Descent',
       'Evaluation',
       'Learner',
       'MetaLearner',
       'Metric',
       'Model',
+      'SkippedSteps',
       'Task',
       'TrainState',
       'TrainStep',
+      'Weighted',
       'accumulate',
       'backprop',
       'candidates',
+      'check',
       'choose_chunk_size',
       'confidence_interval',
       'cross_entropy',

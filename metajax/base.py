@@ -10,14 +10,15 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 __all__ = [
   'EXCLUDED',
-  'PADDING',
   'Adapt',
   'Adaptation',
   'Apply',
   'Batch',
+  'ByStep',
   'Freeze',
   'Head',
   'InitLearner',
@@ -33,19 +34,18 @@ __all__ = [
   'PyTree',
   'SampleTask',
   'Task',
+  'Weighted',
   'as_argument',
+  'as_key',
   'map_tasks',
   'num_tasks',
   'sample_tasks',
   'task_keys',
+  'values_and_weights',
 ]
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
-
-# The target of an example that only fills a batch up to its shape. Objectives
-# and class means leave it out.
-PADDING = -1
 
 # The score of what must not be chosen: a class that a task does not have, an
 # example that is padding. Minus infinity would make the loss of such a class
@@ -57,7 +57,34 @@ class Batch(NamedTuple):
   """Labelled examples; every leaf has a leading axis of examples."""
 
   inputs: PyTree  # leaves [examples, ...]
-  targets: PyTree  # leaves [examples, ...]
+  targets: PyTree  # leaves [examples, ...], possibly `Weighted`
+
+
+class Weighted(NamedTuple):
+  r"""Targets that do not all count the same.
+
+  .. math:: \frac{\sum_i w_i L_i}{\sum_i w_i}
+
+  stands wherever a mean over examples would. Objectives, class means, closed
+  forms and neural processes honour it; a weight of 0 makes an example padding,
+  which fills a batch up to its shape and changes nothing that is learned from
+  it. What attends to examples, or reads them one by one, attends alike to all
+  whose weight is not 0.
+
+  Example:
+    >>> import jax.numpy as jnp, metajax
+    >>> targets = Weighted(jnp.array([[1.0], [9.0]]), jnp.array([1.0, 0.0]))
+    >>> float(metajax.mean_squared_error(jnp.zeros((2, 1)), targets)[0])
+    1.0
+  """
+
+  values: PyTree  # the targets, leaves [examples, ...]
+  weights: jax.Array | np.ndarray  # [examples] or [examples, ...], from 0
+
+
+def values_and_weights(targets: PyTree) -> tuple[PyTree, Any]:
+  """The targets themselves, and their weights where they have some."""
+  return targets if isinstance(targets, Weighted) else (targets, None)
 
 
 class Task(NamedTuple):
@@ -203,6 +230,35 @@ class SampleTask(Protocol):
   def __call__(self, key: jax.Array, /) -> Task: ...
 
 
+def as_key(key: jax.Array) -> jax.Array:
+  """Keys of `jax.random.key`, of those or of what `jax.random.PRNGKey` makes.
+
+  Args:
+    key: typed keys of any shape, or their data, `[..., 2]` of uint32.
+
+  Returns:
+    Typed keys, the same random numbers.
+
+  Raises:
+    ValueError: if it is anything else, such as a seed.
+
+  Example:
+    >>> import jax
+    >>> as_key(jax.random.PRNGKey(0)) == jax.random.key(0)
+    Array(True, dtype=bool)
+  """
+  dtype = getattr(key, 'dtype', None)
+  if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    return key
+  words = jax.random.key_data(jax.random.key(0)).shape
+  if dtype == jnp.uint32 and key.shape[-1:] == words:
+    return jax.random.wrap_key_data(jnp.asarray(key))
+  what = type(key).__name__
+  if dtype is not None:
+    what = f'{dtype} of shape {jnp.shape(key)}'
+  raise ValueError(f'use jax.random.key(seed) for a key; got {what}')
+
+
 def task_keys(key: jax.Array, num_tasks: int) -> jax.Array:
   """One key per task: key of task i is `fold_in(key, i)`.
 
@@ -211,15 +267,16 @@ def task_keys(key: jax.Array, num_tasks: int) -> jax.Array:
   array of keys, already one per task, is returned as it is.
 
   Args:
-    key: a typed key, or `num_tasks` of them.
+    key: a key (see `as_key`), or `num_tasks` of them.
     num_tasks: how many keys are wanted.
 
   Returns:
-    Keys of shape `[num_tasks]`.
+    Typed keys of shape `[num_tasks]`.
 
   Raises:
-    ValueError: if an array of keys has another length.
+    ValueError: if an array of keys has another length, or is none.
   """
+  key = as_key(key)
   if key.ndim:
     if len(key) != num_tasks:
       raise ValueError(
@@ -266,9 +323,63 @@ def map_tasks(
   return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), only)
 
 
-def as_argument(sample: SampleTask) -> jax.tree_util.Partial:
+@jax.tree_util.register_pytree_node_class
+class ByStep:
+  """A task distribution that changes in training: a curriculum, a stream.
+
+  `make_train_step` draws the tasks of step n with `sample(key, n)`. Whatever
+  else draws tasks, such as `evaluate`, draws those of one step: the first, or
+  that of `at`.
+
+  Args:
+    sample: `(key, step) -> Task`, the step an int32 scalar; arrays of it are
+      arguments of compiled programs if it is a `jax.tree_util.Partial`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> def shifted(key, step):
+    ...   inputs = jax.random.normal(key, (5, 1))
+    ...   return Task(*2 * [Batch(inputs, inputs + 0.1 * step)])
+    >>> sample = ByStep(shifted)
+    >>> task = sample.at(10)(jax.random.key(0))
+    >>> bool(jnp.allclose(task.query.targets, task.query.inputs + 1))
+    True
+  """
+
+  def __init__(
+    self,
+    sample: Callable[[jax.Array, jax.Array], Task],
+    step: jax.Array | int = 0,
+  ) -> None:
+    self.sample = (
+      sample
+      if isinstance(sample, jax.tree_util.Partial)
+      else jax.tree_util.Partial(sample)
+    )
+    self.step = step
+
+  def __call__(self, key: jax.Array) -> Task:
+    """A task of the step that this is at."""
+    task: Task = self.sample(key, jnp.int32(self.step))
+    return task
+
+  def at(self, step: jax.Array | int) -> 'ByStep':
+    """The distribution at another step."""
+    return ByStep(self.sample, step)
+
+  def tree_flatten(self) -> tuple[tuple[Any, Any], None]:
+    """Its arrays."""
+    return (self.sample, self.step), None
+
+  @classmethod
+  def tree_unflatten(cls, _: None, children: tuple[Any, Any]) -> 'ByStep':
+    """From its arrays."""
+    return cls(*children)
+
+
+def as_argument(sample: SampleTask) -> jax.tree_util.Partial | ByStep:
   """A sampler that can be passed into jit, its arrays as arguments."""
-  if isinstance(sample, jax.tree_util.Partial):
+  if isinstance(sample, jax.tree_util.Partial | ByStep):
     return sample
   return jax.tree_util.Partial(sample)
 

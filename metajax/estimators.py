@@ -20,6 +20,7 @@ from metajax.base import (
   map_tasks,
   task_keys,
 )
+from metajax.objectives import loss_and_metrics
 
 __all__ = [
   'TaskLoss',
@@ -47,7 +48,7 @@ def query_loss(
 ) -> tuple[jax.Array, Metrics]:
   """The objective on the queries of a task, with `loss` among its metrics."""
   outputs = learner.predict(adapted, task.query.inputs)
-  loss, metrics = objective(outputs, task.query.targets)
+  loss, metrics = loss_and_metrics(objective, outputs, task.query.targets)
   return loss, {'loss': loss, **metrics}
 
 

@@ -26,6 +26,7 @@ import jax
 from metajax.base import Metrics, Objective, PyTree
 from metajax.objectives import (
   expected_calibration_error,
+  loss_and_metrics,
   macro_f1,
   negative_log_likelihood,
 )
@@ -177,7 +178,7 @@ class _WithMetrics:
   def __call__(
     self, outputs: PyTree, targets: PyTree, /
   ) -> tuple[jax.Array, Metrics]:
-    loss, measured = self.objective(outputs, targets)
+    loss, measured = loss_and_metrics(self.objective, outputs, targets)
     known = {LOSS.name, *measured}
     added = dict[str, jax.Array]()
     for metric in self.metrics:

@@ -1,44 +1,58 @@
 """Objectives, what else is measured, and means with confidence intervals.
 
-An objective maps `(outputs, targets)` of one batch to `(loss, metrics)`, a
-measure to one number (`metajax.metric` adds it to an objective).
+An objective maps `(outputs, targets)` of one batch to `(loss, metrics)` or to a
+loss alone, a measure to one number (`metajax.metric` adds it to an objective).
 """
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.base import PADDING, Metrics
+from metajax.base import (
+  Metrics,
+  Objective,
+  PyTree,
+  Weighted,
+  values_and_weights,
+)
 
 __all__ = [
+  'TAKEN',
   'confidence_interval',
   'cross_entropy',
   'expected_calibration_error',
+  'loss_and_metrics',
   'macro_f1',
   'mean_squared_error',
   'negative_log_likelihood',
+  'weighted_mean',
 ]
 
+# Names among the metrics of training, which an objective's may not have.
+TAKEN = 'loss', 'skipped'
 _BINS = 15  # of confidence, as Guo et al. have them
 
 
 def cross_entropy(
-  outputs: jax.Array, targets: jax.Array
+  outputs: jax.Array, targets: PyTree
 ) -> tuple[jax.Array, Metrics]:
   r"""Mean softmax cross-entropy, in nats.
 
   .. math:: L = -\frac{1}{n} \sum_i \log \mathrm{softmax}(o_i)_{t_i}
 
   Args:
-    outputs: logits `[examples, classes]`.
-    targets: integer classes `[examples]`. The mean leaves out examples whose
-      target is `metajax.base.PADDING`; of nothing else it is 0.
+    outputs: logits `[examples, classes]`, or `[examples, ..., classes]` where
+      every token of an example has a class.
+    targets: integer classes `[examples, ...]`, or `Weighted` ones.
 
   Returns:
-    The loss, and `accuracy` in [0, 1].
+    The loss, and `accuracy` in [0, 1]: 0 if no weight is above 0, and not a
+    number if a class is none of the outputs, so that such a step is not taken.
 
   Raises:
-    ValueError: if the shapes do not fit together.
+    ValueError: if the shapes do not fit together, or targets are no integers.
 
   Example:
     >>> import jax.numpy as jnp
@@ -47,20 +61,17 @@ def cross_entropy(
     >>> round(float(loss), 4), float(metrics['accuracy'])
     (0.6931, 0.5)
   """
-  _check_classes('cross_entropy', outputs, targets)
-  real = targets != PADDING
-  losses = optax.softmax_cross_entropy_with_integer_labels(
-    outputs, jnp.where(real, targets, 0)
-  )
-  correct = jnp.argmax(outputs, axis=-1) == targets
+  outputs, classes, weights = _classes('cross_entropy', outputs, targets)
+  losses = optax.softmax_cross_entropy_with_integer_labels(outputs, classes)
+  correct = jnp.argmax(outputs, axis=-1) == classes
   return (
-    _mean(losses, real, outputs.dtype),
-    {'accuracy': _mean(correct, real, outputs.dtype)},
+    _mean(losses, weights),
+    {'accuracy': _mean(correct.astype(outputs.dtype), weights)},
   )
 
 
 def mean_squared_error(
-  outputs: jax.Array, targets: jax.Array
+  outputs: jax.Array, targets: PyTree
 ) -> tuple[jax.Array, Metrics]:
   r"""Mean squared error over examples and output dimensions.
 
@@ -68,7 +79,7 @@ def mean_squared_error(
 
   Args:
     outputs: predictions, `[examples, ...]`.
-    targets: the same shape.
+    targets: the same shape, or `Weighted` ones.
 
   Returns:
     The loss, and the same number as `mse`.
@@ -81,16 +92,24 @@ def mean_squared_error(
     >>> float(mean_squared_error(jnp.ones((3, 1)), jnp.zeros((3, 1)))[0])
     1.0
   """
-  if outputs.shape != targets.shape:
+  values, weights = values_and_weights(targets)
+  outputs, values = jnp.asarray(outputs), jnp.asarray(values)
+  if outputs.shape != values.shape:
     raise ValueError(
       'mean_squared_error wants outputs and targets of one shape; got'
-      f' {outputs.shape} and {targets.shape}'
+      f' {outputs.shape} and {values.shape}'
     )
-  loss = jnp.mean(jnp.square(outputs - targets))
+  if weights is None:
+    loss = jnp.mean(jnp.square(outputs - values))
+  else:
+    weights = _of_shape('mean_squared_error', weights, outputs)
+    # A target that does not count may be no number, and 0 * nan is none.
+    errors = jnp.where(weights == 0, 0, outputs - values)
+    loss = _mean(jnp.square(errors), weights)
   return loss, {'mse': loss}
 
 
-def macro_f1(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+def macro_f1(outputs: jax.Array, targets: PyTree) -> jax.Array:
   r"""Computes the F1 score of each class, and their mean.
 
   .. math::
@@ -100,38 +119,39 @@ def macro_f1(outputs: jax.Array, targets: jax.Array) -> jax.Array:
   with C the classes that occur among targets or predictions.
 
   Args:
-    outputs: logits `[examples, classes]`; the largest is the prediction.
-    targets: integer classes `[examples]`. Examples whose target is
-      `metajax.base.PADDING` are left out; of nothing else it is 0.
+    outputs: logits `[examples, ..., classes]`; the largest is the prediction.
+    targets: integer classes `[examples, ...]`, or `Weighted` ones; if no weight
+      is above 0, it is 0.
 
   Returns:
     A scalar in [0, 1].
 
   Raises:
-    ValueError: if the shapes do not fit together.
+    ValueError: if the shapes do not fit together, or targets are no integers.
 
   Example:
     >>> import jax.numpy as jnp
     >>> round(float(macro_f1(jnp.eye(3), jnp.array([0, 1, 1]))), 4)
     0.5556
   """
-  _check_classes('macro_f1', outputs, targets)
-  classes, dtype = outputs.shape[-1], outputs.dtype
-  true = jax.nn.one_hot(targets, classes, dtype=dtype)  # padding: zeros
-  predicted = jax.nn.one_hot(
-    jnp.where(targets != PADDING, jnp.argmax(outputs, axis=-1), PADDING),
-    classes,
-    dtype=dtype,
+  outputs, classes, weights = _classes('macro_f1', outputs, targets)
+  true, predicted = (
+    weights[..., None]
+    * jax.nn.one_hot(each, outputs.shape[-1], dtype=outputs.dtype)
+    for each in (classes, jnp.argmax(outputs, axis=-1))
   )
-  hits = jnp.sum(true * predicted, axis=0)
+  examples = tuple(range(classes.ndim))
+  right = jnp.where(true == 0, 0, jnp.minimum(true, predicted))
+  hits = jnp.sum(right, axis=examples)
   # An error is once a false positive and once a false negative.
-  occurrences = jnp.sum(true + predicted, axis=0)
-  scores = 2 * hits / jnp.maximum(occurrences, 1)
-  return _mean(scores, occurrences > 0, dtype)
+  occurrences = jnp.sum(true + predicted, axis=examples)
+  occurs = occurrences != 0
+  scores = 2 * hits / jnp.where(occurs, occurrences, 1)
+  return _mean(scores, occurs.astype(outputs.dtype))
 
 
 def expected_calibration_error(
-  outputs: jax.Array, targets: jax.Array
+  outputs: jax.Array, targets: PyTree
 ) -> jax.Array:
   r"""Measures how far confidence is from accuracy, over bins of confidence.
 
@@ -143,15 +163,15 @@ def expected_calibration_error(
   the softmax, is in ((b - 1) / 15, b / 15].
 
   Args:
-    outputs: logits `[examples, classes]`.
-    targets: integer classes `[examples]`. Examples whose target is
-      `metajax.base.PADDING` are left out; of nothing else it is 0.
+    outputs: logits `[examples, ..., classes]`.
+    targets: integer classes `[examples, ...]`, or `Weighted` ones; if no weight
+      is above 0, it is 0.
 
   Returns:
     A scalar in [0, 1].
 
   Raises:
-    ValueError: if the shapes do not fit together.
+    ValueError: if the shapes do not fit together, or targets are no integers.
 
   Example:
     >>> import jax.numpy as jnp
@@ -162,23 +182,22 @@ def expected_calibration_error(
     Guo et al. (2017), On Calibration of Modern Neural Networks,
     https://arxiv.org/abs/1706.04599
   """
-  _check_classes('expected_calibration_error', outputs, targets)
-  real = targets != PADDING
+  outputs, classes, weights = _classes(
+    'expected_calibration_error', outputs, targets
+  )
   confidence = jnp.max(jax.nn.softmax(outputs, axis=-1), axis=-1)
-  correct = jnp.argmax(outputs, axis=-1) == targets
+  correct = jnp.argmax(outputs, axis=-1) == classes
   # Clipped, as what is not a number has to be in one to be seen.
   bins = jnp.clip(jnp.ceil(_BINS * confidence).astype(int) - 1, 0, _BINS - 1)
-  inside = bins[:, None] == jnp.arange(_BINS)[None]
+  inside = bins.reshape(-1, 1) == jnp.arange(_BINS)[None]
   # Of a bin, count times difference of means is the sum of differences.
-  gaps = jnp.where(real, correct - confidence, 0)
-  sums = jnp.sum(jnp.where(inside, gaps[:, None], 0), axis=0)
-  count = jnp.maximum(jnp.sum(real, dtype=outputs.dtype), 1)
-  return jnp.sum(jnp.abs(sums)) / count
+  gaps = jnp.where(weights == 0, 0, weights * (correct - confidence))
+  sums = jnp.sum(jnp.where(inside, gaps.reshape(-1, 1), 0), axis=0)
+  total = jnp.sum(weights)
+  return jnp.sum(jnp.abs(sums)) / jnp.where(total == 0, 1, total)
 
 
-def negative_log_likelihood(
-  outputs: jax.Array, targets: jax.Array
-) -> jax.Array:
+def negative_log_likelihood(outputs: jax.Array, targets: PyTree) -> jax.Array:
   r"""Measures how unlikely the targets are, in nats per example.
 
   .. math:: L = -\frac{1}{n} \sum_i \log \mathrm{softmax}(o_i)_{t_i}
@@ -186,15 +205,15 @@ def negative_log_likelihood(
   It is the loss of `cross_entropy`, for methods that train with another.
 
   Args:
-    outputs: logits `[examples, classes]`.
-    targets: integer classes `[examples]`. Examples whose target is
-      `metajax.base.PADDING` are left out; of nothing else it is 0.
+    outputs: logits `[examples, ..., classes]`.
+    targets: integer classes `[examples, ...]`, or `Weighted` ones; if no weight
+      is above 0, it is 0.
 
   Returns:
     A scalar, 0 or more.
 
   Raises:
-    ValueError: if the shapes do not fit together.
+    ValueError: if the shapes do not fit together, or targets are no integers.
 
   Example:
     >>> import jax.numpy as jnp
@@ -202,8 +221,10 @@ def negative_log_likelihood(
     >>> round(float(negative_log_likelihood(logits, targets)), 4)
     1.3863
   """
-  _check_classes('negative_log_likelihood', outputs, targets)
-  loss, _ = cross_entropy(outputs, targets)
+  outputs, classes, weights = _classes(
+    'negative_log_likelihood', outputs, targets
+  )
+  loss, _ = cross_entropy(outputs, Weighted(classes, weights))
   return loss
 
 
@@ -230,17 +251,132 @@ def confidence_interval(values: jax.Array) -> jax.Array:
   return 1.96 * jnp.std(values, axis=0, ddof=1) / len(values) ** 0.5
 
 
-def _check_classes(name: str, outputs: jax.Array, targets: jax.Array) -> None:
-  if outputs.ndim != 2 or targets.shape != outputs.shape[:1]:
+def loss_and_metrics(
+  objective: Objective, outputs: PyTree, targets: PyTree
+) -> tuple[jax.Array, Metrics]:
+  """What an objective says, in the one form that the library computes with.
+
+  Args:
+    objective: returns a loss, or a loss and its metrics, or a loss and None.
+    outputs: of a model.
+    targets: what they should be.
+
+  Returns:
+    The loss, a floating-point scalar, and the metrics, scalars by name.
+
+  Raises:
+    ValueError: if the loss is no such scalar, if metrics are not scalars by
+      name, or if one has a name that is taken: `loss` and `skipped` are those
+      of training.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> absolute = lambda outputs, targets: jnp.mean(jnp.abs(outputs - targets))
+    >>> loss, metrics = loss_and_metrics(absolute, jnp.ones(3), jnp.zeros(3))
+    >>> float(loss), metrics
+    (1.0, {})
+  """
+  result = objective(outputs, targets)
+  loss, metrics = result if isinstance(result, tuple) else (result, None)
+  metrics = {} if metrics is None else metrics
+  name = getattr(objective, '__name__', type(objective).__name__)
+  if jnp.shape(loss) or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
     raise ValueError(
-      f'{name} wants logits [examples, classes] and integer classes'
-      f' [examples]; got {outputs.shape} and {targets.shape}'
+      f'the loss of the objective {name} must be a floating-point scalar, a'
+      f' mean over examples; got {jnp.result_type(loss)} of shape'
+      f' {jnp.shape(loss)}'
     )
+  if not isinstance(metrics, Mapping):
+    raise ValueError(
+      f'the objective {name} must return a loss, or a loss and a dict of'
+      f' metrics; got {type(metrics).__name__} beside the loss'
+    )
+  for metric, value in metrics.items():
+    if metric in TAKEN:
+      raise ValueError(
+        f'the objective {name} has a metric {metric!r}, a name that training'
+        ' uses itself; take another'
+      )
+    if jnp.shape(value):
+      raise ValueError(
+        f'the metric {metric!r} of the objective {name} must be a scalar; got'
+        f' shape {jnp.shape(value)}'
+      )
+  return jnp.asarray(loss), dict(metrics)
 
 
-def _mean(
-  values: jax.Array, chosen: jax.Array, dtype: jax.typing.DTypeLike
+def weighted_mean(
+  values: jax.Array, weights: jax.Array | None = None
 ) -> jax.Array:
-  """Averages what is chosen; 0 if nothing is."""
-  count = jnp.maximum(jnp.sum(chosen, dtype=dtype), 1)
-  return jnp.sum(jnp.where(chosen, values.astype(dtype), 0)) / count
+  r"""The mean of numbers, each of which counts as much as its weight says.
+
+  .. math:: \frac{\sum_i w_i v_i}{\sum_i w_i}
+
+  Args:
+    values: `[examples, ...]`. Where the weight is 0 they may be anything.
+    weights: `[examples]`, `[examples, ...]` up to the shape of the values, or
+      None where all count the same.
+
+  Returns:
+    A scalar; 0 if all weights are.
+
+  Raises:
+    ValueError: if the shapes do not fit together.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> values, weights = jnp.array([1.0, 3.0, jnp.inf]), jnp.array([3, 1, 0])
+    >>> float(weighted_mean(values, weights))
+    1.5
+  """
+  if weights is None:
+    return jnp.mean(values)
+  return _mean(values, _of_shape('weighted_mean', weights, values))
+
+
+def _of_shape(name: str, weights: jax.Array, values: jax.Array) -> jax.Array:
+  """Weights of each number, given those of examples."""
+  weights = jnp.asarray(weights)
+  if weights.ndim == 0 or weights.shape != values.shape[: weights.ndim]:
+    raise ValueError(
+      f'{name} wants a weight for each of {values.shape[:1]} examples, or for'
+      f' each number of {values.shape}; got weights {weights.shape}'
+    )
+  missing = tuple(range(weights.ndim, values.ndim))
+  return jnp.broadcast_to(
+    jnp.expand_dims(weights, missing).astype(values.dtype), values.shape
+  )
+
+
+def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+  total = jnp.sum(weights)
+  products = jnp.where(weights == 0, 0, weights * values)
+  return jnp.sum(products) / jnp.where(total == 0, 1, total)
+
+
+def _classes(
+  name: str, outputs: jax.Array, targets: PyTree
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The outputs, classes that they have, and a weight for each.
+
+  A class that they do not have, and whose weight is not 0, has a weight that is
+  no number: a mean over it is none either, and neither is its gradient.
+  """
+  values, weights = values_and_weights(targets)
+  outputs, values = jnp.asarray(outputs), jnp.asarray(values)
+  if outputs.ndim < 2 or values.shape != outputs.shape[:-1]:
+    raise ValueError(
+      f'{name} wants logits [examples, ..., classes] and integer classes'
+      f' [examples, ...]; got {outputs.shape} and {values.shape}'
+    )
+  if not jnp.issubdtype(values.dtype, jnp.integer):
+    raise ValueError(
+      f'{name} wants integer classes as targets; got {values.dtype}'
+    )
+  if weights is None:
+    weights = jnp.ones(values.shape, outputs.dtype)
+  else:
+    weights = _of_shape(name, weights, values.astype(outputs.dtype))
+  inside = (values >= 0) & (values < outputs.shape[-1])
+  weights = jnp.where(inside | (weights == 0), weights, jnp.nan)
+  return outputs, jnp.where(inside, values, 0), weights

@@ -8,6 +8,7 @@ import pytest
 from metajax.base import (
   Batch,
   Task,
+  as_key,
   map_tasks,
   num_tasks,
   sample_tasks,
@@ -34,6 +35,32 @@ def test_the_key_of_a_task_depends_on_the_key_and_the_index_alone():
 def test_keys_that_are_one_per_task_already_are_kept():
   keys = jax.random.split(jax.random.key(0), 3)
   assert (task_keys(keys, 3) == keys).all()
+
+
+@pytest.mark.parametrize('number', [1, 2, 3])
+def test_old_style_keys_draw_the_same(number):
+  """Two words of a key are not the keys of two tasks."""
+  old, new = jax.random.PRNGKey(7), jax.random.key(7)
+  assert jnp.array_equal(as_key(old), new)
+  assert jnp.array_equal(task_keys(old, number), task_keys(new, number))
+  one_a_task = jax.random.split(old, number)
+  assert jnp.array_equal(
+    task_keys(one_a_task, number), jax.random.split(new, number)
+  )
+  traced = jax.jit(lambda key: jax.random.key_data(as_key(key)))(old)
+  assert jnp.array_equal(traced, old)
+
+
+@pytest.mark.parametrize(
+  'key',
+  [
+    0, None, 1.5, np.int32(3), np.zeros(2, np.int32), np.zeros(2, np.float32),
+    np.zeros(3, np.uint32), np.zeros((), np.uint32), [1, 2], 'seed',
+  ],
+)  # fmt: skip
+def test_what_is_no_key_is_refused(key):
+  with pytest.raises(ValueError, match=r'use jax.random.key\(seed\) for a key'):
+    task_keys(key, 2)
 
 
 def test_a_wrong_number_of_keys_is_refused():

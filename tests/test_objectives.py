@@ -5,17 +5,22 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from metajax.base import PADDING
+import metajax
+from metajax.base import Weighted
+from metajax.models import mlp
 from metajax.objectives import (
   confidence_interval,
   cross_entropy,
   expected_calibration_error,
+  loss_and_metrics,
   macro_f1,
   mean_squared_error,
   negative_log_likelihood,
 )
+from metajax.tasks import sinusoid
 
 
 def test_cross_entropy_and_accuracy_are_those_of_numpy(float64):
@@ -169,14 +174,81 @@ def test_calibration_error_by_hand():
 @each_measure
 def test_measures_leave_padding_out(float64, measure, expected):
   logits, targets = draw(0)
-  padded = targets.copy()
-  padded[::3] = PADDING
-  real = padded != PADDING
+  real = np.arange(40) % 3 != 0
+  padded = Weighted(np.where(real, targets, 99), real)
   compiled = jax.jit(measure)
   np.testing.assert_allclose(
     compiled(logits, padded), expected(logits[real], targets[real]), rtol=1e-12
   )
-  assert compiled(logits, np.full(40, PADDING)) == 0
+  assert compiled(logits, padded._replace(weights=np.zeros(40))) == 0
+
+
+@each_measure
+def test_a_weight_counts_an_example_so_many_times(float64, measure, expected):
+  logits, targets = draw(0)
+  times = np.arange(40) % 4
+  again = np.repeat(np.arange(40), times)
+  np.testing.assert_allclose(
+    jax.jit(measure)(logits, Weighted(targets, times / 8)),
+    expected(logits[again], targets[again]),
+    rtol=1e-12,
+  )
+
+
+@each_measure
+def test_tokens_count_like_examples(float64, measure, expected):
+  logits, targets = draw(0)
+  shape = 8, 5
+  real = np.random.default_rng(1).random(shape) < 0.7
+  found = jax.jit(measure)(
+    logits.reshape(*shape, -1), Weighted(targets.reshape(shape), real)
+  )
+  chosen = real.reshape(-1)
+  np.testing.assert_allclose(
+    found, expected(logits[chosen], targets[chosen]), rtol=1e-12
+  )
+
+
+@each_measure
+@pytest.mark.parametrize('wrong', [-1, 1000])
+def test_a_class_that_no_output_stands_for_makes_no_number(
+  measure, expected, wrong
+):
+  del expected
+  logits, targets = draw(0)
+  targets[7] = wrong
+  assert np.isnan(jax.jit(measure)(logits, targets))
+
+
+def test_a_wrong_class_is_seen_in_the_gradient_too():
+  slope = jax.grad(lambda outputs: metajax.cross_entropy(outputs, TOO_MANY)[0])
+  assert np.isnan(slope(np.zeros((3, 2), np.float32))).all()
+
+
+TOO_MANY = np.array([0, 1, 2])
+
+
+def test_weights_of_another_length_are_refused():
+  for measure, _ in MEASURES:
+    with pytest.raises(ValueError, match='a weight for each of'):
+      measure(np.zeros((3, 2)), Weighted(TOO_MANY, np.ones(2)))
+  with pytest.raises(ValueError, match='a weight for each of'):
+    metajax.mean_squared_error(
+      np.zeros((3, 2)), Weighted(np.zeros((3, 2)), np.ones(2))
+    )
+
+
+def test_the_squared_error_is_of_what_has_a_weight(float64):
+  generator = np.random.default_rng(0)
+  outputs, targets = generator.normal(size=(2, 5, 3))
+  weights = np.array([0.5, 0, 2, 0, 1])
+  targets[1] = np.nan
+  loss = jax.jit(jax.value_and_grad(metajax.mean_squared_error, has_aux=True))
+  (value, _), slope = loss(outputs, Weighted(targets, weights))
+  squares = np.square(outputs - np.nan_to_num(targets)).mean(axis=1)
+  np.testing.assert_allclose(value, weights @ squares / 3.5, rtol=1e-12)
+  assert (np.asarray(slope)[[1, 3]] == 0).all()
+  assert np.isfinite(slope).all()
 
 
 @each_measure
@@ -214,3 +286,58 @@ def test_what_is_not_a_number_is_seen():
   logits = np.array([[np.nan, 0.0], [1.0, 0.0]])
   for measure in (expected_calibration_error, negative_log_likelihood):
     assert np.isnan(jax.jit(measure)(logits, np.array([0, 0])))
+
+
+@pytest.mark.parametrize(
+  'form',
+  [
+    lambda loss: loss,
+    lambda loss: (loss, None),
+    lambda loss: (loss, {}),
+    lambda loss: [loss][0],
+  ],
+)
+def test_an_objective_may_return_a_loss_alone(form):
+  loss, metrics = loss_and_metrics(
+    lambda outputs, targets: form(jnp.mean(outputs - targets)),
+    jnp.ones(3),
+    jnp.zeros(3),
+  )
+  assert (float(loss), metrics) == (1.0, {})
+
+
+@pytest.mark.parametrize(
+  ('returned', 'message'),
+  [
+    (np.zeros(3, np.float32), r'float32 of shape \(3,\)'),
+    (np.int32(1), r'int32 of shape \(\)'),
+    (True, 'bool'),
+    ((np.float32(1), np.float32(2)), 'got .* beside the loss'),
+    ((np.float32(1), {'loss': np.float32(1)}), "a metric 'loss', a name"),
+    ((np.float32(1), {'skipped': np.float32(1)}), "a metric 'skipped', a na"),
+    ((np.float32(1), {'each': np.zeros(3)}), r"metric 'each' .* shape \(3,\)"),
+  ],
+)
+def test_an_objective_of_another_form_is_refused(returned, message):
+  def mine(outputs, targets):
+    return returned
+
+  with pytest.raises(ValueError, match=f'objective mine .*{message}|{message}'):
+    loss_and_metrics(mine, jnp.ones(3), jnp.zeros(3))
+
+
+def test_methods_train_and_test_with_a_loss_alone():
+  def absolute(outputs, targets):
+    return jnp.mean(jnp.abs(outputs - targets))
+
+  learner = metajax.maml(mlp([4], 1), absolute, 0.1, 1)
+  train = metajax.make_train_step(
+    learner, optax.sgd(0.1), sinusoid(3, 3), tasks_per_step=2
+  )
+  state, metrics = train.run(train.init(jax.random.key(0)), 1)
+  assert sorted(metrics) == ['loss', 'skipped']
+  tested = metajax.evaluate(
+    learner, absolute, state.meta_params, sinusoid(3, 3),
+    key=jax.random.key(1), num_tasks=2,
+  )  # fmt: skip
+  assert sorted(tested.mean) == ['loss']

@@ -20,7 +20,7 @@ from experiments.figures.canvas import (
 )
 from experiments.figures.finished import draw_curves, tested, title_of
 from experiments.runner.loop import Finished
-from metajax.base import PADDING
+from metajax.base import Batch, values_and_weights
 
 __all__ = [
   'RIGHT',
@@ -40,18 +40,24 @@ def draw_images(run: Finished) -> None:
   """Draws the curves, and one test task with its predictions."""
   draw_curves(run)
   ((task, outputs),) = tested(run, run.problem.test, 1)
-  # Not what only fills the task up.
-  real, asked = (batch.targets != PADDING for batch in task)
+  (known, real), (asked_for, asked) = map(_counted, task)
   image_task(
     run.workdir / 'test_task.png',
     _drawable(task.support.inputs)[real],
-    task.support.targets[real],
+    known[real],
     _drawable(task.query.inputs)[asked],
-    task.query.targets[asked],
+    asked_for[asked],
     jnp.argmax(outputs[0], axis=-1)[asked],
     jnp.argmax(outputs[-1], axis=-1)[asked],
     f'{title_of(run)}: one test task',
   )
+
+
+def _counted(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+  """Classes, and which do more than fill the task up."""
+  classes, weights = values_and_weights(batch.targets)
+  real = np.ones(len(classes)) if weights is None else np.asarray(weights)
+  return np.asarray(classes), real > 0
 
 
 def image_task(

@@ -3,7 +3,7 @@
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,6 @@ from experiments.figures.canvas import (
 from experiments.figures.finished import draw_curves, tested, title_of
 from experiments.figures.images import image_grid
 from experiments.runner.loop import Finished
-from metajax.base import as_argument
 from metajax.tasks import completion
 
 __all__ = [
@@ -254,7 +253,7 @@ def draw_completion(run: Finished) -> None:
   """Draws the curves, and a few test images: known, completed, true."""
   draw_curves(run)
   # All that is not known is asked for, so that images are whole.
-  images = as_argument(run.problem.test).args[0]
+  images = cast(jax.tree_util.Partial, run.problem.test).args[0]
   height, width = images.shape[1:3]
   shots = run.problem.recipe.shots
   whole = completion(images, shots, height * width - shots)

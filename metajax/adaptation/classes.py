@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from metajax.base import EXCLUDED, Adaptation, PyTree
+from metajax.base import EXCLUDED, Adaptation, PyTree, values_and_weights
 
 __all__ = [
   'Classifier',
@@ -36,28 +36,39 @@ def check_num_classes(num_classes: int, at_least: int = 1) -> None:
     )
 
 
-def check_classes(targets: jax.Array) -> None:
+def check_classes(targets: PyTree) -> None:
   """Refuses targets of other problems than classification."""
-  if targets.ndim != 1 or not jnp.issubdtype(targets.dtype, jnp.integer):
+  classes, weights = values_and_weights(targets)
+  if classes.ndim != 1 or not jnp.issubdtype(classes.dtype, jnp.integer):
     raise ValueError(
       'this method classifies, and wants integer classes [examples] as'
-      f' targets; got {targets.dtype} of shape {targets.shape}'
+      f' targets; got {classes.dtype} of shape {classes.shape}'
+    )
+  _check_weights(weights, len(classes))
+
+
+def _check_weights(weights: jax.Array | None, examples: int) -> None:
+  if weights is not None and jnp.shape(weights) != (examples,):
+    raise ValueError(
+      f'this method wants one weight for each of {examples} examples; got'
+      f' weights of shape {jnp.shape(weights)}'
     )
 
 
 def memberships(
-  targets: jax.Array, num_classes: int, dtype: DTypeLike
+  targets: PyTree, num_classes: int, dtype: DTypeLike
 ) -> jax.Array:
   """Says which example is of which class.
 
   Args:
-    targets: integer classes `[examples]`.
+    targets: integer classes `[examples]`, or `Weighted` ones.
     num_classes: how many there are.
     dtype: of the result.
 
   Returns:
-    `[examples, classes]`, 1 where the example is of the class, 0 elsewhere.
-    An example whose target is `metajax.base.PADDING` is of no class.
+    `[examples, classes]`, the weight of the example, or else 1, where it is of
+    the class, 0 elsewhere. An example of no class that there is has no
+    numbers, unless its weight is 0.
 
   Raises:
     ValueError: if targets are not integer classes.
@@ -68,60 +79,83 @@ def memberships(
     [[0.0, 1.0], [1.0, 0.0]]
   """
   check_classes(targets)
-  return jax.nn.one_hot(targets, num_classes, dtype=dtype)
+  classes, weights = values_and_weights(targets)
+  if weights is None:
+    weights = jnp.ones(classes.shape, dtype)
+  inside = (classes >= 0) & (classes < num_classes)
+  weights = jnp.where(inside | (weights == 0), weights.astype(dtype), jnp.nan)
+  members = jax.nn.one_hot(classes, num_classes, dtype=dtype)
+  return weights[:, None] * members
 
 
-def are_numbers(targets: jax.Array) -> bool:
+def are_numbers(targets: PyTree) -> bool:
   """Says whether targets are numbers `[examples, outputs]`, so no classes."""
-  return targets.ndim == 2 and jnp.issubdtype(targets.dtype, jnp.floating)
+  values, _ = values_and_weights(targets)
+  return values.ndim == 2 and jnp.issubdtype(values.dtype, jnp.floating)
 
 
 class Targets(NamedTuple):
   """Targets of a support set as rows of numbers."""
 
-  rows: jax.Array  # [examples, outputs]; classes are one-hot
-  real: jax.Array  # booleans [examples]; the others are padding
+  rows: jax.Array  # [examples, outputs]; classes are one-hot; 0 for padding
+  weights: jax.Array  # [examples]; 0 for padding
   present: jax.Array  # booleans [outputs], whether the task has the class
+
+  @property
+  def real(self) -> jax.Array:
+    """Booleans `[examples]`; the others are padding."""
+    return self.weights > 0
+
+  @property
+  def members(self) -> jax.Array:
+    """What `memberships` says of classes."""
+    return self.weights[:, None] * self.rows
 
 
 def encode_targets(
-  targets: jax.Array, num_classes: int | None, dtype: DTypeLike
+  targets: PyTree, num_classes: int | None, dtype: DTypeLike
 ) -> Targets:
   """Writes targets of classes and of regression alike as rows of numbers.
 
   Args:
-    targets: classes `[examples]` or numbers `[examples, outputs]`.
+    targets: classes `[examples]` or numbers `[examples, outputs]`, or
+      `Weighted` ones.
     num_classes: how many classes there are; `None` where targets must be
       numbers.
     dtype: of the rows.
 
   Returns:
-    `Targets`; numbers as they are, all of them real and present.
+    `Targets`; numbers as they are, all of them present.
 
   Raises:
     ValueError: if targets are neither, or classes without `num_classes`.
   """
   if are_numbers(targets):
-    examples, outputs = targets.shape
-    return Targets(
-      targets.astype(dtype),
-      jnp.ones((examples,), bool),
-      jnp.ones((outputs,), bool),
-    )
+    values, weights = values_and_weights(targets)
+    examples, outputs = values.shape
+    _check_weights(weights, examples)
+    if weights is None:
+      weights = jnp.ones((examples,), dtype)
+    rows = jnp.where(weights[:, None] != 0, values.astype(dtype), 0)
+    present = jnp.ones((outputs,), bool)
+    return Targets(rows, weights.astype(dtype), present)
   if num_classes is None:
+    values, _ = values_and_weights(targets)
     raise ValueError(
       'without num_classes targets must be numbers [examples, outputs]; got'
-      f' {targets.dtype} of shape {targets.shape}'
+      f' {values.dtype} of shape {values.shape}'
     )
   return encode_classes(targets, num_classes, dtype)
 
 
 def encode_classes(
-  targets: jax.Array, num_classes: int, dtype: DTypeLike
+  targets: PyTree, num_classes: int, dtype: DTypeLike
 ) -> Targets:
-  """`memberships`, and which examples and classes there are."""
+  """One-hot classes, and which examples and classes there are."""
   members = memberships(targets, num_classes, dtype)
-  return Targets(members, jnp.any(members > 0, 1), jnp.any(members > 0, 0))
+  weights = jnp.sum(members, axis=1)
+  rows = members / jnp.where(weights == 0, 1, weights)[:, None]
+  return Targets(rows, weights, jnp.any(members > 0, axis=0))
 
 
 def class_means(features: jax.Array, members: jax.Array) -> jax.Array:
@@ -135,8 +169,8 @@ def class_means(features: jax.Array, members: jax.Array) -> jax.Array:
     `[classes, ...]`; zeros for a class without examples.
   """
   flat = features.reshape(len(features), -1)
-  counts = jnp.maximum(jnp.sum(members, axis=0), 1)
-  means = (members.T @ flat) / counts[:, None]
+  counts = jnp.sum(members, axis=0)
+  means = (members.T @ flat) / jnp.where(counts == 0, 1, counts)[:, None]
   return means.reshape(-1, *features.shape[1:])
 
 

@@ -25,6 +25,7 @@ from metajax.base import (
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint, descend
 from metajax.inner.second_order import SecondOrder
+from metajax.objectives import loss_and_metrics
 
 __all__ = ['InnerOptimizer', 'check_inner_loop', 'gradient_learner']
 
@@ -75,7 +76,8 @@ def gradient_learner(
     def loss(adapted: PyTree, step: jax.Array) -> jax.Array:
       del step  # the whole support set, every time
       params = partition.merge(adapted, rest)
-      return objective(model.apply(params, support.inputs), support.targets)[0]
+      outputs = model.apply(params, support.inputs)
+      return loss_and_metrics(objective, outputs, support.targets)[0]
 
     adapted, descent = descend(
       loss,

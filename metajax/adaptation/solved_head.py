@@ -51,9 +51,12 @@ class SolvedHead(NamedTuple):
 
 
 # Maps the strength of regularisation, features [examples, features] and targets
-# [examples, outputs] to weights [steps + 1, features, outputs], the first ones
-# zero, and the losses [steps] before each step.
-Solve = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+# [examples, outputs], and how much each example counts, to weights [steps + 1,
+# features, outputs], the first ones zero, and the losses [steps] before each
+# step. What does not count has features and targets of 0.
+Solve = Callable[
+  [jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
+]
 
 
 def solved_head_learner(
@@ -98,12 +101,14 @@ def solved_head_learner(
   ) -> tuple[SolvedHead, Adaptation]:
     del key  # deterministic
     features = model.apply(meta_params.params, support.inputs)
-    rows, real, present = encode(support.targets, features.dtype)
+    targets = encode(support.targets, features.dtype)
+    present = targets.present
     # Padding has no features, and so no effect on any of the solutions.
     weights, losses = solve(
       jnp.exp(meta_params.log_ridge),
-      jnp.where(real[:, None], features, 0),
-      rows,
+      jnp.where(targets.real[:, None], features, 0),
+      targets.rows,
+      targets.weights,
     )
     steps = len(weights) - 1
     trajectory = SolvedHead(
@@ -140,7 +145,10 @@ def with_constant(model: Model) -> Model:
 
 
 def ridge_regression(
-  features: jax.Array, targets: jax.Array, strength: jax.Array | float
+  features: jax.Array,
+  targets: jax.Array,
+  strength: jax.Array | float,
+  weights: jax.Array | None = None,
 ) -> jax.Array:
   r"""Least squares with a penalty on the weights, in closed form.
 
@@ -151,9 +159,10 @@ def ridge_regression(
   solved.
 
   Args:
-    features: `[examples, features]`.
-    targets: `[examples, outputs]`.
+    features: X, `[examples, features]`.
+    targets: Y, `[examples, outputs]`.
     strength: lambda, above 0.
+    weights: `[examples]`, how much the square of the error of each counts.
 
   Returns:
     Weights `[features, outputs]`.
@@ -164,6 +173,9 @@ def ridge_regression(
     >>> round(float(weights[0, 0]), 4)
     0.5
   """
+  if weights is not None:
+    root = jnp.sqrt(weights)[:, None]
+    features, targets = root * features, root * targets
   examples, width = features.shape
   if examples < width:
     gram = features @ features.T

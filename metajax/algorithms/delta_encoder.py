@@ -34,7 +34,6 @@ from metajax.adaptation.generators import Generator, change_of
 from metajax.adaptation.state import with_state
 from metajax.algorithms.hallucination import Hallucinated, hallucinate
 from metajax.base import (
-  PADDING,
   Batch,
   Learner,
   MetaLearner,
@@ -43,6 +42,7 @@ from metajax.base import (
   Objective,
   PyTree,
   Task,
+  values_and_weights,
 )
 from metajax.estimators import gradient_of, query_loss
 from metajax.models import mlp
@@ -256,12 +256,20 @@ def draw_pairs(key: jax.Array, support: Batch, query: Batch) -> Pairs:
 
   A query whose class has none has no weight.
   """
-  same = support.targets[None, :] == query.targets[:, None]
+  (known, known_weights), (asked, weights) = (
+    values_and_weights(part.targets) for part in (support, query)
+  )
+  same = known[None, :] == asked[:, None]
+  if known_weights is not None:
+    same &= known_weights[None, :] > 0
   chosen = jax.random.categorical(key, jnp.where(same, 0.0, -jnp.inf), axis=1)
-  real = (query.targets != PADDING) & jnp.any(same, axis=1)
-  weights = real.astype(query.inputs.dtype)
+  if weights is None:
+    weights = jnp.ones_like(asked)
+  dtype = query.inputs.dtype
+  weights = jnp.where(jnp.any(same, axis=1), weights.astype(dtype), 0)
+  total = jnp.sum(weights)
   return Pairs(
     query.inputs,
     support.inputs[chosen],
-    weights / jnp.maximum(jnp.sum(weights), 1),
+    weights / jnp.where(total == 0, 1, total),
   )

@@ -35,6 +35,7 @@ from metajax.base import (
 from metajax.estimators import backprop
 from metajax.inner.descend import descend
 from metajax.inner.implicit import Loss, implicit_minimum
+from metajax.objectives import loss_and_metrics
 
 __all__ = ['imaml']
 
@@ -116,7 +117,7 @@ def imaml(
 
     def proximal_loss(params: PyTree) -> jax.Array:
       outputs = model.apply(params, support.inputs)
-      loss, _ = objective(outputs, support.targets)
+      loss, _ = loss_and_metrics(objective, outputs, support.targets)
       return loss + strength / 2 * _squared_distance(params, meta_params)
 
     return implicit_minimum(

@@ -134,9 +134,11 @@ def in_context(
   ) -> tuple[Context, Adaptation]:
     features = model.apply(meta_params.params, support.inputs)
     encoded = encode_targets(support.targets, num_classes, features.dtype)
-    rows, real, present = encoded
+    present = encoded.present
     code = _draw_code(key, support.targets, encoded, label_size)
-    adapted = Context(meta_params, features, rows @ code, code, real, present)
+    adapted = Context(
+      meta_params, features, encoded.rows @ code, code, encoded.real, present
+    )
     before = adapted._replace(
       labels=jnp.zeros_like(adapted.labels),
       code=jnp.zeros_like(code),
@@ -157,7 +159,7 @@ def in_context(
 
 
 def _draw_code(
-  key: jax.Array, targets: jax.Array, encoded: Targets, label_size: int
+  key: jax.Array, targets: PyTree, encoded: Targets, label_size: int
 ) -> jax.Array:
   """C^T, `[outputs, label_size]`: at random for classes, else the identity."""
   outputs, dtype = encoded.rows.shape[1], encoded.rows.dtype

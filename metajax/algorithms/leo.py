@@ -65,6 +65,7 @@ from metajax.estimators import gradient_of, query_loss
 from metajax.inner import partition
 from metajax.inner.descend import descend
 from metajax.models import mlp
+from metajax.objectives import loss_and_metrics
 from metajax.precision import drawn_like_inputs
 
 __all__ = [
@@ -254,12 +255,9 @@ def _latent_space(code_size: int, num_classes: int) -> _LatentSpace:
       [jnp.repeat(codes, number, axis=0), jnp.tile(codes, (number, 1))], axis=1
     )
     related = relation.apply(meta_params.relation, pairs)
-    with_all = jnp.mean(
-      related.reshape(number, number, -1),
-      axis=1,
-      where=targets.real[None, :, None],
-    )
-    means = class_means(with_all, targets.rows)
+    related = related.reshape(number, number, -1)
+    with_all = jnp.mean(related, axis=1, where=targets.real[None, :, None])
+    means = class_means(with_all, targets.members)
     return _as_gaussian(means, _FIRST_STDDEV)
 
   def decode(meta_params: LeoParams, codes: jax.Array) -> Gaussian:
@@ -305,7 +303,7 @@ def _adapt_in_space(
 
   def loss(kernel: jax.Array) -> jax.Array:
     logits = features @ kernel + bias[None, :]
-    return objective(logits, support.targets)[0]
+    return loss_and_metrics(objective, logits, support.targets)[0]
 
   given = space.encode(meta_params, features, targets)
   first = given.mean + given.stddev * _noise(code_key, given.mean.shape, dtype)

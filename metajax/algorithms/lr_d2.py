@@ -30,6 +30,7 @@ from metajax.adaptation.solved_head import (
 )
 from metajax.base import MetaLearner, Model, Objective
 from metajax.estimators import backprop
+from metajax.objectives import weighted_mean
 
 __all__ = ['lr_d2', 'newton_step']
 
@@ -74,20 +75,21 @@ def lr_d2(
     return encode_classes(targets, num_classes, dtype)
 
   def solve(
-    strength: jax.Array, features: jax.Array, targets: jax.Array
+    strength: jax.Array,
+    features: jax.Array,
+    targets: jax.Array,
+    counts: jax.Array,
   ) -> tuple[jax.Array, jax.Array]:
     signs = 2 * targets - 1  # [examples, classes]
-    real = jnp.any(targets > 0, axis=1)
-    count = jnp.maximum(jnp.sum(real, dtype=features.dtype), 1) * num_classes
 
     def step(
       weights: jax.Array, _: None
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
       losses = jax.nn.softplus(-signs * (features @ weights))
-      loss = jnp.sum(jnp.where(real[:, None], losses, 0)) / count
-      weights = jax.vmap(newton_step, in_axes=(None, 1, 1, None), out_axes=1)(
-        features, signs, weights, strength
-      )
+      loss = weighted_mean(losses, counts)
+      weights = jax.vmap(
+        newton_step, in_axes=(None, 1, 1, None, None), out_axes=1
+      )(features, signs, weights, strength, counts)
       return weights, (weights, loss)
 
     start = jnp.zeros((features.shape[1], num_classes), features.dtype)
@@ -105,17 +107,20 @@ def newton_step(
   signs: jax.Array,
   weights: jax.Array,
   strength: jax.Array | float,
+  counts: jax.Array | None = None,
 ) -> jax.Array:
   r"""A Newton step down the loss of a logistic regression of two classes.
 
   .. math::
-    \sum_n \log(1 + \exp(-y_n x_n^T w)) + \frac{\lambda}{2} \lVert w \rVert^2
+    \sum_n c_n \log(1 + \exp(-y_n x_n^T w))
+      + \frac{\lambda}{2} \lVert w \rVert^2
 
   Args:
     features: x, `[examples, features]`.
     signs: y, 1 or -1, `[examples]`.
     weights: w, `[features]`.
     strength: lambda, above 0.
+    counts: c, how much each example counts, `[examples]`; 1 by default.
 
   Returns:
     The next weights, `[features]`.
@@ -127,6 +132,9 @@ def newton_step(
   root = jnp.exp(-(jax.nn.softplus(scores) + jax.nn.softplus(-scores)) / 2)
   missing = signs * jnp.exp(-signs * scores / 2)
   next_weights = ridge_regression(
-    root[:, None] * features, (root * scores + missing)[:, None], strength
+    root[:, None] * features,
+    (root * scores + missing)[:, None],
+    strength,
+    counts,
   )
   return next_weights[:, 0]

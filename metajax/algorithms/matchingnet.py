@@ -132,11 +132,10 @@ def matchingnet(
   ) -> tuple[Matching, Adaptation]:
     del key  # deterministic
     features = model.apply(meta_params.params, support.inputs)
-    members, real, _ = encode_classes(
-      support.targets, num_classes, features.dtype
-    )
+    targets = encode_classes(support.targets, num_classes, features.dtype)
     if isinstance(meta_params.context, FullContext):
-      features = _read_support(meta_params.context, features, real)
+      features = _read_support(meta_params.context, features, targets.real)
+    members = targets.members
     adapted = Matching(meta_params, features, members)
     anything = jnp.full_like(members, 1 / num_classes)
     return adapted, one_step(adapted._replace(members=anything), adapted)

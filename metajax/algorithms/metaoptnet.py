@@ -83,10 +83,15 @@ def metaoptnet(
     return encode_classes(targets, num_classes, dtype)
 
   def solve(
-    ridge: jax.Array, features: jax.Array, members: jax.Array
+    ridge: jax.Array,
+    features: jax.Array,
+    members: jax.Array,
+    counts: jax.Array,
   ) -> tuple[jax.Array, jax.Array]:
+    # Padding has no features: what its alpha is makes no difference.
+    limits = limit * jnp.where(counts > 0, counts, 1)
     dual = support_vector_machine(
-      features @ features.T, members, limit, ridge, num_iterations
+      features @ features.T, members, limits, ridge, num_iterations
     )
     weights = features.T @ dual
     return jnp.stack([jnp.zeros_like(weights), weights]), jnp.zeros((0,))
@@ -98,7 +103,7 @@ def metaoptnet(
 def support_vector_machine(
   kernel: jax.Array,
   members: jax.Array,
-  limit: float,
+  limit: jax.Array | float,
   ridge: jax.Array | float,
   num_iterations: int = 300,
 ) -> jax.Array:
@@ -109,7 +114,7 @@ def support_vector_machine(
   Args:
     kernel: inner products of the examples, `[examples, examples]`.
     members: `[examples, classes]`, 1 where an example is of a class, else 0.
-    limit: C, how much one example may weigh.
+    limit: C, how much one example may weigh; a number, or `[examples]`.
     ridge: added to the diagonal of the kernel, above 0.
     num_iterations: of the search for the bounds that are met.
 
@@ -122,26 +127,27 @@ def support_vector_machine(
     >>> [[round(value, 6) for value in row] for row in alpha.tolist()]
     [[0.1, -0.1], [-0.1, 0.1]]
   """
+  limits = jnp.broadcast_to(jnp.asarray(limit, kernel.dtype), (len(members),))
   distances = _distances_to_bounds(
     jax.lax.stop_gradient(kernel),
     members,
-    limit,
+    limits,
     jax.lax.stop_gradient(ridge),
     num_iterations,
   )
-  return _solve_between_bounds(kernel, members, limit, ridge, distances > 0)
+  return _solve_between_bounds(kernel, members, limits, ridge, distances > 0)
 
 
 def _distances_to_bounds(
   kernel: jax.Array,
   members: jax.Array,
-  limit: float,
+  limits: jax.Array,
   ridge: jax.Array | float,
   num_iterations: int,
 ) -> jax.Array:
   """How far alpha is below its bounds, by Nesterov's gradient method.
 
-  The distances of one example are not negative and add up to C, so a
+  The distances of one example are not negative and add up to its C, so a
   projection onto the constraints is one onto a simplex.
   """
   # No eigenvalue is above the largest sum of a row, and none below the ridge.
@@ -152,15 +158,15 @@ def _distances_to_bounds(
   present = jnp.any(members > 0, axis=0)[None]
 
   def project(distances: jax.Array) -> jax.Array:
-    return jax.vmap(lambda row: projection_simplex(row, limit))(
-      jnp.where(present, distances, EXCLUDED)
+    return jax.vmap(projection_simplex)(
+      jnp.where(present, distances, EXCLUDED), limits
     )
 
   def step(
     _: int, state: tuple[jax.Array, jax.Array]
   ) -> tuple[jax.Array, jax.Array]:
     previous, distances = state
-    alpha = limit * members - distances
+    alpha = limits[:, None] * members - distances
     slope = kernel @ alpha + ridge * alpha - members
     following = project(distances + slope / steepest)
     return following, following + momentum * (following - previous)
@@ -173,7 +179,7 @@ def _distances_to_bounds(
 def _solve_between_bounds(
   kernel: jax.Array,
   members: jax.Array,
-  limit: float,
+  limits: jax.Array,
   ridge: jax.Array | float,
   free: jax.Array,
 ) -> jax.Array:
@@ -183,7 +189,7 @@ def _solve_between_bounds(
   systems of their own: alpha_k = starts_k - responses_k @ multipliers.
   """
   free = free.astype(kernel.dtype)  # [examples, classes]
-  bounds = limit * members * (1 - free)
+  bounds = limits[:, None] * members * (1 - free)
   slopes = free * (members - kernel @ bounds)
 
   def solve_class(

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from metajax.adaptation.classes import are_numbers, one_step
 from metajax.base import (
+  EXCLUDED,
   Adaptation,
   Batch,
   Learner,
@@ -32,9 +33,11 @@ from metajax.base import (
   Model,
   Objective,
   PyTree,
+  values_and_weights,
 )
 from metajax.estimators import backprop
 from metajax.models import mlp
+from metajax.objectives import weighted_mean
 from metajax.precision import drawn_like_inputs
 
 __all__ = [
@@ -60,6 +63,7 @@ class Process(NamedTuple):
   meta_params: ProcessParams
   keys: jax.Array  # [codes, features]
   codes: jax.Array  # [codes, features]; their mean alone without attention
+  weights: jax.Array  # [codes]
 
 
 def neural_process(
@@ -131,31 +135,35 @@ def neural_process(
   ) -> tuple[Process, Adaptation]:
     del key  # deterministic
     inputs, targets = support
-    if not are_numbers(targets) or targets.shape[1] != num_targets:
+    values, weights = values_and_weights(targets)
+    if not are_numbers(targets) or values.shape[1] != num_targets:
       raise ValueError(
         f'this neural process wants {num_targets} numbers per example as'
-        f' targets; got {targets.dtype} of shape {targets.shape}'
+        f' targets; got {values.dtype} of shape {values.shape}'
       )
     codes = encode.apply(
-      meta_params.encoder, jnp.concatenate([inputs, targets], axis=1)
+      meta_params.encoder, jnp.concatenate([inputs, values], axis=1)
     )
+    if weights is None:
+      weights = jnp.ones((len(codes),), codes.dtype)
     if attend is None:
-      codes = jnp.mean(codes, axis=0, keepdims=True)
+      codes = jax.vmap(weighted_mean, in_axes=(1, None))(codes, weights)[None]
       keys = jnp.zeros_like(codes)
+      weights = jnp.ones((1,), codes.dtype)
     else:
       keys = attend.apply(meta_params.attention, inputs)
-    adapted = Process(meta_params, keys, codes)
+    adapted = Process(meta_params, keys, codes, weights.astype(codes.dtype))
     return adapted, one_step(
       adapted._replace(codes=jnp.zeros_like(codes)), adapted
     )
 
   def predict(adapted: Process, inputs: jax.Array) -> PyTree:
-    meta_params, keys, codes = adapted
+    meta_params, keys, codes, weights = adapted
     if attend is None:
       chosen = jnp.broadcast_to(codes, (len(inputs), codes.shape[1]))
     else:
       queries = attend.apply(meta_params.attention, inputs)
-      chosen = dot_product_attention(queries, keys, codes, heads)
+      chosen = dot_product_attention(queries, keys, codes, heads, weights)
     both = jnp.concatenate([inputs, chosen], axis=1)
     return model.apply(meta_params.params, both)
 
@@ -164,7 +172,11 @@ def neural_process(
 
 
 def dot_product_attention(
-  queries: jax.Array, keys: jax.Array, values: jax.Array, heads: int
+  queries: jax.Array,
+  keys: jax.Array,
+  values: jax.Array,
+  heads: int,
+  weights: jax.Array | None = None,
 ) -> jax.Array:
   """Means of values, weighted by the softmax of products of keys and queries.
 
@@ -174,6 +186,8 @@ def dot_product_attention(
     values: `[examples, values]`.
     heads: into how many parts features and values are cut, each part with
       weights of its own.
+    weights: `[examples]`, factors of the exponentials in the softmax; 0 leaves
+      an example out.
 
   Returns:
     `[queries, values]`.
@@ -188,12 +202,21 @@ def dot_product_attention(
     leaf.reshape(len(leaf), heads, -1) for leaf in (queries, keys, values)
   )
   scores = jnp.einsum('qhd,khd->hqk', queries, keys) / keys.shape[-1] ** 0.5
-  chosen = jnp.einsum('hqk,khd->qhd', jax.nn.softmax(scores), parts)
+  shares = jax.nn.softmax(
+    scores if weights is None else scores + _logarithms(weights)[None, None]
+  )
+  chosen = jnp.einsum('hqk,khd->qhd', shares, parts)
   return chosen.reshape(len(queries), -1)
 
 
+def _logarithms(weights: jax.Array) -> jax.Array:
+  """Those of weights that are not 0, and what leaves the others out."""
+  real = weights > 0
+  return jnp.where(real, jnp.log(jnp.where(real, weights, 1)), EXCLUDED)
+
+
 def gaussian_likelihood(
-  outputs: jax.Array, targets: jax.Array
+  outputs: jax.Array, targets: PyTree
 ) -> tuple[jax.Array, Metrics]:
   r"""Minus the mean log-likelihood of a normal distribution, in nats.
 
@@ -204,7 +227,7 @@ def gaussian_likelihood(
   Args:
     outputs: means m, and behind them the logarithms v of variances,
       `[examples, 2 * targets]`.
-    targets: `[examples, targets]`.
+    targets: `[examples, targets]`, or `Weighted` ones.
 
   Returns:
     The loss, and `mse`, the mean squared error of the means.
@@ -218,13 +241,14 @@ def gaussian_likelihood(
     >>> round(float(loss), 4), float(metrics['mse'])
     (1.4189, 1.0)
   """
-  if outputs.shape != (len(targets), 2 * targets.shape[-1]):
+  values, weights = values_and_weights(targets)
+  if outputs.shape != (len(values), 2 * values.shape[-1]):
     raise ValueError(
       'gaussian_likelihood wants a mean and a log-variance for each target;'
-      f' got outputs {outputs.shape} and targets {targets.shape}'
+      f' got outputs {outputs.shape} and targets {values.shape}'
     )
   mean, log_variance = jnp.split(outputs, 2, axis=-1)
-  squares = jnp.square(targets - mean)
+  squares = jnp.square(values - mean)
   scaled = log_variance + jnp.exp(-log_variance) * squares
-  loss = jnp.mean(jnp.log(2 * jnp.pi) + scaled) / 2
-  return loss, {'mse': jnp.mean(squares)}
+  loss = weighted_mean(jnp.log(2 * jnp.pi) + scaled, weights) / 2
+  return loss, {'mse': weighted_mean(squares, weights)}

@@ -40,6 +40,7 @@ from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
+from metajax.objectives import loss_and_metrics
 
 __all__ = ['protomaml']
 
@@ -104,14 +105,14 @@ def protomaml(
   ) -> tuple[Classifier, Adaptation]:
     features = model.apply(meta_params, support.inputs)
     targets = encode_classes(support.targets, num_classes, features.dtype)
-    means = class_means(features, targets.rows)
+    means = class_means(features, targets.members)
     squares = jnp.sum(jnp.square(means), axis=1)
     # A class that is as good as impossible has no gradient: it stays so.
     bias = rule_out_absent(-squares[None, :], targets.present)[0]
     start = Classifier(meta_params, 2 * means.T, bias)
     adapted, descent = descender.adapt(key, start, support)
     nothing = jnp.zeros((len(features), num_classes), features.dtype)
-    first_loss, _ = objective(nothing, support.targets)
+    first_loss, _ = loss_and_metrics(objective, nothing, support.targets)
     before = Classifier(
       meta_params, jnp.zeros_like(start.kernel), jnp.zeros_like(start.bias)
     )

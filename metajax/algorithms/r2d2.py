@@ -85,9 +85,12 @@ def r2d2(
     return encoded._replace(rows=contrast * encoded.rows)
 
   def solve(
-    strength: jax.Array, features: jax.Array, targets: jax.Array
+    strength: jax.Array,
+    features: jax.Array,
+    targets: jax.Array,
+    counts: jax.Array,
   ) -> tuple[jax.Array, jax.Array]:
-    weights = ridge_regression(features, targets, strength)
+    weights = ridge_regression(features, targets, strength, counts)
     return jnp.stack([jnp.zeros_like(weights), weights]), jnp.zeros((0,))
 
   learner = solved_head_learner(

@@ -46,7 +46,7 @@ from metajax.base import (
 )
 from metajax.estimators import backprop
 from metajax.models import Conv, LayerNorm, from_linen, max_pool
-from metajax.objectives import cross_entropy
+from metajax.objectives import cross_entropy, weighted_mean
 from metajax.precision import drawn_like_inputs
 
 __all__ = [
@@ -170,13 +170,11 @@ def relationnet(
   ) -> tuple[Relation, Adaptation]:
     del key  # deterministic
     features = model.apply(meta_params.params, support.inputs)
-    members, _, present = encode_classes(
-      support.targets, num_classes, features.dtype
-    )
-    means = class_means(features, members)
-    adapted = Relation(meta_params, means, present)
+    targets = encode_classes(support.targets, num_classes, features.dtype)
+    means = class_means(features, targets.members)
+    adapted = Relation(meta_params, means, targets.present)
     before = Relation(
-      meta_params, jnp.zeros_like(means), jnp.ones_like(present)
+      meta_params, jnp.zeros_like(means), jnp.ones_like(targets.present)
     )
     return adapted, one_step(before, adapted)
 
@@ -191,7 +189,7 @@ def relationnet(
 
 
 def relation_error(
-  outputs: jax.Array, targets: jax.Array
+  outputs: jax.Array, targets: PyTree
 ) -> tuple[jax.Array, Metrics]:
   r"""The loss of relation networks, an objective.
 
@@ -199,7 +197,7 @@ def relation_error(
 
   Args:
     outputs: logits `[examples, classes]`.
-    targets: integer classes `[examples]`.
+    targets: integer classes `[examples]`, or `Weighted` ones.
 
   Returns:
     The loss, and `accuracy` in [0, 1].
@@ -211,7 +209,6 @@ def relation_error(
     (0.25, 1.0)
   """
   _, metrics = cross_entropy(outputs, targets)
-  members, real, _ = encode_classes(targets, outputs.shape[1], outputs.dtype)
-  errors = jnp.mean(jnp.square(jax.nn.sigmoid(outputs) - members), axis=1)
-  count = jnp.maximum(jnp.sum(real, dtype=outputs.dtype), 1)
-  return jnp.sum(jnp.where(real, errors, 0)) / count, metrics
+  encoded = encode_classes(targets, outputs.shape[1], outputs.dtype)
+  errors = jnp.square(jax.nn.sigmoid(outputs) - encoded.rows)
+  return weighted_mean(jnp.mean(errors, axis=1), encoded.weights), metrics

@@ -33,6 +33,7 @@ from metajax.base import (
 from metajax.estimators import displacement
 from metajax.inner import partition
 from metajax.inner.descend import descend
+from metajax.objectives import loss_and_metrics
 
 __all__ = [
   'ReptileParams',
@@ -118,7 +119,8 @@ def reptile(
 
     def loss(params: PyTree, step: jax.Array) -> jax.Array:
       batch = jax.tree.map(lambda leaf: leaf[step], batches)
-      return objective(model.apply(params, batch.inputs), batch.targets)[0]
+      outputs = model.apply(params, batch.inputs)
+      return loss_and_metrics(objective, outputs, batch.targets)[0]
 
     params, descent = descend(
       loss,

@@ -36,6 +36,7 @@ from metajax.base import (
   Task,
 )
 from metajax.estimators import gradient_of
+from metajax.objectives import loss_and_metrics, weighted_mean
 
 __all__ = ['Siamese', 'SiameseParams', 'pair_loss', 'siamese', 'verify']
 
@@ -115,14 +116,16 @@ def siamese(
       lambda *leaves: jnp.concatenate(leaves), task.support, task.query
     )
     twins = _twins(model, meta_params, both.inputs)
-    members, real, _ = encode_classes(both.targets, num_classes, twins.dtype)
+    classes, weights, _ = encode_classes(both.targets, num_classes, twins.dtype)
     logits = _logits(meta_params, twins, twins)
     loss = pair_loss(
-      logits, members @ members.T > 0, real[:, None] & real[None, :]
+      logits, classes @ classes.T > 0, weights[:, None] * weights[None, :]
     )
-    first = len(task.support.targets)  # of the queries
-    _, metrics = objective(
-      _most_similar(logits[first:, :first], members[:first]),
+    first = len(jax.tree.leaves(task.support.targets)[0])  # of the queries
+    members = jnp.where(weights[:first, None] > 0, classes[:first], 0)
+    _, metrics = loss_and_metrics(
+      objective,
+      _most_similar(logits[first:, :first], members),
       task.query.targets,
     )
     return loss, {**metrics, 'loss': loss}
@@ -152,26 +155,25 @@ def verify(
   return distances @ meta_params.weights + meta_params.bias
 
 
-def pair_loss(logits: jax.Array, same: jax.Array, real: jax.Array) -> jax.Array:
+def pair_loss(
+  logits: jax.Array, same: jax.Array, weights: jax.Array
+) -> jax.Array:
   """Binary cross-entropy of pairs; those of one class count half in all.
 
   Args:
     logits: `[examples, examples]`, symmetric; those of an example with itself
       are ignored.
     same: booleans of that shape, whether both are of one class.
-    real: booleans of that shape, whether the pair counts.
+    weights: of that shape, how much the pair counts.
 
   Returns:
     The loss; where there are no pairs of a kind, the other one's half.
   """
-  once = jnp.triu(real, k=1)
+  once = jnp.triu(weights, k=1)
   losses = jax.nn.softplus(jnp.where(same, -logits, logits))
-
-  def mean(kind: jax.Array) -> jax.Array:
-    count = jnp.sum(kind, dtype=losses.dtype)
-    return jnp.sum(jnp.where(kind, losses, 0)) / jnp.maximum(count, 1)
-
-  return (mean(once & same) + mean(once & ~same)) / 2
+  kinds = jnp.where(same, once, 0), jnp.where(same, 0, once)
+  alike, apart = (weighted_mean(losses, each) for each in kinds)
+  return (alike + apart) / 2
 
 
 def _twins(

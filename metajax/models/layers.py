@@ -6,6 +6,8 @@ batch dimension; see `metajax.models.windows`. `flax.linen.Dense` and the
 attention of flax are such layers already.
 """
 
+import warnings
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,14 @@ from metajax.models.windows import (
   resolve,
 )
 
-__all__ = ['BatchNorm', 'Conv', 'Embedding', 'LayerNorm', 'name_of']
+__all__ = [
+  'BatchNorm',
+  'Conv',
+  'Embedding',
+  'LayerNorm',
+  'SingleExample',
+  'name_of',
+]
 
 
 def name_of(layer: nn.Module) -> str:
@@ -68,12 +77,18 @@ class Conv(nn.Module):
     return outputs
 
 
+class SingleExample(UserWarning):
+  """A batch whose statistics normalise it has one example only."""
+
+
 class BatchNorm(nn.Module):
   """Batch normalisation by the statistics of the batch at hand.
 
   It has no running average. Statistics are held fixed only if a collection
   `statistics` is passed in, as `Model.freeze` arranges. Inputs in less than
-  float32 are normalised in float32, and only the outputs are rounded.
+  float32 are normalised in float32, and only the outputs are rounded. A batch
+  of one example has little of a distribution in it: a `SingleExample` warning
+  says so.
 
   With `pool` the outputs are max-pooled by windows of that size. It is the
   same as `max_pool(BatchNorm()(inputs), pool)`, but only what is the maximum
@@ -97,6 +112,16 @@ class BatchNorm(nn.Module):
       mean = self.get_variable('statistics', 'mean')
       variance = self.get_variable('statistics', 'variance')
     else:
+      if len(inputs) == 1 and not (measure or self.is_initializing()):
+        warnings.warn(
+          'batch normalisation over a single example: its statistics are those'
+          ' of this example alone, and a model that was trained on more than'
+          ' one predicts little better than chance. For one query at a time'
+          " take the statistics of the support set, normalisation='support', or"
+          ' of a population: see metajax.normalisation',
+          SingleExample,
+          stacklevel=2,
+        )
       values = _widened(inputs)
       mean = jnp.mean(values, axes)
       variance = jnp.mean(

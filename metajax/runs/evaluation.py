@@ -18,12 +18,14 @@ from metajax.base import (
   SampleTask,
   Task,
   as_argument,
+  as_key,
 )
 from metajax.devices.mesh import TASK, axis_size, put
 from metajax.devices.parallel import map_over_devices
 from metajax.devices.streaming import HostSampler
 from metajax.normalisation import Normalisation, predict_queries
-from metajax.objectives import confidence_interval
+from metajax.objectives import confidence_interval, loss_and_metrics
+from metajax.runs.checking import check_adaptation, check_task, unfit_targets
 
 __all__ = ['Evaluation', 'evaluate', 'example_task']
 
@@ -34,6 +36,9 @@ class Evaluation(NamedTuple):
   mean: Metrics  # each [steps + 1]
   ci95: Metrics  # each [steps + 1], half the width of the 95% interval
   values: Metrics  # each [tasks, steps + 1]
+  # What a query shared its batch statistics with: `'transductive'`,
+  # `'support'`, or `'population'` if the learner held those.
+  normalisation: str = 'transductive'
 
 
 def evaluate(
@@ -74,8 +79,10 @@ def evaluate(
 
   Raises:
     ValueError: if `normalisation` is none of the above, `num_tasks` < 2 or
-      `chunk_size` < 1.
+      `chunk_size` < 1; if tasks, learner and objective do not fit together
+      (see `metajax.check`).
   """
+  key = as_key(key)
   if normalisation not in ('transductive', 'support'):
     raise ValueError(
       "normalisation must be 'transductive' or 'support', got"
@@ -111,10 +118,15 @@ def evaluate(
     ],
     *chunks,
   )
+  if not np.isfinite(values['loss']).all():
+    task_key, _ = _test_keys(key, jnp.int32(0))
+    if reason := unfit_targets(learner, sample, task_key):
+      raise ValueError(reason)
   return Evaluation(
     mean=jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values),
     ci95=jax.tree.map(confidence_interval, values),
     values=values,
+    normalisation=getattr(learner.predict, 'normalisation', normalisation),
   )
 
 
@@ -132,11 +144,14 @@ def _evaluate_chunk(
     index, drawn = chosen
     task_key, adapt_key = _test_keys(key, index)
     task = draw(task_key if drawn is None else drawn)
-    _, adaptation = learner.adapt(adapt_key, meta_params, task.support)
+    check_task(task)
+    result = learner.adapt(adapt_key, meta_params, task.support)
+    check_adaptation(result)
+    _, adaptation = result
 
     def judge(adapted: PyTree) -> Metrics:
       outputs = predict_queries(learner, adapted, task, normalisation)
-      loss, metrics = objective(outputs, task.query.targets)
+      loss, metrics = loss_and_metrics(objective, outputs, task.query.targets)
       return {'loss': loss, **metrics}
 
     return jax.lax.map(judge, adaptation.trajectory)
@@ -168,5 +183,5 @@ def _test_keys(key: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def example_task(sample: SampleTask, key: jax.Array, index: int = 0) -> Task:
   """The test task number `index` of an evaluation with this key."""
-  task_key, _ = _test_keys(key, jnp.int32(index))
+  task_key, _ = _test_keys(as_key(key), jnp.int32(index))
   return jax.jit(lambda sample, key: sample(key))(as_argument(sample), task_key)

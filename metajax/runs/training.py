@@ -1,6 +1,6 @@
 """The outer loop: a train step that can be resumed to the bit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from metajax.base import (
+  ByStep,
   MetaGradient,
   MetaLearner,
   Metrics,
@@ -18,6 +19,7 @@ from metajax.base import (
   SampleTask,
   Task,
   as_argument,
+  as_key,
   task_keys,
 )
 from metajax.devices.cost import Cost, cost
@@ -41,25 +43,28 @@ from metajax.devices.streaming import (
   stream,
   stream_shapes,
 )
+from metajax.runs.checking import (
+  check_gradient,
+  check_learner,
+  init_inputs,
+)
+from metajax.runs.skipped_steps import SkippedSteps, reporting
+from metajax.runs.state import CountedRun, Run, TrainState
+from metajax.runs.streamed import streamed
 
-__all__ = ['TrainState', 'TrainStep', 'all_finite', 'make_train_step']
-
-
-class TrainState(NamedTuple):
-  """All that an outer loop carries; saving it is saving the run."""
-
-  step: jax.Array  # int32 [], outer steps taken
-  meta_params: PyTree
-  optimizer_state: PyTree
-  key: jax.Array  # typed key []; step n draws from fold_in(key, n)
-  skipped: jax.Array  # int32 [], steps not applied: meta-gradient not finite
-  skipped_in_a_row: jax.Array  # int32 []
+__all__ = [
+  'SkippedSteps',
+  'TrainState',
+  'TrainStep',
+  'all_finite',
+  'make_train_step',
+]
 
 
 class TrainStep(NamedTuple):
   """The compiled outer loop."""
 
-  run: Callable[[TrainState, int], tuple[TrainState, Metrics]]
+  run: Run
   init: Callable[[jax.Array], TrainState]
   # The shapes of a state, and where it lies: what a checkpoint is restored to.
   template: Callable[[], TrainState]
@@ -75,10 +80,12 @@ class _Source(NamedTuple):
   drawn: PyTree | None = None  # leaves [tasks, ...]
 
 
-_Run = Callable[[TrainState, int], tuple[TrainState, Metrics]]
-# What is compiled: a step, and as many as an argument says.
+# What is compiled: a step, with whether it was applied; and as many of them as
+# an argument says, with what `CountedRun` counts.
 _Step = Callable[[TrainState, _Source], tuple[TrainState, Metrics, jax.Array]]
-_Steps = Callable[[TrainState, np.int32, _Source], tuple[TrainState, Metrics]]
+_Steps = Callable[
+  [TrainState, np.int32, _Source], tuple[TrainState, Metrics, jax.Array]
+]
 
 
 def make_train_step(
@@ -98,9 +105,11 @@ def make_train_step(
   and a run that is saved, killed and resumed is bit-identical to one that was
   not. Any number of steps runs in one dispatch of one compiled program.
 
-  A meta-gradient that is not finite never reaches the parameters: the step is
-  skipped and counted. After `max_skipped_in_a_row` of them the loop returns
-  early; the caller sees it in `state.skipped_in_a_row`.
+  What is not finite never reaches the parameters: a step whose loss,
+  meta-gradient or new parameters are not is skipped and counted, and a warning
+  says how many there were and what is likely to be the cause. After
+  `max_skipped_in_a_row` of them the loop returns early; the caller sees it in
+  `state.skipped_in_a_row`.
 
   On a mesh every device draws and adapts to its own share of the tasks. The
   keys of task i of step n depend on n and i alone, so the tasks of a step are
@@ -113,7 +122,8 @@ def make_train_step(
     sample: the task distribution. Arrays that it holds are arguments of the
       compiled program if it is a `jax.tree_util.Partial` (as those of
       `metajax.tasks` are), constants of it otherwise. What draws on the host
-      (`metajax.tasks.HostEpisodes`) is streamed from there.
+      (`metajax.tasks.HostEpisodes`) is streamed from there; `ByStep` may draw
+      other tasks as training goes on.
     tasks_per_step: tasks per outer step.
     chunk_size: tasks that are vectorised together (see `microbatch`); what
       suits the work of one task and the device by default.
@@ -133,8 +143,12 @@ def make_train_step(
     mesh to be there.
 
   Raises:
-    ValueError: if a count is not positive, or if the devices along the axis
-      `'task'` do not divide `tasks_per_step`.
+    ValueError: if a count is not positive, if the devices along the axis
+      `'task'` do not divide `tasks_per_step`, or if tasks and learner do not
+      fit together (see `metajax.check`).
+
+  Warns:
+    SkippedSteps: `run` does, if steps were skipped.
 
   Example:
     >>> import jax, optax, metajax
@@ -154,6 +168,7 @@ def make_train_step(
     raise ValueError(
       f'max_skipped_in_a_row must be 1 or more, got {max_skipped_in_a_row}'
     )
+  check_learner(meta_learner, sample)
   estimate = _make_estimate(microbatch(meta_learner.grad, chunk_size), mesh)
   if mesh is not None:
     _check_shares(tasks_per_step, mesh)
@@ -161,14 +176,14 @@ def make_train_step(
   places = None
   if mesh is not None:
     places = shardings(jax.eval_shape(init, jax.random.key(0)), mesh, rule)
-  init = jax.jit(init, out_shardings=places)
+  compiled_init = jax.jit(init, out_shardings=places)
   step = _make_step(estimate, optimizer, tasks_per_step, places)
   run = _make_run(step, max_skipped_in_a_row)
   host = sample if isinstance(sample, HostSampler) else None
   draw = sample if host is None else jax.tree_util.Partial(host.decode)
 
   def template() -> TrainState:
-    shapes = jax.eval_shape(init, jax.random.key(0))
+    shapes = jax.eval_shape(compiled_init, jax.random.key(0))
     return shapes if places is None else with_places(shapes, places)
 
   @cache
@@ -178,7 +193,7 @@ def make_train_step(
 
   def run_on_devices(
     state: TrainState, num_steps: int
-  ) -> tuple[TrainState, Metrics]:
+  ) -> tuple[TrainState, Metrics, jax.Array]:
     return run(state, np.int32(num_steps), on_devices())
 
   def shapes() -> tuple[TrainState, _Source]:
@@ -189,16 +204,16 @@ def make_train_step(
       source = source._replace(drawn=stream_shapes(host, tasks_per_step, mesh))
     return template(), source
 
-  run_steps: _Run = run_on_devices
+  run_steps: CountedRun = run_on_devices
   if host is not None:
-    run_steps = _streamed(
+    run_steps = streamed(
       lambda state, tasks: run(state, np.int32(1), _Source(draw, tasks)),
       partial(stream, host, tasks_per_step=tasks_per_step, mesh=mesh),
       max_skipped_in_a_row,
     )
   return TrainStep(
-    run=run_steps,
-    init=init,
+    run=reporting(run_steps, meta_learner, sample),
+    init=lambda key: compiled_init(as_key(key)),
     template=template,
     lower=lambda: jax.jit(step, donate_argnums=0).lower(*shapes()),
     cost=lambda: cost(step, *shapes()),
@@ -228,10 +243,7 @@ def _make_init(
   def init(key: jax.Array) -> TrainState:
     params_key, run_key = jax.random.split(key)
     # Only their shapes matter, so no task is drawn.
-    shapes = jax.eval_shape(sample, key).support.inputs
-    inputs = jax.tree.map(
-      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes
-    )
+    inputs = init_inputs(jax.eval_shape(sample, key))
     meta_params = meta_learner.init(params_key, inputs)
     # Distinct buffers, because they are donated.
     zero = partial(jnp.zeros, (), jnp.int32)
@@ -249,7 +261,7 @@ def _make_step(
   tasks_per_step: int,
   places: PyTree | None,
 ) -> _Step:
-  """Makes a step, which also tells whether its meta-gradient is finite."""
+  """Makes a step, which also tells whether it was applied."""
 
   @jax.jit  # `run` asks for its shapes first; jit traces it once for both
   def step(
@@ -259,12 +271,16 @@ def _make_step(
     drawn_by: PyTree = source.drawn
     if drawn_by is None:
       drawn_by = task_keys(sample_key, tasks_per_step)
-    gradient, metrics = estimate(
+    draw = source.draw
+    if isinstance(draw, ByStep):
+      draw = draw.at(state.step)
+    result = estimate(
       task_keys(grad_key, tasks_per_step),
-      (state.meta_params, source.draw),
+      (state.meta_params, draw),
       drawn_by,
     )
-    finite = all_finite(gradient)
+    check_gradient(result, state.meta_params)
+    gradient, metrics = result
     updates, optimizer_state = optimizer.update(
       gradient, state.optimizer_state, state.meta_params
     )
@@ -272,6 +288,7 @@ def _make_step(
       optax.apply_updates(state.meta_params, updates),
       optimizer_state,
     )
+    finite = all_finite((gradient, metrics.get('loss', 0.0), proposed[0]))
     current = (state.meta_params, state.optimizer_state)
     meta_params, optimizer_state = jax.tree.map(
       lambda new, old: jnp.where(finite, new, old), proposed, current
@@ -298,74 +315,39 @@ def _make_run(step: _Step, max_skipped_in_a_row: int) -> _Steps:
   @partial(jax.jit, donate_argnums=0)
   def run(
     state: TrainState, num_steps: jax.Array, source: _Source
-  ) -> tuple[TrainState, Metrics]:
+  ) -> tuple[TrainState, Metrics, jax.Array]:
     end = state.step + num_steps
     skipped_before = state.skipped
 
-    def proceed(carry: tuple[TrainState, Metrics]) -> jax.Array:
-      state, _ = carry
+    def proceed(carry: tuple[TrainState, Metrics, jax.Array]) -> jax.Array:
+      state, *_ = carry
       return (state.step < end) & (
         state.skipped_in_a_row < max_skipped_in_a_row
       )
 
-    def body(carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
-      state, sums = carry
-      state, metrics, finite = step(state, source)
+    def body(
+      carry: tuple[TrainState, Metrics, jax.Array],
+    ) -> tuple[TrainState, Metrics, jax.Array]:
+      state, sums, with_loss = carry
+      state, metrics, applied = step(state, source)
       sums = jax.tree.map(
-        lambda total, value: total + jnp.where(finite, value, 0), sums, metrics
+        lambda total, value: total + jnp.where(applied, value, 0), sums, metrics
       )
-      return state, sums
+      with_loss += ~applied & jnp.isfinite(metrics.get('loss', 0.0))
+      return state, sums, with_loss
 
     _, shapes, _ = jax.eval_shape(step, state, source)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     first = state.step
-    state, sums = jax.lax.while_loop(proceed, body, (state, zeros))
+    state, sums, with_loss = jax.lax.while_loop(
+      proceed, body, (state, zeros, jnp.int32(0))
+    )
     skipped = state.skipped - skipped_before
     applied = state.step - first - skipped
     means = jax.tree.map(lambda total: total / applied, sums)
-    return state, {**means, 'skipped': skipped}
+    return state, {**means, 'skipped': skipped}, with_loss
 
   return run
-
-
-def _streamed(
-  run_one: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
-  make_stream: Callable[[jax.Array, int], Iterator[PyTree]],
-  max_skipped_in_a_row: int,
-) -> _Run:
-  """Runs steps one by one, each on the tasks that the host has drawn for it."""
-  tasks: Iterator[PyTree] = iter(())
-  position: tuple[bytes, int] | None = None  # the key and the step it is at
-
-  def run(state: TrainState, num_steps: int) -> tuple[TrainState, Metrics]:
-    nonlocal tasks, position
-    key = np.asarray(jax.random.key_data(state.key)).tobytes()
-    first = int(state.step)
-    if position != (key, first):
-      tasks = make_stream(state.key, first)
-    done: list[Metrics] = []
-    while (
-      len(done) < num_steps
-      and int(state.skipped_in_a_row) < max_skipped_in_a_row
-    ):
-      state, metrics = run_one(state, next(tasks))
-      done.append(metrics)
-    position = (key, first + len(done))
-    return state, _mean_of_applied(done) if done else {}
-
-  return run
-
-
-@jax.jit
-def _mean_of_applied(steps: list[Metrics]) -> Metrics:
-  """The mean over single steps, less those that were skipped."""
-  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps)
-  skipped = stacked.pop('skipped')
-  applied = jnp.sum(skipped == 0)
-  means = jax.tree.map(
-    lambda leaf: jnp.sum(jnp.where(skipped == 0, leaf, 0)) / applied, stacked
-  )
-  return {**means, 'skipped': jnp.sum(skipped)}
 
 
 def _check_shares(tasks_per_step: int, mesh: Mesh) -> None:

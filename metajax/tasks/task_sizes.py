@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.base import PADDING, Batch, Task
+from metajax.base import Batch, PyTree, Task, Weighted, values_and_weights
 
 __all__ = [
   'TaskSize',
@@ -89,8 +89,8 @@ def split_episode(
 
   A task that is smaller than that has the same shapes, so all sizes are one
   compilation. It is filled up with its own examples, again and again, which
-  leaves the statistics of a batch about as they are; their target is
-  `metajax.base.PADDING`, by which objectives and class means leave them out.
+  leaves the statistics of a batch about as they are; targets are `Weighted`,
+  and those of what fills it up have a weight of 0.
 
   Args:
     key: of the order.
@@ -100,7 +100,8 @@ def split_episode(
     size: use the first ways alone, and the first shots of them.
 
   Returns:
-    A task with inputs `[examples, ...]` and integer targets `[examples]`.
+    A task with inputs `[examples, ...]` and integer targets `[examples]`, which
+    are `Weighted` where there is a size.
   """
 
   def shuffled(
@@ -108,15 +109,16 @@ def split_episode(
   ) -> Batch:
     each = inputs.shape[1]
     order = jax.random.permutation(key, ways * each)
-    targets = jnp.repeat(jnp.arange(ways, dtype=jnp.int32), each)
+    targets: PyTree = jnp.repeat(jnp.arange(ways, dtype=jnp.int32), each)
     if size is not None:
       way, example = targets, jnp.arange(ways * each) % each
       real_each = jnp.int32(each) if real_each is None else real_each
       real = (way < size.ways) & (example < real_each)
-      targets = jnp.where(real, targets, PADDING)
       again = (way % size.ways, example % real_each)
+      targets = Weighted(again[0], real)
       inputs = inputs[again].reshape(inputs.shape)
-    return Batch(inputs.reshape(-1, *inputs.shape[2:])[order], targets[order])
+    inputs = inputs.reshape(-1, *inputs.shape[2:])
+    return jax.tree.map(lambda leaf: leaf[order], Batch(inputs, targets))
 
   support_key, query_key = jax.random.split(key)
   return Task(
@@ -125,56 +127,103 @@ def split_episode(
   )
 
 
-def pad_task(task: Task, ways: int, support: int, queries: int) -> Task:
+def pad_task(task: Task, ways: int | None, support: int, queries: int) -> Task:
   """Fills a task of any size up to a fixed one, as `split_episode` does.
 
   For tasks of one's own, on the host: what is compiled for one of them is
   compiled for all.
 
   Args:
-    task: arrays; inputs `[examples, ...]`, integer targets `[examples]`.
-    ways: the most classes that a task may have.
+    task: arrays; inputs `[examples, ...]`, and as targets integer classes
+      `[examples]`, or numbers `[examples, ...]`; possibly `Weighted`.
+    ways: the most classes that a task may have; None where targets are numbers.
     support: examples of the support set that results.
     queries: queries that result.
 
   Returns:
-    A task of NumPy arrays.
+    A task of NumPy arrays with `Weighted` targets; what fills it up has a
+    weight of 0.
 
   Raises:
-    ValueError: if the task is larger than that, if a batch is empty or a
-      target is no class, or if queries are of a class without support.
+    ValueError: if the task is larger than that, if a batch is empty, if its
+      arrays are not as long as each other, if targets are integers and no
+      `ways` are given, or the other way round, if a target is no class, or if
+      queries are of a class without support.
 
   Example:
     >>> import numpy as np
     >>> small = Batch(np.zeros((2, 4, 4, 1)), np.array([1, 0]))
     >>> pad_task(Task(small, small), ways=5, support=4, queries=3)[0].targets
-    array([ 1,  0, -1, -1], dtype=int32)
+    Weighted(values=array([1, 0, 1, 0]), weights=array([1., 1., 0., 0.]))
   """
-
-  def padded(name: str, batch: Batch, size: int) -> Batch:
-    targets = np.asarray(batch.targets, np.int32)
-    if not 1 <= len(targets) <= size:
-      raise ValueError(
-        f'{name} of {len(targets)} examples cannot be filled up to {size}'
-      )
-    if targets.min() < 0 or targets.max() >= ways:
-      raise ValueError(
-        f'{name} has targets from {targets.min()} to {targets.max()}; a task of'
-        f' at most {ways} ways has them from 0 to {ways - 1}'
-      )
-    again = np.arange(size) % len(targets)
-    real = np.arange(size) < len(targets)
-    return Batch(
-      jax.tree.map(lambda leaf: np.asarray(leaf)[again], batch.inputs),
-      np.where(real, targets[again], np.int32(PADDING)),
+  known, asked = (
+    _checked_targets(name, batch, ways)
+    for name, batch in zip(('support set', 'set of queries'), task, strict=True)
+  )
+  if ways is not None:
+    unknown = np.setdiff1d(
+      asked.values[asked.weights > 0], known.values[known.weights > 0]
     )
-
-  unknown = np.setdiff1d(task.query.targets, task.support.targets)
-  if len(unknown):
-    raise ValueError(
-      f'there are queries of class {unknown[0]}, but no support examples of it'
-    )
+    if len(unknown):
+      raise ValueError(
+        f'there are queries of class {unknown[0]}, but no support examples of'
+        ' it'
+      )
   return Task(
-    padded('a support set', task.support, support),
-    padded('a set of queries', task.query, queries),
+    _padded('support set', task.support.inputs, known, support),
+    _padded('set of queries', task.query.inputs, asked, queries),
+  )
+
+
+def _checked_targets(name: str, batch: Batch, ways: int | None) -> Weighted:
+  """Targets and weights as arrays, with what they say checked."""
+  targets, given = values_and_weights(batch.targets)
+  values = np.asarray(targets)
+  weights = np.ones(values.shape[:1], np.float32)
+  if given is not None:
+    weights = np.asarray(given)
+  are_classes = values.dtype.kind in 'iu'
+  if are_classes != (ways is not None):
+    raise ValueError(
+      f'the {name} has targets of type {values.dtype}: ways are given for'
+      ' integer classes, and for nothing else'
+    )
+  if values.ndim == 0 or weights.shape != values.shape[: max(1, weights.ndim)]:
+    raise ValueError(
+      f'the {name} has targets of shape {values.shape} and weights of shape'
+      f' {weights.shape}'
+    )
+  if ways is not None and values.size:
+    real = np.broadcast_to(
+      np.expand_dims(weights, tuple(range(weights.ndim, values.ndim))),
+      values.shape,
+    )
+    counted = values[real > 0]
+    if counted.size and not 0 <= counted.min() <= counted.max() < ways:
+      raise ValueError(
+        f'the {name} has targets from {counted.min()} to {counted.max()}; a'
+        f' task of at most {ways} ways has them from 0 to {ways - 1}'
+      )
+  return Weighted(values, weights)
+
+
+def _padded(name: str, inputs: PyTree, targets: Weighted, size: int) -> Batch:
+  number = len(targets.values)
+  lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
+  if lengths - {(number,)}:
+    raise ValueError(
+      f'the {name} has {number} targets, and inputs of {sorted(lengths)}'
+    )
+  if not 1 <= number <= size:
+    raise ValueError(
+      f'a {name} of {number} examples cannot be filled up to {size}'
+    )
+  again = np.arange(size) % number
+  repeated = jax.tree.map(
+    lambda leaf: np.asarray(leaf)[again], Batch(inputs, targets)
+  )
+  weights = repeated.targets.weights.copy()
+  weights[number:] = 0
+  return repeated._replace(
+    targets=targets._replace(values=repeated.targets.values, weights=weights)
   )

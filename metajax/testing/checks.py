@@ -9,13 +9,15 @@ import numpy as np
 import optax
 
 from metajax.base import (
-  PADDING,
   MetaGradient,
   Metrics,
   PyTree,
   Task,
+  Weighted,
+  values_and_weights,
 )
 from metajax.devices.parallel import microbatch
+from metajax.objectives import loss_and_metrics
 from metajax.testing._comparing import (
   check_close,
   difference,
@@ -112,7 +114,7 @@ def check_metrics(trial: Trial) -> None:
   def of_objective(task: Task) -> Metrics:
     adapted, _ = trial.learner.adapt(trial.key, trial.meta_params, task.support)
     outputs = trial.learner.predict(adapted, task.query.inputs)
-    return trial.objective(outputs, task.query.targets)[1]
+    return loss_and_metrics(trial.objective, outputs, task.query.targets)[1]
 
   expected = {'loss', *jax.eval_shape(of_objective, trial.task(0))}
   require(
@@ -335,8 +337,10 @@ def check_before_adaptation(trial: Trial) -> None:
     AssertionError: has the largest change of a prediction.
   """
   task = trial.task(0)
+  targets, weights = values_and_weights(task.support.targets)
+  others = jax.tree.map(_renamed, targets)
   renamed = task.support._replace(
-    targets=jax.tree.map(_renamed, task.support.targets)
+    targets=others if weights is None else Weighted(others, weights)
   )
   before = []
   for support in (task.support, renamed):
@@ -359,7 +363,7 @@ def _renamed(targets: jax.Array) -> jax.Array:
   if is_number(targets):
     return targets + 1
   others = (targets + 1) % (jnp.max(targets) + 1)
-  return jnp.where(targets == PADDING, targets, others.astype(targets.dtype))
+  return others.astype(targets.dtype)
 
 
 # What checks are made of.

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 
 from metajax.adaptation.classes import check_classes
 from metajax.base import (
-  PADDING,
   Learner,
   MetaLearner,
   Metrics,
@@ -29,8 +28,10 @@ from metajax.base import (
   PyTree,
   Task,
   map_tasks,
+  values_and_weights,
 )
 from metajax.estimators import backprop
+from metajax.objectives import loss_and_metrics, weighted_mean
 
 __all__ = ['distil', 'divergence']
 
@@ -93,9 +94,9 @@ def distil(
 
   def mixed(outputs: jax.Array, taught: _Taught) -> tuple[jax.Array, Metrics]:
     check_classes(taught.targets)
-    loss, metrics = objective(outputs, taught.targets)
-    real = taught.targets != PADDING
-    apart = divergence(taught.outputs, outputs, temperature, real)
+    loss, metrics = loss_and_metrics(objective, outputs, taught.targets)
+    _, weights = values_and_weights(taught.targets)
+    apart = divergence(taught.outputs, outputs, temperature, weights)
     both = (1 - weight) * loss + weight * temperature**2 * apart
     return both, {**metrics, 'divergence': apart}
 
@@ -119,7 +120,7 @@ def divergence(
   teacher: jax.Array,
   student: jax.Array,
   temperature: float,
-  real: jax.Array | None = None,
+  weights: jax.Array | None = None,
 ) -> jax.Array:
   """The Kullback-Leibler divergence of softened predictions, in nats.
 
@@ -127,10 +128,10 @@ def divergence(
     teacher: logits `[examples, classes]`.
     student: logits of the same shape.
     temperature: what both are divided by.
-    real: booleans `[examples]`, which are no padding; all by default.
+    weights: `[examples]`, how much each counts; all the same by default.
 
   Returns:
-    The mean over examples that are real.
+    The weighted mean over examples.
 
   Example:
     >>> import jax.numpy as jnp
@@ -142,4 +143,4 @@ def divergence(
     jax.nn.log_softmax(logits / temperature) for logits in (teacher, student)
   )
   terms = jnp.exp(expected) * (expected - actual)
-  return jnp.mean(jnp.sum(terms, axis=-1), where=real)
+  return weighted_mean(jnp.sum(terms, axis=-1), weights)

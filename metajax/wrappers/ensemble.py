@@ -19,7 +19,6 @@ import jax.numpy as jnp
 
 from metajax.adaptation.classes import check_classes
 from metajax.base import (
-  PADDING,
   Adaptation,
   Batch,
   MetaLearner,
@@ -28,8 +27,10 @@ from metajax.base import (
   Task,
   num_tasks,
   task_keys,
+  values_and_weights,
 )
 from metajax.inner import partition
+from metajax.objectives import weighted_mean
 from metajax.wrappers.selection import held_out
 
 __all__ = ['Combination', 'Members', 'combine', 'ensemble', 'stack']
@@ -189,10 +190,10 @@ def combine(
   return jnp.log((counts + 0.5 * jnp.exp(mean)) / (len(outputs) + 0.5))
 
 
-def stack(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+def stack(outputs: jax.Array, targets: PyTree) -> jax.Array:
   r"""Weights of a mixture that make the likelihood of targets the highest.
 
-  .. math:: w_e \leftarrow \frac{1}{n} \sum_i
+  .. math:: w_e \leftarrow \frac{1}{\sum_i c_i} \sum_i c_i
     \frac{w_e p_e(y_i)}{\sum_{e'} w_{e'} p_{e'}(y_i)}
 
   Each round of expectation-maximisation raises the likelihood, which is
@@ -200,20 +201,24 @@ def stack(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
   Args:
     outputs: logits `[members, examples, classes]`.
-    targets: integer classes `[members, examples]`, the same for each member;
-      those that are `metajax.base.PADDING` have no part in it.
+    targets: integer classes `[members, examples]`, the same for each member, or
+      `Weighted` ones with weights c of this shape.
 
   Returns:
     Weights `[members]`, with sum 1.
   """
-  real = targets != PADDING
+  classes, weights = values_and_weights(targets)
+  if weights is None:
+    weights = jnp.ones(classes.shape, outputs.dtype)
   logs = jnp.take_along_axis(
-    jax.nn.log_softmax(outputs), jnp.where(real, targets, 0)[..., None], axis=-1
+    jax.nn.log_softmax(outputs), classes[..., None], axis=-1
   )[..., 0]
+
+  counts = weights.astype(logs.dtype)
 
   def round_of(weights: jax.Array, _: None) -> tuple[jax.Array, None]:
     shares = jax.nn.softmax(logs + jnp.log(weights)[:, None], axis=0)
-    return jnp.mean(shares, axis=1, where=real), None
+    return jax.vmap(weighted_mean)(shares, counts), None
 
   start = jnp.full((len(logs),), 1 / len(logs), logs.dtype)
   weights, _ = jax.lax.scan(round_of, start, length=_ROUNDS)

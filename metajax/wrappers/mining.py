@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import (
+  ByStep,
   MetaLearner,
   Metrics,
   Objective,
@@ -44,7 +45,9 @@ from metajax.estimators import query_loss
 __all__ = ['candidates', 'hardest']
 
 
-def candidates(sample: SampleTask, number: int) -> jax.tree_util.Partial:
+def candidates(
+  sample: SampleTask, number: int
+) -> jax.tree_util.Partial | ByStep:
   """A sampler of groups of tasks, of which `hardest` keeps one each.
 
   Args:
@@ -52,7 +55,7 @@ def candidates(sample: SampleTask, number: int) -> jax.tree_util.Partial:
     number: tasks in a group.
 
   Returns:
-    `(key) -> Task` with leaves `[number, ...]`.
+    `(key) -> Task` with leaves `[number, ...]`; `ByStep` if `sample` is.
 
   Raises:
     ValueError: if `number` is below 2.
@@ -61,9 +64,18 @@ def candidates(sample: SampleTask, number: int) -> jax.tree_util.Partial:
     raise ValueError(
       f'number must be 2 or more, or there is no choice; got {number}'
     )
+  if isinstance(sample, ByStep):
+    at_step = partial(_draw_group_at_step, number)
+    return ByStep(jax.tree_util.Partial(at_step, sample))
   return jax.tree_util.Partial(
     partial(_draw_group, number), as_argument(sample)
   )
+
+
+def _draw_group_at_step(
+  number: int, sample: ByStep, key: jax.Array, step: jax.Array
+) -> Task:
+  return sample_tasks(sample.at(step), key, number)
 
 
 def _draw_group(number: int, sample: SampleTask, key: jax.Array) -> Task:
@@ -80,7 +92,9 @@ def hardest(meta_learner: MetaLearner, objective: Objective) -> MetaLearner:
 
   Returns:
     A `MetaLearner` whose `grad` takes groups, leaves `[tasks, number, ...]`;
-    it adapts and predicts as before. Its metrics are those of the tasks kept.
+    it adapts and predicts as before, to single tasks (`metajax.check` wants
+    the method itself, and single tasks). Its metrics are those of the tasks
+    kept.
   """
 
   def init(key: jax.Array, inputs: PyTree) -> PyTree:

@@ -19,9 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.adaptation.classes import one_step
+from metajax.adaptation.classes import Targets, encode_classes, one_step
 from metajax.base import (
-  PADDING,
   Adaptation,
   Batch,
   Learner,
@@ -31,6 +30,7 @@ from metajax.base import (
   PyTree,
   Task,
 )
+from metajax.objectives import loss_and_metrics
 
 __all__ = ['Selection', 'held_out', 'select']
 
@@ -104,7 +104,7 @@ def select(
       outputs, targets = held_out(
         learner, key, params, support, num_classes, num_folds
       )
-      score, _ = objective(outputs, targets)
+      score, _ = loss_and_metrics(objective, outputs, targets)
       scores.append(jnp.where(jnp.isnan(score), jnp.inf, score))
       adapted, adaptation = learner.adapt(key, params, support)
       before.append(jax.tree.map(lambda leaf: leaf[0], adaptation.trajectory))
@@ -200,7 +200,8 @@ def _folds(
         f' examples of {num_classes} classes'
       )
     num_folds = number // num_classes if num_folds is None else num_folds
-    order = jnp.argsort(_rounds(support.targets, num_classes), stable=True)
+    targets = encode_classes(support.targets, num_classes, jnp.float32)
+    order = jnp.argsort(_rounds(targets), stable=True)
   if num_folds < 2 or number % num_folds:
     raise ValueError(
       f'num_folds must be 2 or more and divide the {number} support examples;'
@@ -209,17 +210,20 @@ def _folds(
   return order.reshape(num_folds, -1)
 
 
-def _rounds(targets: jax.Array, num_classes: int) -> jax.Array:
+def _rounds(targets: Targets) -> jax.Array:
   """Numbers rounds: one example of every class, then another one of each, ...
 
   Padding goes where a round has fewer: otherwise rounds would shift, and a fold
   could have all there is of a class.
   """
-  same = targets[:, None] == targets[None, :]
+  real = targets.real
+  number, num_classes = targets.rows.shape
+  # Padding is a class of its own.
+  kinds = jnp.where(real, jnp.argmax(targets.rows, axis=1), num_classes)
+  same = kinds[:, None] == kinds[None, :]
   earlier = jnp.tril(jnp.ones_like(same), -1)
   rank = jnp.sum(same & earlier, axis=1)
-  real = targets != PADDING
-  rounds = jnp.arange(-(-len(targets) // num_classes))
+  rounds = jnp.arange(-(-number // num_classes))
   taken = jnp.sum(real[:, None] & (rank[:, None] == rounds[None]), axis=0)
   free = jnp.cumsum(num_classes - taken)
   return jnp.where(real, rank, jnp.searchsorted(free, rank, side='right'))

@@ -19,7 +19,7 @@ from metajax.algorithms.delta_encoder import (
   reconstruction_errors,
 )
 from metajax.algorithms.hallucination import identity
-from metajax.base import PADDING, Batch, Task, sample_tasks
+from metajax.base import Batch, Task, Weighted, sample_tasks
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
 from metajax.testing import slopes
@@ -174,8 +174,10 @@ def test_errors_count_by_their_squares():
 
 
 def test_pairs_are_of_one_class_and_padding_counts_nothing():
-  support = Batch(np.arange(6.0)[:, None], np.array([0, 1, 2, 0, 1, PADDING]))
-  query = Batch(np.zeros((40, 1)), np.tile([2, 1, 0, PADDING], 10))
+  known = Weighted(np.array([0, 1, 2, 0, 1, 2]), np.array([1, 1, 1, 1, 1, 0]))
+  support = Batch(np.arange(6.0)[:, None], known)
+  asked = Weighted(np.tile([2, 1, 0, 1], 10), np.tile([1, 1, 1, 0], 10))
+  query = Batch(np.zeros((40, 1)), asked)
   pairs = jax.jit(draw_pairs)(KEY, support, query)
   partners = np.asarray(pairs.references[:, 0]).reshape(10, 4)
   assert set(partners[:, 0]) == {2}
@@ -188,7 +190,8 @@ def test_pairs_are_of_one_class_and_padding_counts_nothing():
 
 def test_a_query_without_a_partner_is_no_pair():
   support = Batch(np.arange(2.0)[:, None], np.array([0, 0]))
-  query = Batch(np.zeros((4, 1)), np.array([0, 1, 0, PADDING]))
+  asked = Weighted(np.array([0, 1, 0, 0]), np.array([1, 1, 1, 0]))
+  query = Batch(np.zeros((4, 1)), asked)
   pairs = jax.jit(draw_pairs)(KEY, support, query)
   np.testing.assert_allclose(pairs.weights, [1 / 2, 0, 1 / 2, 0])
 

@@ -15,7 +15,7 @@ from metajax.algorithms.leo import (
   divergence,
   encoder_penalty,
 )
-from metajax.base import PADDING, Batch, Task
+from metajax.base import Batch, Task, Weighted
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
 from metajax.testing import slopes
@@ -169,7 +169,7 @@ def test_every_term_reaches_the_meta_gradient(float64):
 def test_a_class_that_the_task_does_not_have_is_never_predicted(float64):
   tasks = random_tasks(1)
   params, support = draw(tasks), at(tasks.support, 0)
-  without = np.where(support.targets == 2, PADDING, support.targets)
+  without = Weighted(support.targets, support.targets != 2)
   adapted, _ = adapt(2, 3)(KEY, params, support._replace(targets=without))
 
   @jax.jit
@@ -181,7 +181,7 @@ def test_a_class_that_the_task_does_not_have_is_never_predicted(float64):
   assert np.isfinite(logits).all()
   assert np.asarray(shares)[:, 2].max() == 0
   # And what fills up the support set does not matter.
-  other = np.where((without == PADDING)[:, None], 7.0, support.inputs)
+  other = np.where(without.weights[:, None], support.inputs, 7.0)
   again, _ = adapt(2, 3)(KEY, params, Batch(other, without))
   np.testing.assert_allclose(
     np.asarray(again.kernel)[:, :2],

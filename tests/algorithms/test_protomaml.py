@@ -7,7 +7,7 @@ import pytest
 from numpy_draws import at, classes, parameters
 
 import metajax
-from metajax.base import PADDING, Task
+from metajax.base import Task, Weighted
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
 from metajax.testing import slopes
@@ -130,7 +130,7 @@ def test_a_class_that_the_task_does_not_have_is_never_predicted(float64):
     logits = learner.predict(adapted, queries)
     return logits, jax.nn.softmax(logits)
 
-  without = np.where(support.targets == 2, PADDING, support.targets)
+  without = Weighted(support.targets, support.targets != 2)
   logits, shares = of(
     draw(tasks), support._replace(targets=without), tasks.query.inputs[0]
   )

@@ -12,7 +12,7 @@ from numpy_draws import parameters, stacked
 
 import metajax
 from metajax.algorithms.siamese import pair_loss, verify
-from metajax.base import Batch, Task
+from metajax.base import Batch, Task, Weighted
 from metajax.models import mlp
 from metajax.testing import slopes
 
@@ -123,7 +123,10 @@ def test_padding_changes_neither_predictions_nor_the_gradient(float64):
   def padded(batch: Batch) -> Batch:
     return Batch(
       np.concatenate([batch.inputs, batch.inputs[:2]]),
-      np.concatenate([batch.targets, np.full((2,), -1, np.int32)]),
+      Weighted(
+        np.concatenate([batch.targets, batch.targets[:2]]),
+        np.arange(len(batch.targets) + 2) < len(batch.targets),
+      ),
     )
 
   grad = jax.jit(learner.grad)

@@ -14,6 +14,7 @@ from metajax.models import (
   LayerNorm,
   from_linen,
 )
+from metajax.models.layers import SingleExample
 
 
 def test_conv_is_that_of_flax(float64):
@@ -178,3 +179,14 @@ def test_embedding_refuses_what_is_no_token():
     ValueError, match=r'^Embedding: .* integers, got float32 .* \(2, 3\)'
   ):
     Embedding(4, 2).init(jax.random.key(0), np.zeros((2, 3), np.float32))
+
+
+def test_one_example_has_no_distribution():
+  layer, image = BatchNorm(), np.ones((1, 4, 4, 2), np.float32)
+  params = layer.init(jax.random.key(0), image)  # shapes alone matter here
+  params = {'params': params['params']}
+  with pytest.warns(SingleExample, match='over a single example'):
+    layer.apply(params, image)
+  layer.apply(params, np.concatenate([image, image]))
+  held = {'mean': np.zeros(2, np.float32), 'variance': np.ones(2, np.float32)}
+  layer.apply({**params, 'statistics': held}, image)

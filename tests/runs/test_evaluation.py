@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import metajax
-from metajax.models import mlp
+from metajax.models import conv4, mlp
+from metajax.normalisation import population
 from metajax.runs.evaluation import example_task
-from metajax.tasks import sinusoid
+from metajax.tasks import episodes, sinusoid
 
 MODEL = mlp([4], 1)
 LEARNER = metajax.maml(MODEL, metajax.mean_squared_error, 0.05, 1)
@@ -152,3 +153,67 @@ def test_any_number_of_tasks_and_any_parameters_need_one_program(params):
 def test_what_cannot_be_evaluated_is_refused(evaluate, options, message):
   with pytest.raises(ValueError, match=message):
     evaluate(**options)
+
+
+def test_old_style_keys_stand_for_the_same_tasks(seven, evaluate):
+  old = evaluate(key=jax.random.PRNGKey(0), num_tasks=7, chunk_size=3)
+  jax.tree.map(np.testing.assert_array_equal, old.values, seven.values)
+  with pytest.raises(ValueError, match=r'use jax.random.key\(seed\)'):
+    evaluate(key=0, num_tasks=2)
+
+
+def test_targets_that_no_output_stands_for_are_refused():
+  features = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+  sample = episodes(features, np.arange(30) % 5, ways=5, shots=1, queries=1)
+  learner = metajax.maml(mlp([], 3), metajax.cross_entropy, 0.1, 1)
+  params = learner.init(KEY, features[:1])
+  with pytest.raises(ValueError, match='5 ways, but the learner has 3 outputs'):
+    metajax.evaluate(
+      learner, metajax.cross_entropy, params, sample, key=KEY, num_tasks=2
+    )
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda result: result[0], 'adapt must return'),
+    (
+      lambda result: (result[0], result[1]._replace(trajectory=result[0])),
+      'the trajectory of an Adaptation must be',
+    ),
+  ],
+)
+def test_an_adaptation_of_wrong_form_is_refused(params, change, message):
+  def adapt(*arguments):
+    return change(LEARNER.adapt(*arguments))
+
+  with pytest.raises(ValueError, match=message):
+    metajax.evaluate(
+      LEARNER._replace(adapt=adapt), metajax.mean_squared_error, params,
+      TEST_SAMPLE, key=KEY, num_tasks=2,
+    )  # fmt: skip
+
+
+def test_the_result_says_what_queries_share():
+  images = np.random.default_rng(0).normal(size=(12, 4, 4, 1))
+  sample = episodes(images.astype(np.float32), np.arange(12) % 3, 3, 1, 1)
+  model = conv4(3, width=2)
+  params = model.init(KEY, images[:2])
+  statistics = model.measure(params, images)
+
+  def make(model):
+    return metajax.fomaml(model, metajax.cross_entropy, 0.1, 0)
+
+  def said(learner, meta_params, **options):
+    return metajax.evaluate(
+      learner, metajax.cross_entropy, meta_params, sample, key=KEY,
+      num_tasks=2, **options,
+    ).normalisation  # fmt: skip
+
+  assert said(make(model), params) == 'transductive'
+  assert said(make(model), params, normalisation='support') == 'support'
+  held = population(make, model)
+  assert said(held, (params, statistics)) == 'population'
+  assert said(held, (params, statistics), normalisation='support') == (
+    'population'
+  )

@@ -1,5 +1,6 @@
 """The outer loop: replay, resume, skipped steps."""
 
+from contextlib import nullcontext
 from functools import cache
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import optax
 import pytest
 
 import metajax
-from metajax.base import Task, sample_tasks
+from metajax.base import Batch, Task, sample_tasks
 from metajax.models import mlp
 from metajax.runs.training import all_finite
 from metajax.tasks import sinusoid
@@ -170,7 +171,9 @@ def test_a_step_whose_gradient_is_not_finite_is_left_out_and_counted():
   expected, bad, losses = by_hand(train.init(KEY), 0.15, 12)
   assert any(bad)
   assert not all(bad)
-  state, metrics = train.run(train.init(KEY), 12)
+  message = f'^{sum(bad)} of 12 steps were skipped: there are targets that are'
+  with pytest.warns(metajax.SkippedSteps, match=message):
+    state, metrics = train.run(train.init(KEY), 12)
   assert int(state.step) == 12
   assert int(state.skipped) == int(metrics['skipped']) == sum(bad)
   assert_close(state.meta_params, expected.meta_params)
@@ -185,16 +188,51 @@ def test_a_good_step_ends_a_row_of_bad_ones():
   _, bad, _ = by_hand(train.init(KEY), 0.15, 12)
   row, rows = 0, []
   for is_bad in bad:
-    state, _ = train.run(state, 1)
+    with pytest.warns(metajax.SkippedSteps) if is_bad else nullcontext():
+      state, _ = train.run(state, 1)
     row = row + 1 if is_bad else 0
     rows.append(row)
     assert int(state.skipped_in_a_row) == row
   assert any(before and not after for before, after in pairwise(rows))
 
 
+def test_tasks_may_depend_on_the_step():
+  """The loss of step n is n squared, in one program, and after a resume."""
+
+  def sample(offset, key, step):
+    del key
+    zero = jnp.zeros((2, 1))
+    batch = Batch(zero, zero + step + offset)
+    return Task(batch, batch)
+
+  untouched = metajax.Model(
+    lambda key, inputs: jnp.zeros(1), lambda params, inputs: inputs
+  )
+  train = metajax.make_train_step(
+    metajax.maml(untouched, metajax.mean_squared_error, 0.1, 1),
+    OPTIMIZER,
+    metajax.ByStep(jax.tree_util.Partial(sample, jnp.float32(1))),
+    tasks_per_step=2,
+  )
+  state, metrics = train.run(train.init(KEY), 3)
+  np.testing.assert_allclose(metrics['loss'], np.mean([1, 4, 9]))
+  state, metrics = train.run(state, 1)
+  np.testing.assert_allclose(metrics['loss'], 16)
+  tested = metajax.ByStep(jax.tree_util.Partial(sample, jnp.float32(1)))
+  for given, expected in ((tested, 1), (tested.at(4), 25)):
+    evaluation = metajax.evaluate(
+      metajax.maml(untouched, metajax.mean_squared_error, 0.1, 1),
+      metajax.mean_squared_error, state.meta_params, given,
+      key=KEY, num_tasks=2,
+    )  # fmt: skip
+    np.testing.assert_allclose(evaluation.mean['loss'], expected)
+
+
 def test_nothing_but_bad_steps_stops_early_and_touches_nothing():
   train = train_with_gaps(1.0)
-  state, metrics = train.run(train.init(KEY), 100)
+  message = '^6 of 6 steps were skipped, and training stopped at step 6: '
+  with pytest.warns(metajax.SkippedSteps, match=message):
+    state, metrics = train.run(train.init(KEY), 100)
   untouched = train.init(KEY)
   assert int(state.step) == int(state.skipped) == MAX_SKIPPED
   assert int(state.skipped_in_a_row) == int(metrics['skipped']) == MAX_SKIPPED
@@ -205,8 +243,11 @@ def test_nothing_but_bad_steps_stops_early_and_touches_nothing():
 
 def test_a_run_that_gave_up_takes_no_further_step():
   train = train_with_gaps(1.0)
-  state, _ = train.run(train.init(KEY), 100)
-  state, metrics = train.run(state, 5)
+  with pytest.warns(metajax.SkippedSteps):
+    state, _ = train.run(train.init(KEY), 100)
+  message = 'no step was taken: 6 in a row had been skipped before'
+  with pytest.warns(metajax.SkippedSteps, match=message):
+    state, metrics = train.run(state, 5)
   assert (int(state.step), int(metrics['skipped'])) == (MAX_SKIPPED, 0)
 
 

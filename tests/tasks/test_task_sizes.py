@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import metajax
-from metajax.base import PADDING, Batch, Task, sample_tasks
+from metajax.base import Batch, Task, Weighted, sample_tasks
 from metajax.models import mlp
 from metajax.tasks import (
   HostTasks,
@@ -47,16 +47,22 @@ def varied() -> Task:
   return draw(episodes(IMAGES, LABELS, WAYS, SHOTS, QUERIES, **SMALLEST))
 
 
-def counts_of(targets: np.ndarray) -> np.ndarray:
+def counts_of(targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
   """How many examples of every class a task has, `[ways]`."""
-  return np.bincount(targets[targets != PADDING], minlength=WAYS)
+  return np.bincount(targets[weights], minlength=WAYS)
+
+
+def each_task(batch: Batch):
+  """Targets and weights of one task after the other."""
+  return zip(*batch.targets, strict=True)
 
 
 def test_all_sizes_have_one_shape_and_all_occur(varied):
-  assert varied.support.targets.shape == (NUM_TASKS, WAYS * SHOTS)
+  for leaf in varied.support.targets:
+    assert leaf.shape == (NUM_TASKS, WAYS * SHOTS)
   sizes = set()
-  for targets in np.asarray(varied.support.targets):
-    counts = counts_of(targets)
+  for targets, weights in each_task(varied.support):
+    counts = counts_of(targets, weights)
     present = counts[counts > 0]
     assert len(set(present)) == 1
     sizes.add((len(present), int(present[0])))
@@ -64,31 +70,29 @@ def test_all_sizes_have_one_shape_and_all_occur(varied):
 
 
 def test_queries_are_of_the_classes_of_the_support_set(varied):
-  for support, query in zip(*(np.asarray(b.targets) for b in varied),
-                            strict=True):  # fmt: skip
-    ways = np.count_nonzero(counts_of(support))
-    assert (counts_of(support)[:ways] > 0).all()
+  for support, query in zip(*map(each_task, varied), strict=True):
+    ways = np.count_nonzero(counts_of(*support))
+    assert (counts_of(*support)[:ways] > 0).all()
     expected = np.where(np.arange(WAYS) < ways, QUERIES, 0)
-    np.testing.assert_array_equal(counts_of(query), expected)
+    np.testing.assert_array_equal(counts_of(*query), expected)
 
 
 def test_a_class_of_a_task_is_one_class_of_the_data(varied):
   for index in range(50):
     task = jax.tree.map(lambda leaf: leaf[index], varied)  # noqa: B023
-    targets = np.concatenate([np.asarray(b.targets) for b in task])
+    targets = np.concatenate([batch.targets.values for batch in task])
     labels = LABELS[np.concatenate([numbers_of(b) for b in task])]
-    real = targets != PADDING
-    pairs = set(zip(targets[real], labels[real], strict=True))
+    # What fills the task up has the target of its class, too.
+    pairs = set(zip(targets, labels, strict=True))
     assert len({way for way, _ in pairs}) == len(pairs)
     assert len({label for _, label in pairs}) == len(pairs)
 
 
 def test_a_task_is_filled_up_with_its_own_examples(varied):
   for batch in varied:
-    for targets, numbers in zip(
-      np.asarray(batch.targets), numbers_of(batch), strict=True
+    for real, numbers in zip(
+      batch.targets.weights, numbers_of(batch), strict=True
     ):
-      real = targets != PADDING
       assert len(set(numbers[real])) == real.sum()
       assert set(numbers) == set(numbers[real])
 
@@ -99,15 +103,18 @@ def test_without_a_range_tasks_are_as_ever():
   same = episodes(
     IMAGES, LABELS, WAYS, SHOTS, QUERIES, min_ways=WAYS, min_shots=SHOTS
   )
-  jax.tree.map(np.testing.assert_array_equal, draw(whole, 5), draw(same, 5))
+  plain, filled = draw(whole, 5), draw(same, 5)
+  for batch, other in zip(plain, filled, strict=True):
+    np.testing.assert_array_equal(batch.inputs, other.inputs)
+    np.testing.assert_array_equal(batch.targets, other.targets.values)
+    assert other.targets.weights.all()
 
 
 @pytest.mark.long
 def test_strokes_vary_too():
   task = draw(strokes(3, 2, 1, min_ways=2), 8)
-  ways = [len(set(targets) - {PADDING}) for targets in
-          np.asarray(task.query.targets)]  # fmt: skip
-  assert set(ways) == {2, 3}
+  ways = {len(set(targets[real])) for targets, real in each_task(task.query)}
+  assert ways == {2, 3}
   assert task.support.inputs.shape == (8, 6, 28, 28, 1)
 
 
@@ -132,9 +139,10 @@ def test_more_than_a_task_is_filled_up_to_is_refused(options, message):
 
 def test_the_loss_leaves_out_padding(float64):
   logits = np.random.default_rng(0).normal(size=(4, 3))
-  targets = np.array([2, PADDING, 0, PADDING])
+  targets = np.array([2, 9, 0, -1])
+  weights = np.array([True, False, True, False])
   loss = jax.jit(jax.value_and_grad(metajax.cross_entropy, has_aux=True))
-  (padded, metrics), slope = loss(logits, targets)
+  (padded, metrics), slope = loss(logits, Weighted(targets, weights))
   real = np.array([0, 2])
   (plain, of_plain), _ = loss(logits[real], targets[real])
   np.testing.assert_allclose(padded, plain, rtol=1e-12)
@@ -146,7 +154,7 @@ def test_the_loss_leaves_out_padding(float64):
 
 def test_the_loss_of_nothing_is_zero():
   loss, metrics = jax.jit(metajax.cross_entropy)(
-    np.ones((2, 3)), np.full((2,), PADDING)
+    np.ones((2, 3)), Weighted(np.full((2,), 5), np.zeros(2))
   )
   assert (float(loss), float(metrics['accuracy'])) == (0, 0)
 

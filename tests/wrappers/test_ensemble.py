@@ -10,7 +10,7 @@ import pytest
 from numpy_draws import at, noise
 
 import metajax
-from metajax.base import PADDING, Batch, Task, task_keys
+from metajax.base import Batch, Task, Weighted, task_keys
 from metajax.models import mlp
 from metajax.tasks import episodes
 from metajax.wrappers.ensemble import combine, ensemble
@@ -130,11 +130,11 @@ def test_a_member_that_knows_nothing_weighs_little():
 def test_padding_has_no_part_in_the_weights():
   logits = 2 * np.random.default_rng(0).normal(size=(2, 9, WAYS))
   logits = logits.astype(np.float32)
-  targets = np.array([2, PADDING, 0, PADDING, 1, 2, PADDING, 0, PADDING])
-  real = targets != PADDING
+  targets = np.array([2, 0, 0, 1, 1, 2, 0, 0, 2])
+  real = np.array([1, 0, 1, 0, 1, 1, 0, 1, 0], bool)
   expected = stack(logits[:, real], np.tile(targets[real], (2, 1)))
-  weights = stack(logits, np.tile(targets, (2, 1)))
-  np.testing.assert_allclose(weights, expected, rtol=1e-5)
+  both = Weighted(*(np.tile(each, (2, 1)) for each in (targets, real)))
+  np.testing.assert_allclose(stack(logits, both), expected, rtol=1e-5)
 
 
 @pytest.mark.long

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import metajax
-from metajax.base import Batch, Model, Task
+from metajax.base import Batch, ByStep, Model, Task
 from metajax.tasks import sinusoid
 from metajax.wrappers.mining import candidates, hardest
 
@@ -78,3 +78,12 @@ def test_what_is_mined_is_harder_than_what_is_drawn():
 def test_a_group_of_one_is_refused():
   with pytest.raises(ValueError, match=r'2 or more.*got 1'):
     candidates(sinusoid(4, 5), 1)
+
+
+def test_a_group_is_of_the_step_that_training_is_at():
+  def sample(key, step):
+    del key
+    return Task(*2 * [Batch(jnp.ones((2, 1)), jnp.full((2, 1), step * 1.0))])
+
+  group = candidates(ByStep(sample), 3).at(7)(KEY)
+  np.testing.assert_array_equal(group.query.targets, np.full((3, 2, 1), 7.0))

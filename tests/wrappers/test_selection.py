@@ -7,12 +7,12 @@ import pytest
 
 import metajax
 from metajax.base import (
-  PADDING,
   Adaptation,
   Batch,
   MetaLearner,
   Model,
   Task,
+  Weighted,
 )
 from metajax.models import mlp
 from metajax.wrappers.selection import held_out, select
@@ -70,13 +70,18 @@ def test_every_example_is_judged_by_who_has_not_seen_it(
 
 def test_no_class_is_emptied_where_tasks_are_filled_up():
   """Two classes of two examples, in the shape of four classes of two."""
-  targets = np.array([1, 0, PADDING, 1, PADDING, 0, PADDING, PADDING])
-  support = Batch(np.arange(8, dtype=np.float32)[:, None], targets)
+  targets = np.array([1, 0, 0, 1, 1, 0, 0, 1])
+  real = np.array([1, 1, 0, 1, 0, 1, 0, 0], bool)
+  support = Batch(
+    np.arange(8, dtype=np.float32)[:, None], Weighted(targets, real)
+  )
   _, held = jax.jit(
     lambda support: held_out(remembering(), KEY, (), support, 4)
   )(support)
-  folds = np.sort(np.asarray(held).reshape(2, 4), axis=1)
-  assert (folds == [PADDING, PADDING, 0, 1]).all()
+  for values, weights in zip(
+    *(np.reshape(leaf, (2, 4)) for leaf in held), strict=True
+  ):
+    assert sorted(values[weights]) == [0, 1]
 
 
 def two_classes(by_angle: bool) -> Task:

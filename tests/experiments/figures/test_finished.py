@@ -12,7 +12,7 @@ from experiments.figures import finished, images, regression
 from experiments.runner.loop import Finished
 from experiments.runner.problem import Judge
 from metajax.adaptation.classes import one_step
-from metajax.base import PADDING, Batch, Learner, Task
+from metajax.base import Batch, Learner, Task, Weighted
 from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR
 from metajax.tasks import completion, sinusoid
 
@@ -66,7 +66,8 @@ def classes(key):
 
   def draw(key):
     return Batch(
-      jax.random.uniform(key, (6, 8, 8, 2)), jnp.array([0, 1, 0, 1, PADDING, 0])
+      jax.random.uniform(key, (6, 8, 8, 2)),
+      Weighted(jnp.array([0, 1, 0, 1, 2, 0]), jnp.array([1, 1, 1, 1, 0, 1])),
     )
 
   support, query = jax.random.split(key)

@@ -1,0 +1,87 @@
+"""Steps that were not applied are told of, with the likely cause."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import metajax
+from metajax.models import mlp
+from metajax.tasks import episodes, sinusoid
+
+KEY = jax.random.key(0)
+SINUSOID = sinusoid(3, 3)
+
+
+def trained(learner, sample, steps: int = 3, optimizer=None):
+  train = metajax.make_train_step(
+    learner,
+    optimizer or optax.sgd(0.1),
+    sample,
+    tasks_per_step=2,
+    max_skipped_in_a_row=3,
+  )
+  return train.run(train.init(KEY), steps)
+
+
+def test_more_ways_than_outputs():
+  features = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+  sample = episodes(features, np.arange(30) % 5, ways=5, shots=1, queries=1)
+  learner = metajax.maml(mlp([], 3), metajax.cross_entropy, 0.1, 1)
+  message = (
+    '^3 of 3 steps were skipped, and training stopped at step 3: tasks have'
+    ' classes from 0 to 4 as targets, 5 ways, but the learner has 3 outputs'
+  )
+  with pytest.warns(metajax.SkippedSteps, match=message.replace('.', r'\.')):
+    state, metrics = trained(learner, sample, 100)
+  assert int(state.skipped) == int(metrics['skipped']) == 3
+
+
+def test_a_loss_that_is_not_finite():
+  """It is a reason of its own: its gradient may be finite."""
+
+  def objective(outputs, targets):
+    loss = jnp.mean(jnp.square(outputs - targets))
+    return loss + jax.lax.stop_gradient(jnp.inf * loss)
+
+  model = mlp([], 1)
+  learner = metajax.maml(model, objective, 0.1, 0)
+  with pytest.warns(
+    metajax.SkippedSteps, match='the loss was not finite; a sm'
+  ):
+    state, _ = trained(learner, SINUSOID)
+  before = metajax.make_train_step(
+    learner, optax.sgd(0.1), SINUSOID, tasks_per_step=2
+  ).init(KEY)
+  jax.tree.map(
+    np.testing.assert_array_equal, state.meta_params, before.meta_params
+  )
+
+
+def test_a_gradient_that_is_not_finite():
+  """A norm at 0 has a value, and no derivative."""
+
+  def objective(outputs, targets):
+    return jnp.linalg.norm(outputs - outputs)
+
+  learner = metajax.maml(mlp([], 1), objective, 0.1, 0)
+  message = 'of 3 the loss was finite, the meta-gradient or the new'
+  with pytest.warns(metajax.SkippedSteps, match=message):
+    trained(learner, SINUSOID)
+
+
+def test_parameters_that_would_not_be_finite():
+  learner = metajax.maml(mlp([], 1), metajax.mean_squared_error, 0.1, 1)
+  with pytest.warns(
+    metajax.SkippedSteps, match='or the new parameters were not'
+  ):
+    state, _ = trained(learner, SINUSOID, optimizer=optax.sgd(jnp.inf))
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state[1]))
+
+
+def test_nothing_is_said_of_steps_that_were_applied(recwarn):
+  learner = metajax.maml(mlp([], 1), metajax.mean_squared_error, 0.01, 1)
+  state, metrics = trained(learner, SINUSOID)
+  assert (int(state.step), int(metrics['skipped'])) == (3, 0)
+  assert not [each for each in recwarn if each.category is metajax.SkippedSteps]
