@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Batch, Task
+from metajax.tasks._examples import check_examples, decoded, stored
 from metajax.tasks.places import choose_without_replacement
 
 __all__ = ['completion']
@@ -19,7 +20,7 @@ def completion(
 
   Args:
     images: `[images, height, width]` or `[images, height, width, channels]`;
-      integers are taken as 0 to 255 and scaled to [0, 1].
+      uint8 is scaled to [0, 1], fractions are taken as they are.
     shots: pixels of the support set.
     queries: other pixels, to be predicted.
 
@@ -29,8 +30,8 @@ def completion(
     intensities `[pixels, channels]`.
 
   Raises:
-    ValueError: if a count is not positive, or if there are more of them than
-      pixels.
+    ValueError: if a count is not positive, if there are more of them than
+      pixels, or if the images are no such images.
 
   Example:
     >>> import jax, numpy as np
@@ -46,7 +47,16 @@ def completion(
     raise ValueError(
       f'shots and queries must be 1 or more, got {shots} and {queries}'
     )
-  _, height, width, *_ = images.shape
+  check_examples(images)
+  tokens = (
+    jnp.issubdtype(images.dtype, jnp.integer) and images.dtype != np.uint8
+  )
+  if images.ndim not in (3, 4) or tokens:
+    raise ValueError(
+      'images are uint8 or fractions, [images, height, width] or [images,'
+      f' height, width, channels]; got {images.dtype} {list(images.shape)}'
+    )
+  height, width = images.shape[1:3]
   if shots + queries > height * width:
     raise ValueError(
       f'{shots} shots + {queries} queries, but an image has only'
@@ -55,7 +65,7 @@ def completion(
   if images.ndim == 3:
     images = images[..., None]
   return jax.tree_util.Partial(
-    partial(_sample, shots, queries), jnp.asarray(images)
+    partial(_sample, shots, queries), jnp.asarray(stored(images))
   )
 
 
@@ -72,9 +82,7 @@ def _sample(
   places = jnp.stack(
     [_from_minus_one(rows, height), _from_minus_one(columns, width)], axis=1
   )
-  intensities = image[rows, columns]
-  if jnp.issubdtype(images.dtype, jnp.integer):
-    intensities = intensities.astype(jnp.float32) / 255
+  intensities = decoded(image[rows, columns])
   return Task(
     Batch(places[:shots], intensities[:shots]),
     Batch(places[shots:], intensities[shots:]),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Task
+from metajax.tasks._examples import check_examples, decoded, stored
 from metajax.tasks.places import classification_places, episode_places
 
 __all__ = [
@@ -38,8 +39,11 @@ def episodes(
   that does not fit there.)
 
   Args:
-    images: `[examples, height, width]` or `[examples, height, width,
-      channels]`; integers are taken as 0 to 255 and scaled to [0, 1].
+    images: the examples `[examples, ...]`, whose type says what they are.
+      uint8 are images `[examples, height, width]` or `[..., channels]`, which
+      are scaled to [0, 1]. All else is taken as it is, with no axis added:
+      other integers are tokens, and become int32; floating-point numbers and
+      booleans are features, sequences, or images with channels.
     labels: integer classes `[examples]`, any values.
     ways: classes per task.
     shots: support examples per class.
@@ -54,13 +58,15 @@ def episodes(
   Returns:
     `sample(key) -> Task`, a `jax.tree_util.Partial` that holds the images, so
     they are an argument of whatever is compiled, not a constant in it. Inputs
-    are float32 `[examples, height, width, channels]`.
+    are int32 for tokens and float32 otherwise (float64 stays where JAX has it);
+    of images, `[examples, height, width, channels]`.
 
   Raises:
     ValueError: if a count is not positive, a least one above the greatest, if
       there are more or fewer labels than images or groups than classes, fewer
       classes than `ways` (in every group), or if a class has fewer than
-      `shots + queries` examples.
+      `shots + queries` examples; if images seem to have 16 bits or their
+      channels first, or integers do not fit into 32 bits.
 
   Example:
     >>> import jax, numpy as np
@@ -69,6 +75,10 @@ def episodes(
     >>> task = sample(jax.random.key(0))
     >>> task.support.inputs.shape, task.query.targets.shape
     ((2, 4, 4, 1), (6,))
+    >>> tokens = np.full((12, 7), 5)
+    >>> sample = episodes(tokens, np.arange(12) % 3, ways=2, shots=1, queries=3)
+    >>> sample(jax.random.key(0)).support.inputs[0].tolist()
+    [5, 5, 5, 5, 5, 5, 5]
   """
   _check_labels(images, labels)
   places = episode_places(
@@ -102,8 +112,8 @@ def classification(
     labels among all there are: from 0 to the number of classes - 1.
 
   Raises:
-    ValueError: if `batch_size` is not positive, or if there are more or fewer
-      labels than images.
+    ValueError: if `batch_size` is not positive, if there are more or fewer
+      labels than images, or for such images as `episodes` refuses.
 
   Example:
     >>> import jax, numpy as np
@@ -129,11 +139,13 @@ def device_tasks(
 
   Returns:
     `sample(key) -> Task`, a `jax.tree_util.Partial` that holds the images.
+
+  Raises:
+    ValueError: for such images as `episodes` refuses.
   """
-  if images.ndim == 3:
-    images = images[..., None]
+  examples = jnp.asarray(stored(_with_channels(images)))
   return jax.tree_util.Partial(
-    _sample_at, jnp.asarray(images), jax.tree.map(jnp.asarray, places)
+    _sample_at, examples, jax.tree.map(jnp.asarray, places)
   )
 
 
@@ -152,8 +164,12 @@ class HostTasks:
     Args:
       images: as for `episodes`.
       places: as for `device_tasks`.
+
+    Raises:
+      ValueError: for such images as `episodes` refuses; of integers that do
+        not fit into 32 bits only when they are drawn.
     """
-    self._images = images[..., None] if images.ndim == 3 else images
+    self._images = _with_channels(images)
     self._places = jax.jit(lambda key: places(key))
     self._many_places = jax.jit(jax.vmap(self._places))
 
@@ -164,24 +180,26 @@ class HostTasks:
 
   def decode(self, drawn: Task) -> Task:
     """Scales the images of a task that was drawn."""
-    return _with_inputs(drawn, _scaled)
+    return _with_inputs(drawn, decoded)
 
   def __call__(self, key: jax.Array) -> Task:
     """Draws a task inside jit, by a call back to the host."""
 
     def fetch(indices: jax.Array) -> jax.Array:
       shape = jax.ShapeDtypeStruct(
-        (*indices.shape, *self._images.shape[1:]), self._images.dtype
+        (*indices.shape, *self._images.shape[1:]),
+        stored(self._images[:0]).dtype,
       )
       images: jax.Array = jax.pure_callback(
         self._gather, shape, indices, vmap_method='expand_dims'
       )
-      return _scaled(images)
+      return decoded(images)
 
     return _with_inputs(self._places(key), fetch)
 
   def _gather(self, indices: np.ndarray) -> np.ndarray:
-    return self._images[np.asarray(indices)]
+    gathered: np.ndarray = stored(self._images[np.asarray(indices)])
+    return gathered
 
 
 class HostEpisodes(HostTasks):
@@ -228,18 +246,19 @@ def _check_labels(images: np.ndarray | jax.Array, labels: np.ndarray) -> None:
     )
 
 
+def _with_channels(images: Any) -> Any:
+  """The examples, if they can be such; images with an axis of channels."""
+  check_examples(images)
+  is_grey = images.dtype == np.uint8 and images.ndim == 3
+  return images[..., None] if is_grey else images
+
+
 def _sample_at(
   images: jax.Array, places: Callable[[jax.Array], Task], key: jax.Array
 ) -> Task:
-  return _with_inputs(places(key), lambda inputs: _scaled(images[inputs]))
+  return _with_inputs(places(key), lambda inputs: decoded(images[inputs]))
 
 
 def _with_inputs(task: Task, change: Callable[[Any], Any]) -> Task:
   """A task with other inputs for the same targets."""
   return Task(*(each._replace(inputs=change(each.inputs)) for each in task))
-
-
-def _scaled(images: jax.Array) -> jax.Array:
-  if jnp.issubdtype(images.dtype, jnp.integer):
-    return images.astype(jnp.float32) / 255
-  return images

@@ -63,3 +63,28 @@ def test_colours_and_numbers_in_floating_point_are_taken_as_they_are():
 def test_counts_that_cannot_be_meant_are_refused(shots, queries, message):
   with pytest.raises(ValueError, match=message):
     completion(IMAGES, shots, queries)
+
+
+@pytest.mark.parametrize(
+  ('images', 'message'),
+  [
+    (
+      np.zeros((3, 4, 4), np.int32),
+      r'uint8 or fractions.*got int32 \[3, 4, 4\]',
+    ),
+    (np.zeros((3, 16), np.uint8), r'got uint8 \[3, 16\]'),
+    (np.zeros((3, 4, 4), np.uint16), 'got uint16 .* convert them'),
+    (np.zeros((3, 3, 8, 8), np.uint8), 'channels last'),
+  ],
+)
+def test_what_is_no_image_is_refused(images, message):
+  with pytest.raises(ValueError, match=message):
+    completion(images, 2, 2)
+
+
+def test_halves_are_intensities():
+  task = completion(np.full((3, 4, 4), 0.5, np.float16), 2, 2)(
+    jax.random.key(0)
+  )
+  assert task.query.targets.dtype == np.float32
+  np.testing.assert_array_equal(task.query.targets, 0.5)

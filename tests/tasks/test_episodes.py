@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metajax.base import sample_tasks
-from metajax.tasks import episodes
+from metajax.tasks import HostEpisodes, episodes
 from metajax.tasks.places import choose_without_replacement
 
 KEY = jax.random.key(0)
@@ -131,16 +131,64 @@ def test_images_are_an_argument_of_the_program_not_a_constant_in_it():
   assert (NUM_EXAMPLES, 2, 2, 1) in sizes
 
 
-def test_integers_are_scaled_and_fractions_are_not():
+def filled(shape, value, dtype):
+  return np.full((4, *shape), value, dtype)
+
+
+@pytest.mark.parametrize('make', [episodes, HostEpisodes])
+@pytest.mark.parametrize(
+  ('stored', 'expected'),
+  [
+    (filled((2, 3), 51, np.uint8), filled((2, 3, 1), 0.2, np.float32)),
+    (filled((2, 3, 3), 51, np.uint8), filled((2, 3, 3), 0.2, np.float32)),
+    (filled((7,), 255, np.uint8), filled((7,), 1, np.float32)),
+    (filled((7,), 5, np.int64), filled((7,), 5, np.int32)),
+    (filled((7,), 40_000, np.uint16), filled((7,), 40_000, np.int32)),
+    (filled((7, 2), -1, np.int8), filled((7, 2), -1, np.int32)),
+    (filled((2, 3), True, bool), filled((2, 3), 1, np.float32)),
+    (filled((2, 3), 0.5, np.float16), filled((2, 3), 0.5, np.float32)),
+    (filled((2, 3), 5, np.float64), filled((2, 3), 5, np.float32)),
+    (filled((5, 5, 1), 0.2, np.float32), filled((5, 5, 1), 0.2, np.float32)),
+    (filled((), 3, np.float32), filled((), 3, np.float32)),
+  ],
+)
+def test_what_examples_are_is_told_by_their_type(make, stored, expected):
+  sample = make(stored, np.arange(4) % 2, 2, 1, 1)
+  inputs = sample(KEY).support.inputs
+  assert inputs.dtype == expected.dtype
+  np.testing.assert_allclose(inputs, expected[:2], rtol=1e-6)
+
+
+@pytest.mark.parametrize('make', [episodes, HostEpisodes])
+@pytest.mark.parametrize(
+  ('shape', 'dtype', 'message'),
+  [
+    ((2, 3), np.uint16, r'got uint16 \[4, 2, 3\]: convert them'),
+    ((5, 5, 3), np.int64, r'got int64 \[4, 5, 5, 3\]: convert them'),
+    ((3, 5, 5), np.uint8, r'channels last.*numpy.moveaxis\(images, 1, -1\)'),
+    ((2,), np.complex64, r'booleans; got complex64 \[4, 2\]'),
+    ((2,), 'U3', r'booleans; got <U3 \[4, 2\]'),
+  ],
+)
+def test_what_may_be_images_of_another_kind_is_refused(
+  make, shape, dtype, message
+):
+  with pytest.raises(ValueError, match=message):
+    make(np.zeros((4, *shape), dtype), np.arange(4) % 2, 2, 1, 1)
+
+
+def test_integers_beyond_32_bits_are_refused():
   labels = np.arange(4) % 2
-  grey = np.full((4, 2, 2, 3), 51, np.uint8)
-  ink = np.full((4, 2, 2), 0.2, np.float32)
-  samples = [episodes(images, labels, 2, 1, 1) for images in (grey, ink)]
-  # In one program, where both find the same places.
-  drawn = jax.jit(lambda key: [each(key).support.inputs for each in samples])
-  of_grey, of_ink = drawn(KEY)
-  np.testing.assert_allclose(of_grey, np.full((2, 2, 2, 3), 0.2), rtol=1e-6)
-  np.testing.assert_allclose(of_ink, np.full((2, 2, 2, 1), 0.2), rtol=1e-6)
+  for number in (2**31, -(2**40)):
+    tokens = filled((7,), number, np.int64)
+    with pytest.raises(
+      ValueError, match=f'32 bits.* from {number} to {number}'
+    ):
+      episodes(tokens, labels, 2, 1, 1)
+    with pytest.raises(ValueError, match='number the tokens anew'):
+      HostEpisodes(tokens, labels, 2, 1, 1).draw(KEY[None])
+  with pytest.raises(ValueError, match=f' to {2**63}'):
+    episodes(filled((7,), 2**63, np.uint64), labels, 2, 1, 1)
 
 
 @pytest.mark.parametrize(
