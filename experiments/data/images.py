@@ -32,6 +32,8 @@ from experiments.runner.settings import (
 )
 from metajax import tasks
 from metajax.tasks import omniglot
+from metajax.tasks._decoding import MAX_IMAGE_PIXELS
+from metajax.tasks.labelled import MAX_UNPACKED_MEBIBYTES
 
 __all__ = [
   'DATASETS',
@@ -124,6 +126,16 @@ class ImageData(Base):
     False, YesNo(), 'leave out images of folder and tfds that are'
     ' missing or damaged',
     of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+  max_image_pixels: int | None = setting(
+    None, Whole(), 'refuse an image of folder and tfds that has more pixels'
+    f' [default: {MAX_IMAGE_PIXELS}]',
+    of='machine', resume=True, forwarded=True,
+  )  # fmt: skip
+  max_unpacked_mebibytes: int | None = setting(
+    None, Whole(), 'refuse an npz file that unpacks to more'
+    f' [default: {MAX_UNPACKED_MEBIBYTES}]',
+    of='machine', resume=True, forwarded=True,
   )  # fmt: skip
   rotate: bool | None = setting(
     None, YesNo(),
@@ -255,7 +267,7 @@ def load_npz_file(wanted: Wanted) -> Data:
       'data_file', 'npz needs a file with arrays `images` and `labels`'
     )
   with blaming('data_file'):
-    data = tasks.load_npz(settings.data_file)
+    data = tasks.load_npz(settings.data_file, **_given(settings, _UNPACKED))
   by_seed = in_proportion(data, 'data_file', settings.data_file)
   return labelled(wanted, *divided(wanted, data, by_seed))
 
@@ -272,8 +284,7 @@ def load_folder_of_images(wanted: Wanted) -> Data:
     splits = tasks.load_folder(
       settings.data_dir,
       settings.split_dir,
-      image_size=settings.image_size,
-      skip_unreadable=settings.skip_unreadable,
+      **_given(settings, _DECODED),
     )
   return labelled(wanted, splits, 'lists of files')
 
@@ -286,8 +297,7 @@ def load_tfds(wanted: Wanted) -> Data:
     data = tasks.load_prepared(
       name,
       data_dir,
-      image_size=settings.image_size,
-      skip_unreadable=settings.skip_unreadable,
+      **_given(settings, _DECODED),
     )
   by_seed = in_proportion(data, 'dataset', name)
   return labelled(wanted, *divided(wanted, data, by_seed))
@@ -295,7 +305,8 @@ def load_tfds(wanted: Wanted) -> Data:
 
 _TURNED = frozenset({'rotate', 'rotate_test'})
 _DIVIDED = _TURNED | {'split_dir', 'split_seed'}
-_DECODED = frozenset({'image_size', 'skip_unreadable'})
+_DECODED = frozenset({'image_size', 'skip_unreadable', 'max_image_pixels'})
+_UNPACKED = frozenset({'max_unpacked_mebibytes'})
 
 DATASETS = {
   'strokes': DataSet(load_strokes, frozenset()),
@@ -304,12 +315,18 @@ DATASETS = {
   ),
   'cifar_fs': DataSet(load_cifar_fs, _TURNED | {'data_dir', 'split_dir'}),
   'fc100': DataSet(load_fc100, _TURNED | {'data_dir', 'within_groups'}),
-  'npz': DataSet(load_npz_file, _DIVIDED | {'data_file'}),
+  'npz': DataSet(load_npz_file, _DIVIDED | _UNPACKED | {'data_file'}),
   'folder': DataSet(
     load_folder_of_images, _TURNED | _DECODED | {'data_dir', 'split_dir'}
   ),
   'tfds': DataSet(load_tfds, _DIVIDED | _DECODED | {'data_dir'}),
 }
+
+
+def _given(settings: ImageData, names: frozenset[str]) -> dict[str, Any]:
+  """The settings of these names that leave no default to the library."""
+  values = {name: getattr(settings, name) for name in names}
+  return {name: value for name, value in values.items() if value is not None}
 
 
 def file_name(settings: ImageData) -> str:

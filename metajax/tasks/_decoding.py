@@ -1,8 +1,13 @@
-"""Image files as one array: what cannot be read or fit is counted and named."""
+"""Image files as one array: what cannot be read or fit is counted and named.
 
+Pixels are those that a viewer shows: photos are turned upright, as their EXIF
+data say, and what is transparent lies on a white ground.
+"""
+
+import contextlib
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +15,14 @@ import numpy as np
 
 from metajax.tasks.errors import DataError, reason
 
-__all__ = ['Picture', 'decode']
+__all__ = ['MAX_IMAGE_PIXELS', 'Picture', 'decode']
+
+# More than photos have; a small file may say that it has any number.
+MAX_IMAGE_PIXELS = 2**26
 
 _NAMED = 3  # files in a message
+_GROUND = (255, 255, 255, 255)  # below what is transparent
+_SEEN = 16  # of 255: what an image has to differ by to show something
 # Modes of Pillow: without colour, and of numbers that do not fit a byte.
 _GREY = ('1', 'L', 'LA')
 _DEEP = ('I', 'F')
@@ -25,6 +35,10 @@ class Picture(NamedTuple):
   file: Path | bytes
 
 
+class _TooLargeError(Exception):
+  """An image has more pixels than are allowed."""
+
+
 def decode(
   pictures: Iterable[Picture],
   number: int,
@@ -32,8 +46,12 @@ def decode(
   *,
   image_size: int | None = None,
   skip_unreadable: bool = False,
+  max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Decodes images to one array.
+
+  Photos are turned upright. What is transparent is laid on white; an image of
+  which nothing can be seen there cannot be read.
 
   Args:
     pictures: the files.
@@ -42,6 +60,7 @@ def decode(
     image_size: resize all to squares of so many pixels; without it they all
       have to be of one size.
     skip_unreadable: leave out, with a warning, what cannot be read.
+    max_image_pixels: refuse an image of more, before it is decoded.
 
   Returns:
     uint8 images `[kept, height, width, 3]`, without the last axis if all are
@@ -49,19 +68,42 @@ def decode(
 
   Raises:
     DataError: if images cannot be read and are not to be skipped, if there are
-      several sizes, or if there is no image; if they do not fit into memory;
-      or without Pillow.
+      several sizes, or if there is no image; if one has too many pixels, or
+      all do not fit into memory; or without Pillow.
   """
   _pillow()  # where there is none, no file is to blame
-  if image_size is not None and image_size < 1:
-    raise DataError(f'image_size={image_size}: must be 1 or more')
+  for name, value in (
+    ('image_size', image_size),
+    ('max_image_pixels', max_image_pixels),
+  ):
+    if value is not None and value < 1:
+      raise DataError(f'{name}={value}: must be 1 or more')
+  with _without_limit_of_pillow():
+    return _decode(
+      pictures, number, origin, image_size, skip_unreadable, max_image_pixels
+    )
+
+
+def _decode(
+  pictures: Iterable[Picture],
+  number: int,
+  origin: str,
+  image_size: int | None,
+  skip_unreadable: bool,
+  max_image_pixels: int,
+) -> tuple[np.ndarray, np.ndarray]:
   array, grey = None, True
   kept, unreadable, sizes = list[int](), list[str](), list[str]()
   for index, picture in enumerate(pictures):
     try:
-      pixels, is_grey = _pixels(picture.file, image_size)
+      pixels, is_grey = _pixels(picture.file, image_size, max_image_pixels)
       if array is None:
         array = np.empty((number, *pixels.shape), np.uint8)
+    except _TooLargeError as error:
+      raise DataError(
+        f'{origin}: {picture.name} has {error} pixels, more than the'
+        f' {max_image_pixels} that are allowed; max_image_pixels raises that'
+      ) from error
     except MemoryError as error:
       raise DataError(
         f'{origin}: {number} images do not fit into memory; a smaller'
@@ -91,28 +133,69 @@ def decode(
 
 
 def _pixels(
-  file: Path | bytes, image_size: int | None
+  file: Path | bytes, image_size: int | None, max_image_pixels: int
 ) -> tuple[np.ndarray, bool]:
   """The pixels of a file [height, width, 3], and whether they are grey."""
   image_of = _pillow().Image
   with image_of.open(
     file if isinstance(file, Path) else io.BytesIO(file)
   ) as opened:
+    width, height = opened.size
+    if width * height > max_image_pixels:
+      raise _TooLargeError(f'{width} x {height}')
     if opened.mode.startswith(_DEEP):
       # Pillow would cut off at 255 whatever is above.
       raise ValueError(
         f'its pixels have the mode {opened.mode}; save it with 8 bits'
       )
     grey = opened.mode in _GREY
-    image = opened.convert('RGB')
+    image = _on_ground(_upright(opened))
   if image_size is not None:
     image = image.resize((image_size, image_size), image_of.Resampling.BILINEAR)
   return np.asarray(image), grey
 
 
+def _upright(image: Any) -> Any:
+  """Turns an image as its EXIF data say."""
+  image.load()  # What is damaged from here on is not the image.
+  try:
+    return _pillow().ImageOps.exif_transpose(image)
+  except SyntaxError:
+    return image  # It does not say: viewers show it as it is stored.
+
+
+def _on_ground(image: Any) -> Any:
+  """Lays what is transparent on white; without it, the colours are kept."""
+  if not (image.mode.upper().endswith('A') or 'transparency' in image.info):
+    return image.convert('RGB')
+  image = image.convert('RGBA')
+  if image.getchannel('A').getextrema()[0] == 255:
+    return image.convert('RGB')
+  ground = _pillow().Image.new('RGBA', image.size, _GROUND)
+  laid = _pillow().Image.alpha_composite(ground, image).convert('RGB')
+  if max(high - low for low, high in laid.getextrema()) < _SEEN:
+    raise ValueError(
+      'it is transparent, and nothing of it can be seen on a white ground;'
+      ' save it without transparency, on a ground of another colour'
+    )
+  return laid
+
+
+@contextlib.contextmanager
+def _without_limit_of_pillow() -> Iterator[None]:
+  """Leaves the limit of pixels to the caller: Pillow's is the process's."""
+  image_of = _pillow().Image
+  limit, image_of.MAX_IMAGE_PIXELS = image_of.MAX_IMAGE_PIXELS, None
+  try:
+    yield
+  finally:
+    image_of.MAX_IMAGE_PIXELS = limit
+
+
 def _pillow() -> Any:
   try:
     import PIL.Image
+    import PIL.ImageOps
   except ImportError:
     raise DataError(
       'reading images needs Pillow; install it with: pip install pillow'

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metajax.tasks._decoding import Picture, decode
+from metajax.tasks._decoding import MAX_IMAGE_PIXELS, Picture, decode
 from metajax.tasks.errors import DataError, reason
 from metajax.tasks.labelled import LabelledImages
 from metajax.tasks.splits import Splits
@@ -36,8 +36,12 @@ def load_folder(
   *,
   image_size: int | None = None,
   skip_unreadable: bool = False,
+  max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Splits:
   """Reads image files, divided as lists say.
+
+  Photos are turned upright, as their EXIF data say. What is transparent lies on
+  white; an image of which nothing can be seen there cannot be read.
 
   Args:
     directory: holds the files, by themselves or in a folder `images`.
@@ -47,6 +51,7 @@ def load_folder(
       have to be of one size.
     skip_unreadable: leave out files that are missing or damaged, with a
       warning, instead of refusing them.
+    max_image_pixels: refuse an image of more, before it is decoded.
 
   Returns:
     Three sets of images; classes are numbered in sorted order of their labels.
@@ -54,7 +59,8 @@ def load_folder(
   Raises:
     DataError: if a list is missing or no such list, names a file twice, or has
       one class only; if two lists share a class; if files are missing or
-      damaged; if sizes are mixed, or if Pillow is not installed.
+      damaged; if sizes are mixed, an image has too many pixels, or Pillow is
+      not installed.
 
   Example:
     >>> import os, tempfile
@@ -87,6 +93,7 @@ def load_folder(
     str(root),
     image_size=image_size,
     skip_unreadable=skip_unreadable,
+    max_image_pixels=max_image_pixels,
   )
   ends = np.searchsorted(kept, np.cumsum([len(each) for each in lists]))
   parts, start = [], 0

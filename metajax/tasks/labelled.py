@@ -1,5 +1,6 @@
 """Labelled images: an array of pixels, and the class of each example."""
 
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +8,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metajax.tasks._examples import are_channels_first
 from metajax.tasks.errors import DataError, reason
 
-__all__ = ['LabelledImages', 'check_episode', 'load_npz']
+__all__ = [
+  'MAX_UNPACKED_MEBIBYTES',
+  'LabelledImages',
+  'check_episode',
+  'load_npz',
+]
+
+# Of a file that is smaller itself: a few bytes may unpack to any number.
+MAX_UNPACKED_MEBIBYTES = 4096
+
+# Images whose values all lie below this hardly are of [0, 255].
+_DARK = 64
 
 
 class LabelledImages(NamedTuple):
@@ -20,24 +33,30 @@ class LabelledImages(NamedTuple):
   names: tuple[str, ...]  # one per class
 
 
-def load_npz(path: str | Path) -> LabelledImages:
+def load_npz(
+  path: str | Path, *, max_unpacked_mebibytes: int = MAX_UNPACKED_MEBIBYTES
+) -> LabelledImages:
   """Reads the arrays `images` and `labels` of an npz file.
 
   Values at most 1 everywhere (booleans, fractions, zeros and ones) are taken
-  as [0, 1] and multiplied by 255; other values have to lie in [0, 255].
-  Fractions are rounded to the nearest integer, halves to the even one.
+  as [0, 1] and multiplied by 255; other values have to lie in [0, 255], and
+  reach 64 or more, as it would be guessed otherwise what is white: uint8 that
+  does not is a warning. Fractions are rounded to the nearest integer, halves to
+  the even one.
 
   Args:
     path: an npz file: `images` [examples, height, width] or [..., channels],
       boolean, integer or floating; `labels` [examples], integers or strings.
+    max_unpacked_mebibytes: refuse a file that unpacks to more than this, and to
+      more than it has itself.
 
   Returns:
     The images, their labels renumbered from 0 in sorted order, and the
     original labels as names.
 
   Raises:
-    DataError: if the file is missing, damaged or no npz file, or if its
-      arrays are not such images and labels of two classes or more.
+    DataError: if the file is missing, damaged, no npz file or too large, or if
+      its arrays are not such images and labels of two classes or more.
 
   Example:
     >>> import os, tempfile
@@ -52,7 +71,9 @@ def load_npz(path: str | Path) -> LabelledImages:
     ([1, 0, 1], ('3', '7'))
   """
   path = Path(path)
-  images, labels = _read_arrays(path, ('images', 'labels'))
+  images, labels = _read_arrays(
+    path, ('images', 'labels'), max_unpacked_mebibytes
+  )
   if images.ndim not in (3, 4) or 0 in images.shape:
     raise DataError(
       f'{path}: images must be [examples, height, width] or [examples, height,'
@@ -63,10 +84,7 @@ def load_npz(path: str | Path) -> LabelledImages:
       f'{path}: labels must be integers or strings [examples]; got'
       f' {labels.dtype} of shape {list(labels.shape)}'
     )
-  if len(images) != len(labels):
-    raise DataError(
-      f'{path}: there are {len(images)} images but {len(labels)} labels'
-    )
+  _check_axes(path, images, len(labels))
   if labels.dtype.kind == 'S':
     labels = np.char.decode(labels, 'utf-8', 'backslashreplace')
   values, indices = np.unique(labels, return_inverse=True)
@@ -114,7 +132,31 @@ def check_episode(
     )
 
 
-def _read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+def _check_axes(path: Path, images: np.ndarray, number: int) -> None:
+  """Refuses other numbers of images and labels, and axes in another order."""
+  shape = list(images.shape)
+  if len(images) != number:
+    last = images.shape[-1] == number
+    raise DataError(
+      f'{path}: there are {len(images)} images but {number} labels'
+      + (
+        f'; images of shape {shape} seem to have the examples last, so move'
+        ' that axis to the front: numpy.moveaxis(images, -1, 0)'
+        if last
+        else ''
+      )
+    )
+  if are_channels_first(images.shape):
+    raise DataError(
+      f'{path}: images of shape {shape} seem to have their channels first;'
+      ' they are [examples, height, width, channels], so move that axis to the'
+      ' end: numpy.moveaxis(images, 1, -1)'
+    )
+
+
+def _read_arrays(
+  path: Path, names: Sequence[str], most: int
+) -> list[np.ndarray]:
   """Arrays of an npz file, its checksums verified."""
   if not path.is_file():
     raise DataError(f'{path}: there is no such file')
@@ -126,6 +168,12 @@ def _read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
   try:
     # Before numpy trusts a header: a damaged shape may ask for any memory.
     with zipfile.ZipFile(path) as archive:
+      unpacked = sum(entry.file_size for entry in archive.infolist())
+      if unpacked > max(most * 2**20, path.stat().st_size):
+        raise DataError(
+          f'{path}: unpacks to {unpacked / 2**20:.0f} MiB, more than the {most}'
+          ' that are allowed; max_unpacked_mebibytes raises that'
+        )
       damaged = archive.testzip()
     if damaged:
       raise DataError(f'{path}: {damaged} is damaged (wrong checksum)')
@@ -158,7 +206,22 @@ def _to_uint8(path: Path, images: np.ndarray) -> np.ndarray:
   if low < 0 or high > 255:
     raise DataError(
       f'{path}: images must lie in [0, 1] or in [0, 255]; these go from {low}'
-      f' to {high}'
+      f' to {high}, so scale them to one of these'
+    )
+  if 1 < high < _DARK:
+    # What is nearly black throughout, or of another range, trains badly
+    # without a word. Only uint8 says itself which range it is of.
+    message = (
+      f'{path}: images go from {low} to {high}, which is dark in [0, 255]'
+    )
+    if images.dtype != np.uint8:
+      raise DataError(
+        f'{message} and beyond [0, 1]; scale them to one of these, or make them'
+        ' uint8 if they are that dark'
+      )
+    warnings.warn(
+      f'{message}; if {high} is white, scale them: images * (255 / {high})',
+      stacklevel=3,
     )
   if images.dtype.kind == 'f':
     # Double precision makes a value round alike in any precision.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from metajax.tasks._decoding import Picture, decode
+from metajax.tasks._decoding import MAX_IMAGE_PIXELS, Picture, decode
 from metajax.tasks.errors import DataError, reason
 from metajax.tasks.labelled import LabelledImages
 
@@ -38,6 +38,7 @@ def load_prepared(
   group: str | None = None,
   image_size: int | None = None,
   skip_unreadable: bool = False,
+  max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> LabelledImages:
   """Loads all splits of an image data set as one.
 
@@ -53,13 +54,14 @@ def load_prepared(
     image_size: resize all images to squares of so many pixels; without it,
       all have to be of one size.
     skip_unreadable: leave out, with a warning, what cannot be decoded.
+    max_image_pixels: refuse an image of more, before it is decoded.
 
   Returns:
     All images that have a label, and the classes they have.
 
   Raises:
     DataError: if the data set is not there, is no set of labelled images, is
-      damaged, or has images of several sizes.
+      damaged, or has images of several sizes or too many pixels.
   """
   directory = find(name, data_dir)
   builder = open_builder(directory)
@@ -90,6 +92,7 @@ def load_prepared(
     str(directory),
     image_size=image_size,
     skip_unreadable=skip_unreadable,
+    max_image_pixels=max_image_pixels,
   )
   present, indices = np.unique(np.asarray(labels)[kept], return_inverse=True)
   names = features[label].names or [

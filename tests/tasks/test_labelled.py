@@ -85,7 +85,7 @@ def test_npz_scales_to_bytes(
 
 
 def test_npz_takes_channels(tmp_path: Path) -> None:
-  images = np.full((4, 5, 6, 3), 7, np.uint8)
+  images = np.full((4, 5, 6, 3), 70, np.uint8)
   data = load_npz(save(tmp_path, images=images, labels=LABELS))
   assert data.images.shape == (4, 5, 6, 3)
 
@@ -120,6 +120,55 @@ def test_npz_unfit_arrays(
     load_npz(path)
   assert '\n' not in str(error.value)
   assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('shape', 'message'),
+  [
+    ((4, 3, 8, 8), r'\[4, 3, 8, 8\] seem to have their channels first.*1, -1'),
+    ((4, 1, 5, 6), r'\[4, 1, 5, 6\] seem to have their channels first'),
+    ((5, 6, 4), r'5 images but 4 labels; .*examples last.*images, -1, 0'),
+    ((5, 6, 3, 4), r'5 images but 4 labels; .*examples last'),
+  ],
+)
+def test_npz_with_axes_in_another_order(
+  tmp_path: Path, shape: tuple[int, ...], message: str
+) -> None:
+  images = np.full(shape, 200, np.uint8)
+  with pytest.raises(DataError, match=message):
+    load_npz(save(tmp_path, images=images, labels=LABELS))
+
+
+@pytest.mark.parametrize(
+  ('high', 'dtype'),
+  [(16, np.float64), (1.0001, np.float32), (16, np.int64), (63, np.uint16)],
+)
+def test_npz_of_no_known_range_is_refused(tmp_path: Path, high, dtype) -> None:
+  images = np.linspace(0, high, 120).reshape(4, 5, 6).astype(dtype)
+  message = f'images go from 0.* to {high}.*, which is dark in .*; scale them'
+  with pytest.raises(DataError, match=message):
+    load_npz(save(tmp_path, images=images, labels=LABELS))
+
+
+def test_npz_of_dark_bytes_is_taken_with_a_word(tmp_path: Path) -> None:
+  images = IMAGES % 17
+  with pytest.warns(UserWarning, match=r'from 0 to 16.*images \* \(255 / 16\)'):
+    data = load_npz(save(tmp_path, images=images, labels=LABELS))
+  np.testing.assert_array_equal(data.images, images)
+
+
+def test_npz_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
+  path = tmp_path / 'bomb.npz'
+  images = np.full((4, 1024, 1024), 255, np.uint8)
+  np.savez_compressed(path, images=images, labels=LABELS)
+  with pytest.raises(
+    DataError, match=r'unpacks to 4 MiB, more than the 3 .*max_unpacked_mebi'
+  ):
+    load_npz(path, max_unpacked_mebibytes=3)
+  assert len(load_npz(path, max_unpacked_mebibytes=5).images) == 4
+  # What it is on the disk, it may be in memory.
+  np.savez(path, images=images, labels=LABELS)
+  assert len(load_npz(path, max_unpacked_mebibytes=1).images) == 4
 
 
 def test_npz_missing(tmp_path: Path) -> None:
