@@ -10,7 +10,7 @@ from metajax.tasks.episodes import (
   episodes,
 )
 from metajax.tasks.errors import DataError
-from metajax.tasks.folder import load_folder
+from metajax.tasks.folder import is_divided, load_class_folders, load_folder
 from metajax.tasks.labelled import LabelledImages, load_npz
 from metajax.tasks.places import classification_places, episode_places
 from metajax.tasks.prepared import load_prepared
@@ -52,7 +52,9 @@ __all__ = [
   'episode_places',
   'episodes',
   'groups_of',
+  'is_divided',
   'load_cifar100',
+  'load_class_folders',
   'load_fc100',
   'load_folder',
   'load_npz',

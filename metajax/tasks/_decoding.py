@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metajax.tasks.errors import DataError, reason
+from metajax.tasks.errors import DataError, printable, reason
 
 __all__ = ['MAX_IMAGE_PIXELS', 'Picture', 'decode']
 
@@ -214,7 +214,7 @@ def _complain(
   )
   if not skip:
     raise DataError(f'{message}; skip_unreadable leaves them out')
-  warnings.warn(f'{message}; they are left out', stacklevel=4)
+  warnings.warn(printable(f'{message}; they are left out'), stacklevel=4)
 
 
 def _some(names: list[str]) -> str:

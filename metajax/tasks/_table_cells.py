@@ -14,6 +14,7 @@ import numpy as np
 
 from metajax.tasks._table_files import TableFile
 from metajax.tasks.errors import DataError
+from metajax.tasks.names import normal_name
 
 __all__ = ['Column', 'read_ids', 'read_numbers']
 
@@ -141,16 +142,16 @@ def _parse(column: Column, text: Any) -> np.ndarray:
 def read_ids(column: Column) -> tuple[np.ndarray, tuple[str, ...]]:
   """The ids of a column: int32 `[rows]`, and what they are indices into.
 
-  An id is text or an integer, and 1 is the same as the text of it, for CSV does
-  not tell them apart; but `01` is another. Numbers with a fraction of zero, as
-  libraries write integers beside missing cells, are integers. Ids that are all
-  integers are in order of size, others in that of their characters.
+  An id is text, in one spelling (`names.normal_name`), or an integer, and 1 is
+  the same as the text of it, for CSV does not tell them apart; but `01` is
+  another. Numbers with a fraction of zero, as libraries write integers beside
+  missing cells, are integers. Ids that are all integers are in order of size,
+  others in that of their characters.
 
   Raises:
     DataError: names the first cell that is missing, or has a fraction.
   """
   import pyarrow
-  import pyarrow.compute
 
   values = _plain(column.values)
   kind = values.type
@@ -167,9 +168,10 @@ def read_ids(column: Column) -> tuple[np.ndarray, tuple[str, ...]]:
       f'{column.file.path}, column {column.name!r}: its type {kind} is not one'
       ' of task ids; allowed are text and integers; convert the column'
     )
-  text = pyarrow.compute.utf8_trim_whitespace(values.cast(pyarrow.string()))
+  text = values.cast(pyarrow.string())
   encoded = text.combine_chunks().dictionary_encode()
-  ids, places = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+  ids = [normal_name(name) for name in encoded.dictionary.to_pylist()]
+  places = encoded.indices.to_numpy()
 
   def first(place: int) -> int:
     return int(np.argmax(places == place))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metajax.tasks.errors import DataError, reason
+from metajax.tasks.names import normal_name
 
 __all__ = ['TableFile', 'choose_columns', 'listed', 'open_table']
 
@@ -25,7 +26,7 @@ class TableFile(NamedTuple):
   """A file whose columns have been listed, but not read."""
 
   path: Path
-  names: tuple[str, ...]  # of all columns, as the file has them but for blanks
+  names: tuple[str, ...]  # of all columns, each in one spelling
   # The columns at these places: of pyarrow, chunked.
   read: Callable[[Sequence[int]], list[Any]]
   row_number: Callable[[int], int]  # of the row of this index, for messages
@@ -94,7 +95,7 @@ def _open_csv(path: Path) -> TableFile:
 
   return TableFile(
     path,
-    tuple(name.strip() for name in header),
+    tuple(map(normal_name, header)),
     read,
     lambda index: _line_of(path, index),
   )
@@ -136,7 +137,7 @@ def _open_parquet(path: Path) -> TableFile:
   import pyarrow.parquet
 
   file = pyarrow.parquet.ParquetFile(path)
-  names = tuple(name.strip() for name in file.schema_arrow.names)
+  names = tuple(map(normal_name, file.schema_arrow.names))
 
   def read(places: Sequence[int]) -> list[Any]:
     # All of them: a choice by name goes wrong where a name has a dot.
@@ -154,8 +155,8 @@ def choose_columns(
 ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
   """The names of the task's column, of targets, and of features."""
   path = file.path
-  task = task_column.strip()
-  targets = tuple(name.strip() for name in target_columns)
+  task = normal_name(task_column)
+  targets = tuple(map(normal_name, target_columns))
   if not targets:
     raise DataError(
       'target_columns is empty; name one column or more that is to be predicted'
@@ -175,7 +176,7 @@ def choose_columns(
       and not name.startswith(_PANDAS_INDEX)
     )
   else:
-    features = tuple(name.strip() for name in feature_columns)
+    features = tuple(map(normal_name, feature_columns))
   asked = (task, *targets, *features)
   for name in asked:
     if not name or name not in file.names:

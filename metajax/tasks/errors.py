@@ -1,10 +1,29 @@
 """What is wrong with data, in one line."""
 
-__all__ = ['DataError', 'reason']
+__all__ = ['DataError', 'printable', 'reason']
 
 
 class DataError(ValueError):
   """Data that is missing, corrupt or unfit; the message is one line."""
+
+  def __init__(self, message: str) -> None:
+    """Escapes what cannot be printed: names in files may hold anything."""
+    super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+  r"""A text with what cannot be printed as escapes.
+
+  Example:
+    >>> print(printable('a\nb'))
+    a\nb
+  """
+  return ''.join(
+    each
+    if each.isprintable()
+    else each.encode('unicode_escape').decode('ascii')
+    for each in text
+  )
 
 
 def reason(error: BaseException) -> str:

@@ -1,33 +1,30 @@
-"""A folder of image files with lists of which are for what, as miniImageNet.
+"""Folders of image files, divided by lists, by folders, or not yet.
 
-The lists are `train.csv`, `val.csv` and `test.csv`, of lines
-`filename,label` under a header that says so (Ravi and Larochelle 2017,
-Optimization as a model for few-shot learning).
+Lists are `train.csv`, `val.csv` and `test.csv`, of lines `filename,label` under
+a header that says so, as miniImageNet has them (Ravi and Larochelle 2017,
+Optimization as a model for few-shot learning). Otherwise a folder is a class.
 """
 
-import csv
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from metajax.tasks._decoding import MAX_IMAGE_PIXELS, Picture, decode
-from metajax.tasks.errors import DataError, reason
+from metajax.tasks._folder_files import (
+  LISTS,
+  Entry,
+  check_apart,
+  files_of_classes,
+  read_list,
+)
+from metajax.tasks.errors import DataError
 from metajax.tasks.labelled import LabelledImages
 from metajax.tasks.splits import Splits
 
-__all__ = ['LISTS', 'load_folder']
+__all__ = ['LISTS', 'PARTS', 'is_divided', 'load_class_folders', 'load_folder']
 
-LISTS = ('train.csv', 'val.csv', 'test.csv')
-_COLUMNS = ('filename', 'label')
-
-
-class _Line(NamedTuple):
-  """A line of a list."""
-
-  filename: str
-  label: str
-  where: str  # for messages
+PARTS = ('train', 'val', 'test')
 
 
 def load_folder(
@@ -38,15 +35,17 @@ def load_folder(
   skip_unreadable: bool = False,
   max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Splits:
-  """Reads image files, divided as lists say.
+  """Reads image files, divided as lists or folders say.
 
   Photos are turned upright, as their EXIF data say. What is transparent lies on
   white; an image of which nothing can be seen there cannot be read.
 
   Args:
-    directory: holds the files, by themselves or in a folder `images`.
+    directory: holds the files, by themselves or in a folder `images`, and the
+      lists; or, without lists, the folders `train`, `val` and `test`, of
+      folders that are classes.
     split_dir: holds `train.csv`, `val.csv` and `test.csv`; `directory` by
-      default.
+      default. Names of files in them lead to no other directory.
     image_size: resize images to squares of so many pixels; without it, all
       have to be of one size.
     skip_unreadable: leave out files that are missing or damaged, with a
@@ -57,10 +56,10 @@ def load_folder(
     Three sets of images; classes are numbered in sorted order of their labels.
 
   Raises:
-    DataError: if a list is missing or no such list, names a file twice, or has
-      one class only; if two lists share a class; if files are missing or
-      damaged; if sizes are mixed, an image has too many pixels, or Pillow is
-      not installed.
+    DataError: if a list or a folder is missing or no such, names a file twice
+      or one elsewhere, or has one class only; if two share a class, or a file
+      under two names; if files are missing or damaged; if sizes are mixed, an
+      image has too many pixels, or Pillow is not installed.
 
   Example:
     >>> import os, tempfile
@@ -78,87 +77,158 @@ def load_folder(
     >>> splits.test.images.shape, splits.test.names
     ((2, 32, 32, 3), ('cat2', 'dog2'))
   """
+  directory = _existing(directory)
+  if not is_divided(directory, split_dir):
+    raise DataError(
+      f'{directory}: has neither {", ".join(LISTS)} nor folders'
+      f' {", ".join(PARTS)} of classes; if its folders are the classes, read'
+      ' them by load_class_folders and divide them, as by split_by_seed'
+    )
+  root = directory
+  if split_dir is None and not _has_lists(directory):
+    parts = [_of_part(directory / name) for name in PARTS]
+  else:
+    lists_in = directory if split_dir is None else Path(split_dir).expanduser()
+    root = inner if (inner := directory / 'images').is_dir() else directory
+    parts = [read_list(lists_in / name, root, directory) for name in LISTS]
+  check_apart(parts)
+  entries = [entry for part in parts for entry in part]
+  images, kept = _decoded(
+    entries,
+    root,
+    image_size=image_size,
+    skip_unreadable=skip_unreadable,
+    max_image_pixels=max_image_pixels,
+  )
+  ends = np.searchsorted(kept, np.cumsum([len(part) for part in parts]))
+  made, start = [], 0
+  for part, end in zip(parts, ends, strict=True):
+    labels = [entries[index].label for index in kept[start:end]]
+    made.append(_labelled(part[0].part, images[start:end], labels))
+    start = end
+  return Splits(*made)
+
+
+def load_class_folders(
+  directory: str | Path,
+  *,
+  image_size: int | None = None,
+  skip_unreadable: bool = False,
+  max_image_pixels: int = MAX_IMAGE_PIXELS,
+) -> LabelledImages:
+  """Reads a folder of folders, each of which holds the images of a class.
+
+  Args:
+    directory: of the folders; a class in several is named by all of them, such
+      as `Greek/alpha`. Hidden files do not count.
+    image_size: as for `load_folder`.
+    skip_unreadable: as for `load_folder`.
+    max_image_pixels: as for `load_folder`.
+
+  Returns:
+    All images, to be divided, such as by `split_by_seed`; classes are numbered
+    in sorted order.
+
+  Raises:
+    DataError: if there are not two classes or more, if a folder is empty, a
+      link, or has both images and folders, if a file is there twice or
+      elsewhere, and as `load_folder`.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> import PIL.Image
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...   for name in ('cat', 'dog'):
+    ...     folder = pathlib.Path(directory, name)
+    ...     folder.mkdir()
+    ...     PIL.Image.new('RGB', (8, 8)).save(folder / '1.png')
+    ...   data = load_class_folders(directory)
+    >>> data.images.shape, data.names
+    ((2, 8, 8, 3), ('cat', 'dog'))
+  """
+  directory = _existing(directory)
+  entries = files_of_classes(directory)
+  check_apart([entries])
+  images, kept = _decoded(
+    entries,
+    directory,
+    image_size=image_size,
+    skip_unreadable=skip_unreadable,
+    max_image_pixels=max_image_pixels,
+  )
+  return _labelled(directory, images, [entries[i].label for i in kept])
+
+
+def is_divided(
+  directory: str | Path, split_dir: str | Path | None = None
+) -> bool:
+  """Whether `load_folder` reads a directory; else its folders are classes.
+
+  Args:
+    directory: as for `load_folder`.
+    split_dir: as for `load_folder`.
+  """
+  directory = Path(directory).expanduser()
+  lists_in = directory if split_dir is None else Path(split_dir).expanduser()
+  if _has_lists(lists_in):
+    return True
+  # A class may be called train; but it holds images then, and no folders.
+  return split_dir is None and all(
+    any(each.is_dir() for each in (directory / name).glob('*'))
+    for name in ('train', 'test')
+  )
+
+
+def _has_lists(directory: Path) -> bool:
+  return any((directory / name).is_file() for name in LISTS)
+
+
+def _existing(directory: str | Path) -> Path:
   directory = Path(directory).expanduser()
   if not directory.is_dir():
     raise DataError(f'{directory}: there is no such directory')
-  lists_in = directory if split_dir is None else Path(split_dir).expanduser()
-  lists = [_read_list(lists_in / name) for name in LISTS]
-  lines = [line for each in lists for line in each]
-  _check_apart(lines)
-  inner = directory / 'images'
-  root = inner if inner.is_dir() else directory
-  images, kept = decode(
-    (Picture(line.filename, root / line.filename) for line in lines),
-    len(lines),
+  return directory
+
+
+def _of_part(folder: Path) -> list[Entry]:
+  if not folder.is_dir():
+    raise DataError(
+      f'{folder}: there is no such directory; the images are divided by the'
+      f' folders {", ".join(PARTS)}'
+    )
+  entries = files_of_classes(folder)
+  if not entries:
+    raise DataError(f'{folder}: has no folder of a class')
+  return entries
+
+
+def _decoded(
+  entries: Sequence[Entry],
+  root: Path,
+  *,
+  image_size: int | None,
+  skip_unreadable: bool,
+  max_image_pixels: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  return decode(
+    (Picture(entry.name, entry.file) for entry in entries),
+    len(entries),
     str(root),
     image_size=image_size,
     skip_unreadable=skip_unreadable,
     max_image_pixels=max_image_pixels,
   )
-  ends = np.searchsorted(kept, np.cumsum([len(each) for each in lists]))
-  parts, start = [], 0
-  for name, end in zip(LISTS, ends, strict=True):
-    labels = [lines[index].label for index in kept[start:end]]
-    parts.append(_part(lists_in / name, images[start:end], labels))
-    start = end
-  return Splits(*parts)
 
 
-def _part(path: Path, images: np.ndarray, labels: list[str]) -> LabelledImages:
+def _labelled(
+  part: Path, images: np.ndarray, labels: list[str]
+) -> LabelledImages:
   values, indices = np.unique(labels, return_inverse=True)
   if len(values) < 2:
     found = 'no image is left'
     if labels:
       found = f'all {len(labels)} images have the label {values[0]}'
-    raise DataError(f'{path}: {found}; two classes or more are needed')
+    raise DataError(f'{part}: {found}; two classes or more are needed')
   return LabelledImages(
     images, indices.astype(np.int32), tuple(map(str, values.tolist()))
   )
-
-
-def _read_list(path: Path) -> list[_Line]:
-  """The lines of a list, each with both columns."""
-  try:
-    with open(path, newline='', encoding='utf-8-sig') as file:
-      reader = csv.DictReader(file)
-      columns = reader.fieldnames or ()
-      rows = [(reader.line_num, row) for row in reader]
-  except FileNotFoundError:
-    raise DataError(
-      f'{path}: there is no such file; the images are divided by'
-      f' {", ".join(LISTS)}'
-    ) from None
-  except (OSError, ValueError, csv.Error) as error:
-    raise DataError(f'{path}: cannot be read ({reason(error)})') from error
-  if not set(_COLUMNS) <= set(columns):
-    raise DataError(
-      f'{path}: the first line must name the columns {",".join(_COLUMNS)}; it'
-      f' is {",".join(columns)!r}'
-    )
-  if not rows:
-    raise DataError(f'{path}: the file names no image')
-  lines = []
-  for number, row in rows:
-    filename, label = (row[column] for column in _COLUMNS)
-    where = f'{path}, line {number}'
-    if not filename or not label:
-      raise DataError(f'{where}: a file name and a label are needed')
-    lines.append(_Line(filename, label, where))
-  return lines
-
-
-def _check_apart(lines: list[_Line]) -> None:
-  """Refuses a file in two places, and a class in two lists."""
-  files: dict[str, str] = {}
-  owners: dict[str, str] = {}
-  for line in lines:
-    earlier = files.setdefault(line.filename, line.where)
-    if earlier != line.where:
-      raise DataError(f'{line.where}: {line.filename} is already in {earlier}')
-    path = line.where.rpartition(', line ')[0]
-    owner = owners.setdefault(line.label, path)
-    if owner != path:
-      raise DataError(
-        f'{line.where}: class {line.label!r} is also in {owner}; a class may be'
-        ' in one list only'
-      )

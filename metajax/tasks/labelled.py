@@ -10,6 +10,7 @@ import numpy as np
 
 from metajax.tasks._examples import are_channels_first
 from metajax.tasks.errors import DataError, reason
+from metajax.tasks.names import normal_name
 
 __all__ = [
   'MAX_UNPACKED_MEBIBYTES',
@@ -52,7 +53,7 @@ def load_npz(
 
   Returns:
     The images, their labels renumbered from 0 in sorted order, and the
-    original labels as names.
+    original labels as names, each in one spelling (`names.normal_name`).
 
   Raises:
     DataError: if the file is missing, damaged, no npz file or too large, or if
@@ -87,6 +88,8 @@ def load_npz(
   _check_axes(path, images, len(labels))
   if labels.dtype.kind == 'S':
     labels = np.char.decode(labels, 'utf-8', 'backslashreplace')
+  if labels.dtype.kind == 'U':
+    labels = np.asarray([normal_name(label) for label in labels.tolist()])
   values, indices = np.unique(labels, return_inverse=True)
   if len(values) < 2:
     raise DataError(

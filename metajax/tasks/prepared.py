@@ -15,6 +15,7 @@ import numpy as np
 from metajax.tasks._decoding import MAX_IMAGE_PIXELS, Picture, decode
 from metajax.tasks.errors import DataError, reason
 from metajax.tasks.labelled import LabelledImages
+from metajax.tasks.names import normal_name, numbered
 
 __all__ = [
   'AGAIN',
@@ -98,11 +99,14 @@ def load_prepared(
   names = features[label].names or [
     str(value) for value in range(max(labels) + 1)
   ]
-  return LabelledImages(
-    images,
-    indices.astype(np.int32),
-    tuple(groups.get(int(value), '') + names[value] for value in present),
+  of_classes = tuple(
+    normal_name(groups.get(int(value), '') + names[value]) for value in present
   )
+  try:
+    numbered(of_classes)
+  except DataError as error:
+    raise DataError(f'{directory}: {error}') from error
+  return LabelledImages(images, indices.astype(np.int32), of_classes)
 
 
 def find(name: str, data_dir: str | Path) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 
 from metajax.tasks.errors import DataError, reason
 from metajax.tasks.labelled import LabelledImages
+from metajax.tasks.names import normal_name, numbered
 
 __all__ = [
   'Splits',
@@ -87,7 +88,8 @@ def split_by_seed(
     `validation_classes` for validation, the rest for test.
 
   Raises:
-    DataError: if a split would be empty, or if the data are already rotated.
+    DataError: if a split would be empty, or if the data are already rotated, or
+      have two classes of one name.
   """
   num_classes = len(data.names)
   if not 0 < validation_classes < train_classes < num_classes:
@@ -97,7 +99,7 @@ def split_by_seed(
       ' needs one class or more'
     )
   _refuse_turned(data, 'split')
-
+  numbered(data.names)
   order = sorted(
     range(num_classes), key=lambda index: rank(seed, data.names[index])
   )
@@ -117,7 +119,8 @@ def rank(seed: int, name: str) -> bytes:
 def split_by_files(data: LabelledImages, split_dir: str | Path) -> Splits:
   """Divides the classes as `train.txt`, `val.txt` and `test.txt` say.
 
-  Each line names a class. A line may end in a rotation, as in
+  Each line names a class, in whatever spelling of its blanks and accents
+  (`names.normal_name`). A line may end in a rotation, as in
   `Greek/character01/rot090` (the format of Vinyals et al. 2016), and is then
   a class of that class's images turned counter-clockwise by so many degrees.
 
@@ -133,7 +136,7 @@ def split_by_files(data: LabelledImages, split_dir: str | Path) -> Splits:
       named before, or if two files name one class, in whatever rotation.
   """
   split_dir = Path(split_dir)
-  index = {name: number for number, name in enumerate(data.names)}
+  index = numbered(data.names)
   owners: dict[str, str] = {}
   splits = []
   for name in _SPLIT_FILES:
@@ -185,9 +188,10 @@ def split_by_groups(
     ('c/z',)
   """
   members: dict[str, list[int]] = {}
-  for index, name in enumerate(data.names):
+  for name, index in numbered(data.names).items():
     members.setdefault(name.rpartition('/')[0], []).append(index)
-  named = [group for part in (train, validation, test) for group in part]
+  parts = [list(map(normal_name, part)) for part in (train, validation, test)]
+  named = [group for part in parts for group in part]
   for group in named:
     if group not in members:
       raise DataError(
@@ -199,7 +203,7 @@ def split_by_groups(
   return Splits(
     *(
       _take(data, sorted(i for group in part for i in members[group]))
-      for part in (train, validation, test)
+      for part in parts
     )
   )
 
@@ -223,7 +227,7 @@ def split_groups_by_seed(
   """
   _refuse_turned(data, 'split')
   groups = sorted(
-    {name.rpartition('/')[0] for name in data.names},
+    {name.rpartition('/')[0] for name in numbered(data.names)},
     key=lambda name: rank(seed, name),
   )
   if not 0 < validation_groups < train_groups < len(groups):
@@ -312,9 +316,9 @@ def _read_lines(path: Path) -> dict[int, str]:
   except (OSError, UnicodeDecodeError) as error:
     raise DataError(f'{path}: cannot be read ({reason(error)})') from error
   lines = {
-    number: line.strip()
+    number: normal_name(line)
     for number, line in enumerate(text.splitlines(), start=1)
-    if line.strip()
+    if normal_name(line)
   }
   if not lines:
     raise DataError(f'{path}: the file names no class')
