@@ -16,7 +16,9 @@ from experiments.data.samplers import (
   divided,
   in_proportion,
   labelled,
+  refuse_seed,
   sizes,
+  split_shares,
 )
 from experiments.runner.cache import cache_dir
 from experiments.runner.errors import UsageError
@@ -33,6 +35,7 @@ from experiments.runner.settings import (
 from metajax import tasks
 from metajax.tasks import omniglot
 from metajax.tasks._decoding import MAX_IMAGE_PIXELS
+from metajax.tasks.folder import has_lists
 from metajax.tasks.labelled import MAX_UNPACKED_MEBIBYTES
 
 __all__ = [
@@ -65,7 +68,7 @@ class DataSetName(Kind):
     'strokes: procedural handwriting; omniglot, cifar_fs, fc100 and tfds:NAME'
     ' (any other): what tensorflow-datasets has prepared in --data_dir; npz:'
     ' arrays `images` and `labels` of --data_file; folder: image files in'
-    ' --data_dir, such as miniImageNet'
+    ' --data_dir, with lists such as those of miniImageNet, or a folder a class'
   )
 
   def __init__(self, *others: str) -> None:
@@ -113,7 +116,7 @@ class ImageData(Base):
   )
   split_dir: str | None = setting(
     None, Text(), 'train.txt, val.txt and test.txt: a class a line; for'
-    ' folder train.csv, val.csv and test.csv: filename,label'
+    ' folder also train.csv, val.csv and test.csv: filename,label'
     ' [default of folder: --data_dir]',
     of='data', resume=True, forwarded=True,
   )  # fmt: skip
@@ -130,12 +133,12 @@ class ImageData(Base):
   max_image_pixels: int | None = setting(
     None, Whole(), 'refuse an image of folder and tfds that has more pixels'
     f' [default: {MAX_IMAGE_PIXELS}]',
-    of='machine', resume=True, forwarded=True,
+    of='data', resume=True, forwarded=True,
   )  # fmt: skip
   max_unpacked_mebibytes: int | None = setting(
     None, Whole(), 'refuse an npz file that unpacks to more'
     f' [default: {MAX_UNPACKED_MEBIBYTES}]',
-    of='machine', resume=True, forwarded=True,
+    of='data', resume=True, forwarded=True,
   )  # fmt: skip
   rotate: bool | None = setting(
     None, YesNo(),
@@ -151,6 +154,9 @@ class ImageData(Base):
     0, Whole(0), 'of the division of classes',
     of='tasks', resume=False, forwarded=True,
   )  # fmt: skip
+  split_shares: tuple[float, ...] | None = split_shares(
+    'classes of npz, tfds, and folders that are classes'
+  )
   within_groups: bool = setting(
     False, YesNo(), 'all classes of a task are of one alphabet'
     ' (omniglot; by seed, whole alphabets are divided) or superclass (fc100)',
@@ -268,25 +274,29 @@ def load_npz_file(wanted: Wanted) -> Data:
     )
   with blaming('data_file'):
     data = tasks.load_npz(settings.data_file, **_given(settings, _UNPACKED))
-  by_seed = in_proportion(data, 'data_file', settings.data_file)
-  return labelled(wanted, *divided(wanted, data, by_seed))
+  return _by_shares(wanted, data, 'data_file', settings.data_file)
 
 
 def load_folder_of_images(wanted: Wanted) -> Data:
-  """The user's own image files, with lists that divide them."""
+  """The user's own image files; lists or folders divide them, or a seed."""
   settings = wanted.settings
-  if settings.data_dir is None:
+  data_dir, split_dir = settings.data_dir, settings.split_dir
+  if data_dir is None:
     raise UsageError(
-      'data_dir', 'folder needs the directory of the image files, and of'
-      ' train.csv, val.csv and test.csv unless --split_dir has them'
+      'data_dir', 'folder needs the directory of the image files: with'
+      ' train.csv, val.csv and test.csv, unless --split_dir has them, or of'
+      ' folders that are classes, which train, val and test may divide'
     )  # fmt: skip
+  how = _given(settings, _DECODED)
   with blaming('data_dir'):
-    splits = tasks.load_folder(
-      settings.data_dir,
-      settings.split_dir,
-      **_given(settings, _DECODED),
-    )
-  return labelled(wanted, splits, 'lists of files')
+    if not tasks.is_divided(data_dir, split_dir):
+      data = tasks.load_class_folders(data_dir, **how)
+      return _by_shares(wanted, data, 'data_dir', data_dir)
+    lists = split_dir or has_lists(data_dir)
+    origin = 'lists of files' if lists else 'folders'
+    refuse_seed(wanted, origin)
+    splits = tasks.load_folder(data_dir, split_dir, **how)
+  return labelled(wanted, splits, origin)
 
 
 def load_tfds(wanted: Wanted) -> Data:
@@ -299,12 +309,20 @@ def load_tfds(wanted: Wanted) -> Data:
       data_dir,
       **_given(settings, _DECODED),
     )
-  by_seed = in_proportion(data, 'dataset', name)
-  return labelled(wanted, *divided(wanted, data, by_seed))
+  return _by_shares(wanted, data, 'dataset', name)
+
+
+def _by_shares(wanted: Wanted, data: Any, flag: str, origin: str) -> Data:
+  """What its makers have not divided: by class lists, or by seed."""
+  if wanted.settings.split_dir:
+    return labelled(wanted, *divided(wanted, data, None))
+  by_seed = in_proportion(wanted, data, flag, origin)
+  return labelled(wanted, *divided(wanted, data, by_seed), by_shares=True)
 
 
 _TURNED = frozenset({'rotate', 'rotate_test'})
 _DIVIDED = _TURNED | {'split_dir', 'split_seed'}
+_SHARED = frozenset({'split_shares'})
 _DECODED = frozenset({'image_size', 'skip_unreadable', 'max_image_pixels'})
 _UNPACKED = frozenset({'max_unpacked_mebibytes'})
 
@@ -315,11 +333,11 @@ DATASETS = {
   ),
   'cifar_fs': DataSet(load_cifar_fs, _TURNED | {'data_dir', 'split_dir'}),
   'fc100': DataSet(load_fc100, _TURNED | {'data_dir', 'within_groups'}),
-  'npz': DataSet(load_npz_file, _DIVIDED | _UNPACKED | {'data_file'}),
+  'npz': DataSet(load_npz_file, _DIVIDED | _SHARED | _UNPACKED | {'data_file'}),
   'folder': DataSet(
-    load_folder_of_images, _TURNED | _DECODED | {'data_dir', 'split_dir'}
+    load_folder_of_images, _DIVIDED | _DECODED | _SHARED | {'data_dir'}
   ),
-  'tfds': DataSet(load_tfds, _DIVIDED | _DECODED | {'data_dir'}),
+  'tfds': DataSet(load_tfds, _DIVIDED | _SHARED | _DECODED | {'data_dir'}),
 }
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.data import images
-from experiments.data.samplers import Wanted, as_flags, blaming
+from experiments.data.samplers import Wanted, as_flags, blaming, split_shares
 from experiments.runner.errors import UsageError
 from experiments.runner.settings import (
   Base,
@@ -19,6 +19,7 @@ from experiments.runner.settings import (
 from metajax import tasks
 from metajax.algorithms.recipe import Recipe
 from metajax.base import SampleTask, as_argument, sample_tasks
+from metajax.tasks.splits import SHARES
 
 __all__ = ['Data', 'TableData', 'complete', 'read_table', 'waves']
 
@@ -107,9 +108,10 @@ class TableData(Base):
     of='tasks', resume=False, forwarded=True,
   )  # fmt: skip
   split_seed: int = setting(
-    0, Whole(0), 'of the division of tasks, 60% / 20% / 20%',
+    0, Whole(0), 'of the division of tasks',
     of='tasks', resume=False, forwarded=True,
   )  # fmt: skip
+  split_shares: tuple[float, ...] | None = split_shares('tasks')
 
 
 def read_table(settings: Any, recipe: Recipe) -> Data:
@@ -125,7 +127,9 @@ def read_table(settings: Any, recipe: Recipe) -> Data:
       settings.target_columns,
       settings.feature_columns or None,
     )
-    splits = tasks.split_table_by_seed(table, settings.split_seed)
+    splits = tasks.split_table_by_seed(
+      table, settings.split_seed, *(settings.split_shares or SHARES)[:2]
+    )
     scaled, _ = tasks.standardise(splits)
   sizes = {
     'train': _train_sizes(recipe),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments.runner.errors import UsageError
+from experiments.runner.settings import Finite, Listed, setting
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS
 from metajax.tasks import (
@@ -24,10 +25,11 @@ from metajax.tasks import (
   split_by_seed,
 )
 from metajax.tasks.labelled import check_episode
-from metajax.tasks.splits import default_split_sizes
+from metajax.tasks.splits import SHARES, split_sizes
 
 __all__ = [
   'Data',
+  'Shares',
   'Wanted',
   'as_flags',
   'blaming',
@@ -35,8 +37,39 @@ __all__ = [
   'divided',
   'in_proportion',
   'labelled',
+  'refuse_seed',
   'sizes',
+  'split_shares',
 ]
+
+
+class Shares(Listed):
+  """What training, validation and test have of a whole."""
+
+  allowed = (
+    'three numbers above 0 that are 1 together: of training, validation, test'
+  )
+
+  def check(self, value: Any) -> Any:
+    """Returns a tuple of numbers, or raises ValueError."""
+    try:
+      given = self.parse(value) if isinstance(value, str) else value
+      shares = tuple(Finite().check(float(each)) for each in given)
+    except (TypeError, ValueError):
+      shares = ()
+    if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+      raise ValueError(f'must be {self.allowed}')
+    return shares
+
+
+def split_shares(what: str) -> Any:
+  """The setting that says how a division by seed shares things out."""
+  usual = ','.join(map(str, SHARES))
+  return setting(
+    None, Shares(), f'of the {what} for training, validation and test, where'
+    f' they are divided by seed [default: {usual}]',
+    of='tasks', resume=False, forwarded=True,
+  )  # fmt: skip
 
 
 class Data(NamedTuple):
@@ -81,18 +114,23 @@ def sizes(recipe: Recipe, training: bool) -> tuple[int, int, int]:
 
 @contextmanager
 def blaming(flag: str) -> Iterator[None]:
-  """What is wrong with data is the user's to put right, by this flag."""
+  """What is wrong with data is the user's to put right, by this flag.
+
+  Where a parameter is to be changed, it is by the flag of its name.
+  """
   try:
     yield
   except DataError as error:
-    raise UsageError(flag, str(error)) from error
+    raise UsageError(error.parameter or flag, str(error)) from error
 
 
-def in_proportion(data: Any, flag: str, origin: str) -> Any:
-  """A split by seed that gives 60% / 20% / 20% of the classes."""
+def in_proportion(wanted: Wanted, data: Any, flag: str, origin: str) -> Any:
+  """A split by seed that gives each part its share of the classes."""
+  shares = wanted.settings.split_shares
   try:
-    train, validation = default_split_sizes(len(data.names))
+    train, validation = split_sizes(len(data.names), shares or SHARES)
   except DataError as error:
+    flag = 'split_shares' if shares else flag
     raise UsageError(flag, f'{origin}: {error}') from error
   return partial(
     split_by_seed, train_classes=train, validation_classes=validation
@@ -102,12 +140,27 @@ def in_proportion(data: Any, flag: str, origin: str) -> Any:
 def divided(wanted: Wanted, data: Any, by_seed: Any) -> tuple[Any, str]:
   """Splits by class lists or by seed, and how the protocol says it."""
   if wanted.settings.split_dir:
+    refuse_seed(wanted, 'the lists of --split_dir')
     with blaming('split_dir'):
       return split_by_files(data, wanted.settings.split_dir), 'class lists'
   with blaming('dataset'):
     return by_seed(
       data, seed=wanted.settings.split_seed
     ), f'seed {wanted.settings.split_seed}'
+
+
+def refuse_seed(wanted: Wanted, divided_by: str) -> None:
+  """Refuses settings of a division by seed where something else divides."""
+  if shares := getattr(wanted.settings, 'split_shares', None):
+    name, given = 'split_shares', ','.join(map(str, shares))
+  elif wanted.settings.split_seed:
+    name, given = 'split_seed', str(wanted.settings.split_seed)
+  else:
+    return
+  raise UsageError(
+    name,
+    f'is {given}, but the classes are divided by {divided_by}; leave one out',
+  )
 
 
 def _rotated(wanted: Wanted, splits: Any) -> Any:
@@ -122,18 +175,33 @@ def _rotated(wanted: Wanted, splits: Any) -> Any:
   return splits
 
 
-def labelled(wanted: Wanted, splits: Any, origin: str) -> Data:
-  """Rotates and checks labelled images; makes samplers of them."""
+def labelled(
+  wanted: Wanted, splits: Any, origin: str, by_shares: bool = False
+) -> Data:
+  """Rotates and checks labelled images; makes samplers of them.
+
+  Args:
+    wanted: what is loaded.
+    splits: the images.
+    origin: what divided them, for the protocol.
+    by_shares: whether --split_shares would divide them otherwise.
+  """
   splits = _rotated(wanted, splits)
+  counts = '/'.join(str(len(part.names)) for part in splits)
+  advice = ''
+  if by_shares:
+    advice = (
+      f'; {counts} classes are for train/validation/test: lower it, or divide'
+      ' them otherwise, by --split_shares or --split_dir'
+    )
   on_host = _on_host(
     wanted.settings.images_on, sum(part.images.nbytes for part in splits)
   )
   make: Callable[..., Any] = HostTasks if on_host else device_tasks
   samplers = {
-    name: make(part.images, _places(wanted, part, name))
+    name: make(part.images, _places(wanted, part, name, advice))
     for name, part in zip(splits._fields, splits, strict=True)
   }
-  counts = '/'.join(str(len(part.names)) for part in splits)
   within = ', within a group' if wanted.settings.within_groups else ''
   return Data(
     **samplers,
@@ -145,7 +213,7 @@ def labelled(wanted: Wanted, splits: Any, origin: str) -> Data:
   )
 
 
-def _places(wanted: Wanted, part: Any, name: str) -> Any:
+def _places(wanted: Wanted, part: Any, name: str, advice: str) -> Any:
   """Draws tasks as places in the images of a split."""
   recipe, training = wanted.recipe, name == 'train'
   if training and wanted.trains_on_classes:
@@ -157,7 +225,8 @@ def _places(wanted: Wanted, part: Any, name: str) -> Any:
     flags_given, message = str(error).split(': ', 1)
     raise UsageError(
       as_flags(flags_given, recipe, training),
-      f'{message} (in the {name} split)',
+      f'{message} (in the {name} split)'
+      + (advice if flags_given.startswith('ways=') else ''),
     ) from error
   groups = groups_of(part) if wanted.settings.within_groups else None
   try:

@@ -102,7 +102,8 @@ def _decode(
     except _TooLargeError as error:
       raise DataError(
         f'{origin}: {picture.name} has {error} pixels, more than the'
-        f' {max_image_pixels} that are allowed; max_image_pixels raises that'
+        f' {max_image_pixels} that are allowed; max_image_pixels raises that',
+        parameter='max_image_pixels',
       ) from error
     except MemoryError as error:
       raise DataError(

@@ -117,7 +117,10 @@ def files_of_classes(root: Path) -> list[Entry]:
         )
     if folder == root:
       if stray := next(filter(_is_image, files), None):
-        raise DataError(f'{root / stray}: the image is in no folder of a class')
+        raise DataError(
+          f'{root / stray}: the image is in no folder of a class, and there is'
+          f' none of {", ".join(LISTS)}'
+        )
       continue
     if folders and files:
       raise DataError(

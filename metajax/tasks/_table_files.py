@@ -159,7 +159,9 @@ def choose_columns(
   targets = tuple(map(normal_name, target_columns))
   if not targets:
     raise DataError(
-      'target_columns is empty; name one column or more that is to be predicted'
+      'target_columns is empty; name one column or more that is to be'
+      ' predicted',
+      parameter='target_columns',
     )
   repeated = [name for name, n in Counter(file.names).items() if name and n > 1]
   if repeated:
@@ -177,16 +179,26 @@ def choose_columns(
     )
   else:
     features = tuple(map(normal_name, feature_columns))
-  asked = (task, *targets, *features)
-  for name in asked:
-    if not name or name not in file.names:
-      raise DataError(_unknown(file, name))
-  for name, uses in Counter(asked).items():
-    if uses > 1:
+  asked = {
+    'task_column': (task,),
+    'target_columns': targets,
+    'feature_columns': features,
+  }
+  uses = Counter[str]()
+  for parameter, names in asked.items():
+    for name in names:
+      if not name or name not in file.names:
+        raise DataError(_unknown(file, name), parameter)
+    uses.update(names)
+    repeated = [name for name in names if uses[name] > 1]
+    if repeated:
+      twice = repeated[0]
       raise DataError(
-        f'{path}: column {name!r} is asked for {uses} times, and may be one of'
-        f' task, target and feature, once; got task_column={task!r},'
-        f' target_columns={list(targets)}, feature_columns={list(features)}'
+        f'{path}: column {twice!r} is asked for {uses[twice]} times, and may'
+        ' be one of task, target and feature, once; got'
+        f' task_column={task!r}, target_columns={list(targets)},'
+        f' feature_columns={list(features)}',
+        parameter,
       )
   if not features:
     raise DataError(

@@ -4,11 +4,18 @@ __all__ = ['DataError', 'printable', 'reason']
 
 
 class DataError(ValueError):
-  """Data that is missing, corrupt or unfit; the message is one line."""
+  """Data that is missing, corrupt or unfit; the message is one line.
 
-  def __init__(self, message: str) -> None:
-    """Escapes what cannot be printed: names in files may hold anything."""
+  Args:
+    message: the line; what cannot be printed in it is escaped, as names in
+      files may hold anything.
+    parameter: of the function that was called, if it is to be changed, and not
+      the data.
+  """
+
+  def __init__(self, message: str, parameter: str | None = None) -> None:
     super().__init__(printable(message))
+    self.parameter = parameter
 
 
 def printable(text: str) -> str:

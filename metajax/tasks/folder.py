@@ -22,7 +22,14 @@ from metajax.tasks.errors import DataError
 from metajax.tasks.labelled import LabelledImages
 from metajax.tasks.splits import Splits
 
-__all__ = ['LISTS', 'PARTS', 'is_divided', 'load_class_folders', 'load_folder']
+__all__ = [
+  'LISTS',
+  'PARTS',
+  'has_lists',
+  'is_divided',
+  'load_class_folders',
+  'load_folder',
+]
 
 PARTS = ('train', 'val', 'test')
 
@@ -85,7 +92,7 @@ def load_folder(
       ' them by load_class_folders and divide them, as by split_by_seed'
     )
   root = directory
-  if split_dir is None and not _has_lists(directory):
+  if split_dir is None and not has_lists(directory):
     parts = [_of_part(directory / name) for name in PARTS]
   else:
     lists_in = directory if split_dir is None else Path(split_dir).expanduser()
@@ -148,6 +155,11 @@ def load_class_folders(
   """
   directory = _existing(directory)
   entries = files_of_classes(directory)
+  if not entries:
+    raise DataError(
+      f'{directory}: has neither {", ".join(LISTS)} nor folders of classes with'
+      ' images in them'
+    )
   check_apart([entries])
   images, kept = _decoded(
     entries,
@@ -170,7 +182,7 @@ def is_divided(
   """
   directory = Path(directory).expanduser()
   lists_in = directory if split_dir is None else Path(split_dir).expanduser()
-  if _has_lists(lists_in):
+  if has_lists(lists_in):
     return True
   # A class may be called train; but it holds images then, and no folders.
   return split_dir is None and all(
@@ -179,8 +191,9 @@ def is_divided(
   )
 
 
-def _has_lists(directory: Path) -> bool:
-  return any((directory / name).is_file() for name in LISTS)
+def has_lists(directory: str | Path) -> bool:
+  """Whether a directory has one of the lists that divide image files."""
+  return any((Path(directory).expanduser() / name).is_file() for name in LISTS)
 
 
 def _existing(directory: str | Path) -> Path:

@@ -175,7 +175,8 @@ def _read_arrays(
       if unpacked > max(most * 2**20, path.stat().st_size):
         raise DataError(
           f'{path}: unpacks to {unpacked / 2**20:.0f} MiB, more than the {most}'
-          ' that are allowed; max_unpacked_mebibytes raises that'
+          ' that are allowed; max_unpacked_mebibytes raises that',
+          parameter='max_unpacked_mebibytes',
         )
       damaged = archive.testzip()
     if damaged:

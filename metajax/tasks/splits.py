@@ -17,8 +17,8 @@ from metajax.tasks.labelled import LabelledImages
 from metajax.tasks.names import normal_name, numbered
 
 __all__ = [
+  'SHARES',
   'Splits',
-  'default_split_sizes',
   'groups_of',
   'rank',
   'rotate_classes',
@@ -26,7 +26,11 @@ __all__ = [
   'split_by_groups',
   'split_by_seed',
   'split_groups_by_seed',
+  'split_sizes',
 ]
+
+# Of the classes for training, validation and test, where nothing else is said.
+SHARES = (0.6, 0.2, 0.2)
 
 _TURNED = re.compile(r'/rot(000|090|180|270)$')
 _SPLIT_FILES = ('train.txt', 'val.txt', 'test.txt')
@@ -40,31 +44,44 @@ class Splits(NamedTuple):
   test: LabelledImages
 
 
-def default_split_sizes(num_classes: int) -> tuple[int, int]:
-  """Sizes for `split_by_seed` that give 60% / 20% / 20% of the classes.
+def split_sizes(
+  num_classes: int, shares: tuple[float, float, float] = SHARES
+) -> tuple[int, int]:
+  """Sizes for `split_by_seed` that give each part its share of the classes.
 
   Args:
     num_classes: three or more.
+    shares: of training, validation and test; positive, 1 together.
 
   Returns:
     `(train_classes, validation_classes)`. As for `split_by_seed`, the first
-    counts the second: a fifth of the classes (rounded, at least one) is for
-    test, as many of the others are for validation.
+    counts the second. Validation and test have their shares (rounded, at least
+    one class); the others are for training.
 
   Raises:
-    DataError: if there are fewer than three classes.
+    DataError: if there are fewer than three classes, if shares are not such, or
+      if they leave no class for training.
 
   Example:
-    >>> default_split_sizes(10)
+    >>> split_sizes(10)
     (8, 2)
+    >>> split_sizes(10, (0.4, 0.3, 0.3))
+    (7, 3)
   """
+  if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+    raise DataError(f'shares={shares}: must be positive, and 1 together')
   if num_classes < 3:
     raise DataError(
       f'{num_classes} classes cannot be split into training, validation and'
       ' test; three or more are needed'
     )
-  fifth = max(1, round(num_classes / 5))
-  return num_classes - fifth, fifth
+  validation, test = (max(1, round(num_classes * each)) for each in shares[1:])
+  if validation + test >= num_classes:
+    raise DataError(
+      f'{num_classes} classes with {validation} for validation and {test} for'
+      ' test leave none for training; it needs a larger share'
+    )
+  return num_classes - test, validation
 
 
 def split_by_seed(

@@ -8,6 +8,7 @@ from PIL import Image
 from processes import TINY
 
 from experiments import tables
+from experiments.data.regression import read_table
 from experiments.runner.errors import UsageError
 
 TASKS, ROWS = 10, 12
@@ -74,9 +75,12 @@ def test_the_error_is_in_deviations_of_the_training_tasks(table):
   [
     ({'data_file': None}, '--data_file: name a CSV or Parquet file with a col'),
     ({'data_file': 'nowhere.csv'}, '--data_file: nowhere.csv: '),
-    ({'task_column': 'patients'}, "--data_file: .*patients.*patient"),
-    ({'target_columns': 'doze'}, "--data_file: .*doze.*dose"),
-    ({'target_columns': ''}, '--data_file: '),
+    ({'task_column': 'patients'}, "--task_column: .*patients.*patient"),
+    ({'target_columns': 'doze'}, "--target_columns: .*doze.*dose"),
+    ({'target_columns': ''}, '--target_columns: target_columns is empty'),
+    ({'target_columns': 'dose,patient'}, '--target_columns: .*asked for 2 tim'),
+    ({'feature_columns': 'a,c'}, "--feature_columns: .*no column 'c'"),
+    ({'feature_columns': 'a,dose'}, '--feature_columns: .*asked for 2 times'),
     ({'shots': 8}, '--shots=8 and --(train_)?queries=5: task .* has 12 rows'),
   ],
 )  # fmt: skip
@@ -84,3 +88,9 @@ def test_what_is_wrong_with_a_table_is_one_line(table, changes, message):
   with pytest.raises(UsageError, match=message) as refused:
     tables.run(tables.Settings(**given(table, **changes)))
   assert '\n' not in str(refused.value)
+
+
+def test_tasks_of_a_table_are_divided_by_shares(table):
+  settings = tables.Settings(**given(table, split_shares='0.4,0.3,0.3'))
+  data = read_table(settings, tables.make_recipe(settings))
+  assert data.protocol['split'].startswith('4/3/3 train/validation/test tasks')

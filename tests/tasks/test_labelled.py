@@ -9,10 +9,10 @@ from metajax.tasks.errors import DataError
 from metajax.tasks.labelled import LabelledImages, check_episode, load_npz
 from metajax.tasks.splits import (
   Splits,
-  default_split_sizes,
   rotate_classes,
   split_by_files,
   split_by_seed,
+  split_sizes,
 )
 
 OMNIGLOT = Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'omniglot'
@@ -254,8 +254,8 @@ def test_rotating_before_splitting_is_a_leak() -> None:
 
 
 @pytest.mark.parametrize('num_classes', [3, 4, 5, 10, 64, 100])
-def test_default_split_sizes_fit(num_classes: int) -> None:
-  train, validation = default_split_sizes(num_classes)
+def test_split_sizes_fit(num_classes: int) -> None:
+  train, validation = split_sizes(num_classes)
   splits = split_by_seed(make_data(num_classes, 1), train, validation, seed=0)
   fractions = [len(part.names) / num_classes for part in splits]
   np.testing.assert_allclose(fractions, [0.6, 0.2, 0.2], atol=0.27)
@@ -263,9 +263,9 @@ def test_default_split_sizes_fit(num_classes: int) -> None:
     np.testing.assert_allclose(fractions, [0.6, 0.2, 0.2])
 
 
-def test_default_split_sizes_of_two_classes() -> None:
+def test_split_sizes_of_two_classes() -> None:
   with pytest.raises(DataError, match='three or more'):
-    default_split_sizes(2)
+    split_sizes(2)
 
 
 def test_rotate_classes() -> None:

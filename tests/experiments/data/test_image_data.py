@@ -9,6 +9,12 @@ import pytest
 from PIL import Image
 from processes import TINY_IMAGES
 
+from experiments import images
+from experiments.data.images import load
+from experiments.data.samplers import Wanted
+from experiments.runner.errors import UsageError
+from metajax.tasks.folder import PARTS
+
 EACH, CLASSES = 6, 4
 
 
@@ -142,3 +148,97 @@ def test_within_an_alphabet(launcher, cache, shared_data, tmp_path):
     f'--workdir={tmp_path / "run"}',
   )  # fmt: skip
   assert outcome['protocol']['split'].endswith('by seed 0, within a group')
+
+
+def protocol_of(**given):
+  """What is loaded with these settings, without a run."""
+  settings = images.Settings(**{'ways': 2, 'queries': 1} | given)
+  return load(Wanted(settings, images.make_recipe(settings))).protocol['split']
+
+
+def class_folders(root, classes):
+  for name in classes:
+    (root / name).mkdir(parents=True)
+    for number in range(2):
+      Image.new('L', (4, 4), 80 * number).save(root / name / f'{number}.png')
+  return {'dataset': 'folder', 'data_dir': root}
+
+
+@pytest.fixture
+def ten_classes(tmp_path):
+  """The flags of ten classes, once as folders and once as arrays."""
+  folder = class_folders(tmp_path / 'folder', [f'c{i}' for i in range(10)])
+  path = tmp_path / 'mine.npz'
+  pixels = np.full((20, 4, 4), 200, np.uint8)
+  np.savez(path, images=pixels, labels=np.arange(20) % 10)
+  return folder, {'dataset': 'npz', 'data_file': path}
+
+
+def test_classes_are_divided_by_seed_and_shares(ten_classes):
+  for flags in ten_classes:
+    assert protocol_of(**flags).startswith('6/2/2 train/validation/test classe')
+    assert protocol_of(**flags, split_seed=3).endswith('by seed 3')
+    shares = protocol_of(**flags, split_shares=(0.4, 0.3, 0.3))
+    assert shares.startswith('4/3/3 train')
+
+
+def test_too_few_classes_name_the_flags_that_help(ten_classes):
+  for flags in ten_classes:
+    with pytest.raises(
+      UsageError,
+      match=r'^--ways=5: the data has 2 classes, so at most 2 ways are allowed'
+      r' \(in the validation split\); 6/2/2 classes are for train/validation/'
+      r'test: lower it, or divide them otherwise, by --split_shares or --split',
+    ):
+      protocol_of(**flags, ways=5)
+    with pytest.raises(
+      UsageError, match=r'^--split_shares: .*leave none for tr'
+    ):
+      protocol_of(**flags, split_shares='0.02,0.49,0.49')
+
+
+@pytest.mark.parametrize(
+  'shares', ['0.5,0.5', '0.6,0.2,0.3', '1,0,0', 'a,b,c', (0.5, 0.25, 'x'), 1]
+)
+def test_shares_are_three_that_are_one_together(shares):
+  with pytest.raises(
+    UsageError, match=r'--split_shares.*: must be three numbers'
+  ):
+    images.Settings(split_shares=shares)
+
+
+def test_folders_of_parts_are_not_divided_again(tmp_path):
+  flags = class_folders(
+    tmp_path, [f'{part}/{part}{i}' for part in PARTS for i in range(3)]
+  )
+  assert (
+    protocol_of(**flags) == '3/3/3 train/validation/test classes by folders'
+  )
+  for name, value in (('split_seed', 1), ('split_shares', '0.4,0.3,0.3')):
+    with pytest.raises(
+      UsageError, match=f'^--{name}: is .*by folders; leave one'
+    ):
+      protocol_of(**flags, **{name: value})
+
+
+def test_class_lists_divide_class_folders(ten_classes, tmp_path):
+  for part, names in zip(PARTS, ('c0 c1', 'c2 c3', 'c4 c5 '), strict=True):
+    (tmp_path / f'{part}.txt').write_text('\n'.join(names.split(' ')))
+  for flags in ten_classes[:1]:
+    assert protocol_of(**flags, split_dir=tmp_path).endswith('by class lists')
+    with pytest.raises(UsageError, match=r'^--split_shares: .*of --split_dir'):
+      protocol_of(**flags, split_dir=tmp_path, split_shares='0.4,0.3,0.3')
+
+
+def test_limits_name_their_flags(ten_classes):
+  folder, npz = ten_classes
+  with pytest.raises(UsageError, match=r'^--max_image_pixels: .* 4 x 4 pixels'):
+    protocol_of(**folder, max_image_pixels=15)
+  path = npz['data_file']
+  np.savez_compressed(
+    path, images=np.zeros((2**21, 1, 1), np.uint8), labels=[0]
+  )
+  with pytest.raises(
+    UsageError, match=r'^--max_unpacked_mebibytes: .*unpacks to'
+  ):
+    protocol_of(**npz, max_unpacked_mebibytes=1)
