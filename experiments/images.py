@@ -13,6 +13,7 @@ they take:
   python -m experiments.images --algorithm=protonet --dataset=omniglot ...
   python -m experiments.images --dataset=npz --data_file=mine.npz
   python -m experiments.images --dataset=folder --data_dir=DIR --image_size=84
+  python -m experiments.images --dataset=tfds:NAME --data_dir=DIR
 
 The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
 `checkpoints/`, and pictures: `learning_curve.png`,
@@ -23,6 +24,7 @@ returns what `result.json` holds.
 """
 
 import sys
+from functools import partial
 
 from experiments.data import images as data_sets
 from experiments.data.images import ImageData
@@ -150,7 +152,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
       **data.protocol,
     },
     baseline=pixels,
-    draw=draw_images,
+    draw=partial(draw_images, classes=data.test_classes),
   )
 
 

@@ -28,6 +28,7 @@ from metajax.tasks.labelled import check_episode
 from metajax.tasks.splits import SHARES, split_sizes
 
 __all__ = [
+  'Classes',
   'Data',
   'Shares',
   'Wanted',
@@ -72,6 +73,13 @@ def split_shares(what: str) -> Any:
   )  # fmt: skip
 
 
+class Classes(NamedTuple):
+  """What the classes of tasks are called."""
+
+  sample: Any  # draws the same tasks, of places in `names` for images
+  names: tuple[str, ...]
+
+
 class Data(NamedTuple):
   """Samplers of one data set, and what a reader must know about it."""
 
@@ -80,6 +88,7 @@ class Data(NamedTuple):
   test: Any
   protocol: dict[str, Any]
   train_classes: int
+  test_classes: Classes | None = None  # where they have names
 
 
 class Wanted(NamedTuple):
@@ -198,10 +207,16 @@ def labelled(
     wanted.settings.images_on, sum(part.images.nbytes for part in splits)
   )
   make: Callable[..., Any] = HostTasks if on_host else device_tasks
-  samplers = {
-    name: make(part.images, _places(wanted, part, name, advice))
-    for name, part in zip(splits._fields, splits, strict=True)
+  parts = splits._asdict()
+  places = {
+    name: _places(wanted, part, name, advice) for name, part in parts.items()
   }
+  samplers = {
+    name: make(part.images, places[name]) for name, part in parts.items()
+  }
+  test_classes = Classes(
+    device_tasks(splits.test.labels, places['test']), splits.test.names
+  )
   within = ', within a group' if wanted.settings.within_groups else ''
   return Data(
     **samplers,
@@ -210,6 +225,7 @@ def labelled(
       'rotation': _describe_rotation(wanted.settings),
     },
     train_classes=len(splits.train.names),
+    test_classes=test_classes,
   )
 
 

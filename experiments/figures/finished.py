@@ -11,6 +11,7 @@ from metajax.runs.writers import read_json_lines
 
 __all__ = [
   'draw_curves',
+  'task_of_test',
   'tested',
   'title_of',
 ]
@@ -78,5 +79,10 @@ def tested(
     )
 
   meta_params = prepare(run.meta_params)
-  tasks = [example_task(sample, key, index) for index in range(count)]
+  tasks = [task_of_test(sample, index) for index in range(count)]
   return [(task, outputs(meta_params, task)) for task in tasks]
+
+
+def task_of_test(sample: SampleTask, index: int) -> Task:
+  """Draws the test task of this number."""
+  return example_task(sample, jax.random.key(TEST_SEED), index)

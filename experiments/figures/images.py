@@ -1,6 +1,7 @@
 """Pictures of images: a task of classification, and images in rows."""
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 
 from experiments.figures.canvas import (
@@ -18,9 +20,14 @@ from experiments.figures.canvas import (
   same_length,
   save,
 )
-from experiments.figures.finished import draw_curves, tested, title_of
+from experiments.figures.finished import (
+  draw_curves,
+  task_of_test,
+  tested,
+  title_of,
+)
 from experiments.runner.loop import Finished
-from metajax.base import Batch, values_and_weights
+from metajax.base import Batch, SampleTask, values_and_weights
 
 __all__ = [
   'RIGHT',
@@ -34,10 +41,20 @@ RIGHT, WRONG = '#008A5E', '#D1242F'
 
 # More queries of one class than this are left out of the picture of a task.
 _QUERIES_SHOWN = 8
+_NAME_SIZE = 7.5  # points, of the names of classes
+_LETTER = 0.6 * _NAME_SIZE / 72  # inches, about, that a letter is wide
 
 
-def draw_images(run: Finished) -> None:
-  """Draws the curves, and one test task with its predictions."""
+def draw_images(
+  run: Finished, classes: tuple[SampleTask, Sequence[str]] | None = None
+) -> None:
+  """Draws the curves, and one test task with its predictions.
+
+  Args:
+    run: of image classification.
+    classes: where they have names: what draws the test tasks with places in
+      these names for images, and the names.
+  """
   draw_curves(run)
   ((task, outputs),) = tested(run, run.problem.test, 1)
   (known, real), (asked_for, asked) = map(_counted, task)
@@ -50,7 +67,19 @@ def draw_images(run: Finished) -> None:
     jnp.argmax(outputs[0], axis=-1)[asked],
     jnp.argmax(outputs[-1], axis=-1)[asked],
     f'{title_of(run)}: one test task',
+    class_names=_names(*classes, known) if classes else None,
   )
+
+
+def _names(
+  sample: SampleTask, names: Sequence[str], labels: np.ndarray
+) -> dict[int, str]:
+  """What the classes of the first test task are called, by their number."""
+  places = task_of_test(sample, 0).support.inputs
+  return {
+    label: names[place]
+    for label, place in zip(labels.tolist(), places.tolist(), strict=True)
+  }
 
 
 def _counted(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
@@ -69,6 +98,7 @@ def image_task(
   predictions_before: Any,
   predictions_after: Any,
   title: str,
+  class_names: Mapping[int, str] | None = None,
 ) -> Figure:
   """Draws one classification task and what was predicted for its queries.
 
@@ -87,6 +117,7 @@ def image_task(
     predictions_before: `[queries]` classes.
     predictions_after: `[queries]` classes.
     title: one line with the protocol.
+    class_names: stand under the support examples of the classes that have one.
 
   Returns:
     The figure.
@@ -137,6 +168,13 @@ def image_task(
       size=13,
       weight='bold',
     )
+    if class_names and label in class_names:
+      letters = int((first_query - 0.25) * inches / _LETTER)
+      name = _short(class_names[label], letters)
+      axes.text(
+        0.05, top + 1.26, name, va='center', size=_NAME_SIZE, color=GREY,
+        parse_math=False,
+      )  # fmt: skip
     for column, example in enumerate(examples):
       _thumbnail(axes, 0.9 + 1.1 * column, top, support[example])
     for column, example in enumerate(asked[:shown]):
@@ -181,6 +219,18 @@ def image_grid(
     for column, image in enumerate(line):
       _thumbnail(axes, 1.1 * column + 0.05, 1.1 * row + 0.05, image)
   return save(figure, path, title)
+
+
+def _short(name: str, letters: int) -> str:
+  """A name of at most so many letters, all of which the font has."""
+  font = get_font(findfont(FontProperties()))
+  name = ''.join(
+    each if font.get_char_index(ord(each)) else '?' for each in name
+  )
+  if len(name) <= letters:
+    return name
+  half = letters // 2  # Names often differ at their ends.
+  return f'{name[: letters - half - 1]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}'
 
 
 def _classes(support_labels: np.ndarray, query_labels: np.ndarray) -> Any:

@@ -14,7 +14,7 @@ from experiments.runner.problem import Judge
 from metajax.adaptation.classes import one_step
 from metajax.base import Batch, Learner, Task, Weighted
 from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR
-from metajax.tasks import completion, sinusoid
+from metajax.tasks import completion, device_tasks, episode_places, sinusoid
 
 
 def finished_run(workdir, sample, num_outputs, metric, protocol=None):
@@ -122,3 +122,29 @@ def test_the_protocol_may_name_the_targets(tmp_path, monkeypatch, names):
   assert true.shape == before.shape == after.shape == (12, 2)
   assert steps == 1
   assert title == 'nothing, made up, 10-shot: one test task'
+
+
+def test_the_classes_of_a_test_task_are_called_by_their_names(
+  tmp_path, monkeypatch
+):
+  """The names are those of the very classes whose images are drawn."""
+  names = tuple(f'class {number}' for number in range(6))
+  labels = np.repeat(np.arange(6), 3)
+  pixels_of = np.full((18, 4, 4), 10, np.uint8) * labels[:, None, None]
+  places = episode_places(labels, 3, 1, 2)
+  run = finished_run(
+    tmp_path, device_tasks(pixels_of.astype(np.uint8), places), 3, ACCURACY
+  )
+  drawn, draw = {}, images.image_task
+
+  def watched(*given, **named):
+    drawn.update(named, all=given)
+    return draw(*given, **named)
+
+  monkeypatch.setattr(images, 'image_task', watched)
+  classes = device_tasks(labels.astype(np.int32), places), names
+  images.draw_images(run, classes)
+  _, support, known, *_ = drawn['all']
+  for image, label in zip(support, known, strict=True):
+    number = round(float(image[0, 0, 0]) * 25.5)
+    assert drawn['class_names'][int(label)] == f'class {number}'

@@ -62,6 +62,30 @@ def test_captions_are_the_predictions_before_and_after(tmp_path):
   ]
 
 
+def test_rows_are_labelled_with_the_names_that_classes_have(tmp_path):
+  names = {
+    0: 'polar bear',
+    1: 'a name as long as this one/rot090',
+    2: 'x$y$_\N{CJK UNIFIED IDEOGRAPH-65E5}',
+  }
+  figure = images.image_task(
+    tmp_path / 'a.png', **task(ways=4, queries=1), title=TITLE,
+    class_names=names,
+  )  # fmt: skip
+  rows = {}  # names below the number of their class
+  for text in figure.axes[0].texts:
+    x, y = text.get_position()
+    if x == 0.05:
+      rows[round((y - 1.76) / 1.5)] = text.get_text()
+  assert rows.keys() == {0, 1, 2}
+  assert rows[0] == 'polar bear'
+  first, last = rows[1].split('\N{HORIZONTAL ELLIPSIS}')
+  assert names[1].startswith(first)
+  assert names[1].endswith(last)
+  assert rows[2] == 'x$y$_?'  # the font has no such letter
+  assert_nothing_is_cut(pixels(tmp_path / 'a.png'))
+
+
 def test_ink_is_dark_and_colours_are_kept(tmp_path):
   ink = np.zeros((1, 1, 28, 28, 1))
   ink[..., :14, :, :] = 1
