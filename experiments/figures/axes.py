@@ -1,10 +1,12 @@
 """How a metric is written on the axes and in the legend of a chart."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.ticker import (
   FixedLocator,
   FuncFormatter,
@@ -20,11 +22,15 @@ from metajax.metric import Metric
 
 __all__ = ['describe', 'dress', 'is_stretched', 'percent', 'stretch']
 
-# Where a scale that is stretched towards 100% has its ticks.
+# Where a scale that is stretched towards 100% has its ticks. It has no place
+# for 0% and 100%: what rounds to them stands at its ends, which are called so.
+_NONE, _ALL = 0.005, 0.9995
 _SHARES = (
-  0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8,
-  0.9, 0.95, 0.98, 0.99, 0.995, 0.999,
+  _NONE, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8,
+  0.9, 0.95, 0.98, 0.99, 0.995, 0.998, _ALL,
 )  # fmt: skip
+_MOST_TICKS = {'x': 11, 'y': 20}
+_NAMES = {_NONE: '0', _ALL: '100'}
 
 
 def dress(
@@ -83,15 +89,50 @@ def is_stretched(metric: Metric) -> bool:
 def stretch(
   axes: Axes, along: Literal['x', 'y'], shares: Sequence[float]
 ) -> None:
-  """Sets a logit scale: halving the errors is as far anywhere near 100%."""
-  ends = np.clip([min(shares), max(shares)], _SHARES[0], _SHARES[-1])
+  """Sets a logit scale: halving the errors is as far anywhere near 100%.
+
+  What is drawn already and reaches 0% or 100% is moved to where the scale has
+  these.
+  """
+  ends = np.clip([min(shares), max(shares)], _NONE, _ALL)
   logits = np.log(ends / (1 - ends))
   logits += (0.1 + 0.05 * np.ptp(logits)) * np.array([-1, 1])  # a margin
   axis = axes.xaxis if along == 'x' else axes.yaxis
   # Limits come first: of what is all 100% the scale could make none.
   getattr(axes, f'set_{along}lim')(1 / (1 + np.exp(-logits)))
-  # What reaches 100% is drawn to the edge, and not left out.
   getattr(axes, f'set_{along}scale')('logit', nonpositive='clip')
-  axis.set_major_locator(FixedLocator(_SHARES))
-  axis.set_major_formatter(FuncFormatter(lambda share, _: f'{100 * share:g}'))
+  _keep_on_scale(axes, along)
+  axis.set_major_locator(FixedLocator(_ticks(logits, _MOST_TICKS[along])))
+  axis.set_major_formatter(
+    FuncFormatter(lambda share, _: _NAMES.get(share, f'{100 * share:g}'))
+  )
   axis.set_minor_locator(NullLocator())
+
+
+def _ticks(ends: np.ndarray, most: int) -> list[float]:
+  """The shares between two logits that stand far enough apart to be read."""
+  low, high = ends
+  kept: list[float] = []
+  last = math.inf
+  for share in reversed(_SHARES):
+    logit = math.log(share / (1 - share))
+    if low <= logit <= min(high, last - (high - low) / most):
+      kept.append(share)
+      last = logit
+  return kept
+
+
+def _keep_on_scale(axes: Axes, along: Literal['x', 'y']) -> None:
+  """Moves the points of curves and intervals to between the ends of a scale."""
+  place = 'xy'.index(along)
+  for line in axes.get_lines():
+    # Not of a line across the whole of the axes, which has no data along it.
+    if line.get_transform() == axes.transData:
+      shares = np.asarray(getattr(line, f'get_{along}data')(), float)
+      getattr(line, f'set_{along}data')(np.clip(shares, _NONE, _ALL))
+  for bars in axes.collections:
+    if isinstance(bars, LineCollection):
+      segments = [np.array(each, float) for each in bars.get_segments()]
+      for each in segments:
+        each[:, place] = np.clip(each[:, place], _NONE, _ALL)
+      bars.set_segments(segments)

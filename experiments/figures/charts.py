@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
 from experiments.figures.axes import (
   describe,
@@ -273,11 +273,13 @@ def by_shots(
   if not any(results.values()):
     raise ValueError('there is no method to draw')
   figure, axes = figure_with_axes()
+  ticks = sorted({point[0] for points in results.values() for point in points})
+  asides = _side_by_side(len(results), ticks)
   for place, (name, points) in enumerate(results.items()):
     numbers, values, halves = np.asarray(points, float).reshape(-1, 3).T
     color, style = color_and_dash(place)
     axes.errorbar(
-      numbers,
+      numbers * asides[place],
       values,
       halves,
       color=color,
@@ -288,15 +290,27 @@ def by_shots(
       capsize=2,
       label=name,
     )
-  ticks = sorted({point[0] for points in results.values() for point in points})
   axes.set_xscale('log')
+  if len(ticks) == 1:  # or the few asides would fill the chart
+    axes.set_xlim(ticks[0] / 1.5, 1.5 * ticks[0])
   axes.set_xticks(ticks, [str(tick) for tick in ticks])
-  axes.xaxis.set_minor_formatter(NullFormatter())
+  axes.xaxis.set_minor_locator(NullLocator())
   axes.set_xlabel(shots)
   dress(axes, metric)
   if is_stretched(metric):
     stretch(axes, 'y', _ends(itertools.chain(*results.values())))
   return save(figure, path, title)
+
+
+def _side_by_side(count: int, ticks: Sequence[int]) -> np.ndarray:
+  """Factors that keep intervals at one tick of a log axis from hiding others.
+
+  All of them take no more than a third of the way from a tick to the next.
+  """
+  gap = min(np.diff(np.log(ticks)), default=1.0)
+  width = min(gap / 3, 0.03 * (count - 1))
+  factors: np.ndarray = np.exp(np.linspace(-width / 2, width / 2, count))
+  return factors if count > 1 else np.ones(1)
 
 
 def _ends(points: Iterable[tuple[float, float, float]]) -> list[float]:

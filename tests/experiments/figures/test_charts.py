@@ -1,8 +1,11 @@
 """Charts: what is in the files and in the figures."""
 
+import itertools
+
 import numpy as np
 import pytest
 from drawn import TITLE, assert_nothing_is_cut, count, pixels, texts
+from matplotlib.collections import LineCollection
 
 from experiments.figures import canvas, charts
 from metajax.metric import (
@@ -14,6 +17,11 @@ from metajax.metric import (
   NEGATIVE_LOG_LIKELIHOOD,
   Metric,
 )
+
+
+def on_paper(line):
+  """Where the points of a line are drawn."""
+  return line.get_transform().transform(line.get_xydata())
 
 
 def records(num=100):
@@ -130,6 +138,73 @@ def test_a_comparison_of_methods_without_a_mistake_can_be_drawn(tmp_path):
   )
   for low, high in (figure.axes[0].get_ylim(), figure.axes[1].get_xlim()):
     assert 0.9 < low < high < 1
+
+
+def test_all_and_nothing_have_their_places_on_a_stretched_axis(tmp_path):
+  """What is 100% stands there, and a curve slopes on its way to it."""
+  figure = charts.comparison(
+    tmp_path / 'a.png',
+    {'maml': [(1, 0.8), (2, 1.0), (3, 1.0), (4, 0.9)], 'none': [(1, 0.0)]},
+    {'maml': (5, 0.99, 0.02), 'none': (5, 0.1, 0.2)},
+    ACCURACY,
+    TITLE,
+  )
+  over_time, at_end = figure.axes
+  curve = next(x for x in over_time.get_lines() if len(x.get_xdata()) == 4)
+  top = on_paper(curve)[:, 1]
+  low, high = over_time.get_window_extent().intervaly
+  assert low < top.min() < top.max() < high
+  assert top[1] == top[2]
+  for each, labels in (
+    (over_time, over_time.get_yticklabels()),
+    (at_end, at_end.get_xticklabels()),
+  ):
+    shown = [label.get_text() for label in labels]
+    assert (shown[0], shown[-1]) == ('100', '0')
+    inside = each.get_window_extent()
+    for line in each.get_lines():
+      assert all(inside.contains(*xy) for xy in on_paper(line))
+    for bars in each.collections:
+      for segment in bars.get_segments():
+        places = each.transData.transform(segment)
+        assert all(inside.contains(*xy) for xy in places)
+
+
+def test_ticks_of_a_stretched_axis_do_not_overlap(tmp_path):
+  results = {f'm{i}': (5, share, 0.0) for i, share in enumerate((0.0, 0.5, 1))}
+  figure = charts.comparison(
+    tmp_path / 'a.png', dict.fromkeys(results, ()), results, ACCURACY, TITLE
+  )
+  figure.draw_without_rendering()
+  for axis in (figure.axes[0].yaxis, figure.axes[1].xaxis):
+    boxes = [label.get_window_extent() for label in axis.get_ticklabels()]
+    assert len(boxes) > 5
+    for one, other in itertools.pairwise(boxes):
+      assert not one.overlaps(other)
+
+
+def test_intervals_at_the_same_number_of_examples_stand_side_by_side(tmp_path):
+  points = [(1, 0.9, 0.05), (2, 0.95, 0.02), (10, 0.97, 0.01)]
+  for number, points_of in ((1, points), (5, points), (3, points[:1])):
+    figure = charts.by_shots(
+      tmp_path / 'a.png', {f'run {i}': points_of for i in range(number)},
+      ACCURACY, TITLE,
+    )  # fmt: skip
+    (axes,) = figure.axes
+    bars = [x for x in axes.collections if isinstance(x, LineCollection)]
+    assert len(bars) == number
+    places = np.array([[s[0, 0] for s in bar.get_segments()] for bar in bars])
+    pixels_of = axes.transData.transform(
+      np.stack([places.ravel(), np.full(places.size, 0.9)], axis=1)
+    )[:, 0].reshape(places.shape)
+    for at_one in np.diff(pixels_of, axis=0).T:
+      assert (at_one > 4).all()  # more than the caps are wide
+    low, high = axes.get_xlim()
+    assert low < places.min() < places.max() < high
+    # Each is nearest to its own number.
+    numbers = np.array([point[0] for point in points_of])
+    nearest = np.abs(np.log(places[..., None] / numbers)).argmin(axis=-1)
+    assert (nearest == np.arange(len(numbers))).all()
 
 
 def test_accuracies_by_shots_show_every_number_of_examples(tmp_path):
