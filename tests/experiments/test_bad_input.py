@@ -178,7 +178,8 @@ def test_more_ways_than_classes(refused, npz):
   line = refused(*npz(**images_and_labels()), '--ways=7')
   assert line == (
     '--ways=7: the data has 6 classes, so at most 6 ways are allowed (in the'
-    ' train split)'
+    ' train split); 6/2/2 classes are for train/validation/test: lower it, or'
+    ' divide them otherwise, by --split_shares or --split_dir'
   )
   line = refused(*npz(**images_and_labels()), '--algorithm=protonet')
   assert re.match('--train_ways=60: .* at most 6 ways are allowed', line)

@@ -49,7 +49,7 @@ def test_a_resume_may_change_nothing_that_has_shaped_the_parameters():
     'data_dir', 'data_file', 'split_dir', 'cache_dir', 'download',
     'mesh', 'shard', 'distributed', 'num_processes', 'process_id',
     'distributed_timeout', 'heartbeat_seconds', 'stall_seconds', 'profile',
-    'dry_run', 'images_on',
+    'dry_run', 'images_on', 'max_image_pixels', 'max_unpacked_mebibytes',
   }  # fmt: skip
 
 
