@@ -14,8 +14,10 @@ from experiments.data.samplers import (
   blaming,
   check_varied,
   divided,
+  given,
   in_proportion,
   labelled,
+  max_unpacked,
   refuse_seed,
   sizes,
   split_shares,
@@ -36,7 +38,6 @@ from metajax import tasks
 from metajax.tasks import omniglot
 from metajax.tasks._decoding import MAX_IMAGE_PIXELS
 from metajax.tasks.folder import has_lists
-from metajax.tasks.labelled import MAX_UNPACKED_MEBIBYTES
 
 __all__ = [
   'DATASETS',
@@ -135,11 +136,7 @@ class ImageData(Base):
     f' [default: {MAX_IMAGE_PIXELS}]',
     of='data', resume=True, forwarded=True,
   )  # fmt: skip
-  max_unpacked_mebibytes: int | None = setting(
-    None, Whole(), 'refuse an npz file that unpacks to more'
-    f' [default: {MAX_UNPACKED_MEBIBYTES}]',
-    of='data', resume=True, forwarded=True,
-  )  # fmt: skip
+  max_unpacked_mebibytes: int | None = max_unpacked('an npz file')
   rotate: bool | None = setting(
     None, YesNo(),
     'rotations by 90 degrees make new training classes'
@@ -273,7 +270,7 @@ def load_npz_file(wanted: Wanted) -> Data:
       'data_file', 'npz needs a file with arrays `images` and `labels`'
     )
   with blaming('data_file'):
-    data = tasks.load_npz(settings.data_file, **_given(settings, _UNPACKED))
+    data = tasks.load_npz(settings.data_file, **given(settings, _UNPACKED))
   return _by_shares(wanted, data, 'data_file', settings.data_file)
 
 
@@ -287,7 +284,7 @@ def load_folder_of_images(wanted: Wanted) -> Data:
       ' train.csv, val.csv and test.csv, unless --split_dir has them, or of'
       ' folders that are classes, which train, val and test may divide'
     )  # fmt: skip
-  how = _given(settings, _DECODED)
+  how = given(settings, _DECODED)
   with blaming('data_dir'):
     if not tasks.is_divided(data_dir, split_dir):
       data = tasks.load_class_folders(data_dir, **how)
@@ -307,7 +304,7 @@ def load_tfds(wanted: Wanted) -> Data:
     data = tasks.load_prepared(
       name,
       data_dir,
-      **_given(settings, _DECODED),
+      **given(settings, _DECODED),
     )
   return _by_shares(wanted, data, 'dataset', name)
 
@@ -339,12 +336,6 @@ DATASETS = {
   ),
   'tfds': DataSet(load_tfds, _DIVIDED | _SHARED | _DECODED | {'data_dir'}),
 }
-
-
-def _given(settings: ImageData, names: frozenset[str]) -> dict[str, Any]:
-  """The settings of these names that leave no default to the library."""
-  values = {name: getattr(settings, name) for name in names}
-  return {name: value for name, value in values.items() if value is not None}
 
 
 def file_name(settings: ImageData) -> str:

@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from experiments.data import images
-from experiments.data.samplers import Wanted, as_flags, blaming, split_shares
+from experiments.data.samplers import (
+  Wanted,
+  as_flags,
+  blaming,
+  given,
+  max_unpacked,
+  split_shares,
+)
 from experiments.runner.errors import UsageError
 from experiments.runner.settings import (
   Base,
@@ -112,6 +119,7 @@ class TableData(Base):
     of='tasks', resume=False, forwarded=True,
   )  # fmt: skip
   split_shares: tuple[float, ...] | None = split_shares('tasks')
+  max_unpacked_mebibytes: int | None = max_unpacked('a Parquet file')
 
 
 def read_table(settings: Any, recipe: Recipe) -> Data:
@@ -126,6 +134,7 @@ def read_table(settings: Any, recipe: Recipe) -> Data:
       settings.task_column,
       settings.target_columns,
       settings.feature_columns or None,
+      **given(settings, ['max_unpacked_mebibytes']),
     )
     splits = tasks.split_table_by_seed(
       table, settings.split_seed, *(settings.split_shares or SHARES)[:2]
@@ -141,9 +150,9 @@ def read_table(settings: Any, recipe: Recipe) -> Data:
     try:
       samplers[name] = tasks.table_tasks(part, *sizes[name])
     except tasks.DataError as error:
-      given, message = str(error).split(': ', 1)
+      sizes_given, message = str(error).split(': ', 1)
       raise UsageError(
-        as_flags(given, recipe, name == 'train'),
+        as_flags(sizes_given, recipe, name == 'train'),
         f'{message} (in the {name} split)',
       ) from error
   counts = '/'.join(str(len(part.task_names)) for part in scaled)

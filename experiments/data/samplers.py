@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments.runner.errors import UsageError
-from experiments.runner.settings import Finite, Listed, setting
+from experiments.runner.settings import Finite, Listed, Whole, setting
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS
 from metajax.tasks import (
@@ -24,6 +24,7 @@ from metajax.tasks import (
   split_by_files,
   split_by_seed,
 )
+from metajax.tasks.errors import MAX_UNPACKED_MEBIBYTES
 from metajax.tasks.labelled import check_episode
 from metajax.tasks.splits import SHARES, split_sizes
 
@@ -36,8 +37,10 @@ __all__ = [
   'blaming',
   'check_varied',
   'divided',
+  'given',
   'in_proportion',
   'labelled',
+  'max_unpacked',
   'refuse_seed',
   'sizes',
   'split_shares',
@@ -71,6 +74,21 @@ def split_shares(what: str) -> Any:
     f' they are divided by seed [default: {usual}]',
     of='tasks', resume=False, forwarded=True,
   )  # fmt: skip
+
+
+def max_unpacked(what: str) -> Any:
+  """The setting of how large a file may be in memory."""
+  return setting(
+    None, Whole(), f'refuse {what} that unpacks to more'
+    f' [default: {MAX_UNPACKED_MEBIBYTES}]',
+    of='data', resume=True, forwarded=True,
+  )  # fmt: skip
+
+
+def given(settings: Any, names: Collection[str]) -> dict[str, Any]:
+  """The settings of these names that leave no default to the library."""
+  values = {name: getattr(settings, name) for name in names}
+  return {name: value for name, value in values.items() if value is not None}
 
 
 class Classes(NamedTuple):
@@ -161,14 +179,14 @@ def divided(wanted: Wanted, data: Any, by_seed: Any) -> tuple[Any, str]:
 def refuse_seed(wanted: Wanted, divided_by: str) -> None:
   """Refuses settings of a division by seed where something else divides."""
   if shares := getattr(wanted.settings, 'split_shares', None):
-    name, given = 'split_shares', ','.join(map(str, shares))
+    name, value = 'split_shares', ','.join(map(str, shares))
   elif wanted.settings.split_seed:
-    name, given = 'split_seed', str(wanted.settings.split_seed)
+    name, value = 'split_seed', str(wanted.settings.split_seed)
   else:
     return
   raise UsageError(
     name,
-    f'is {given}, but the classes are divided by {divided_by}; leave one out',
+    f'is {value}, but the classes are divided by {divided_by}; leave one out',
   )
 
 

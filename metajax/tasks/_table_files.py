@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metajax.tasks.errors import DataError, reason
+from metajax.tasks.errors import DataError, check_unpacked, reason
 from metajax.tasks.names import normal_name
 
 __all__ = ['TableFile', 'choose_columns', 'listed', 'open_table']
@@ -32,12 +32,12 @@ class TableFile(NamedTuple):
   row_number: Callable[[int], int]  # of the row of this index, for messages
 
 
-def open_table(path: str | Path) -> TableFile:
+def open_table(path: str | Path, max_unpacked_mebibytes: int) -> TableFile:
   """Lists the columns of a file, by the ending of its name.
 
   Raises:
     DataError: if there is no such file, if it is neither CSV nor Parquet, or if
-      it is damaged.
+      it is damaged or too large.
   """
   path = Path(path).expanduser()
   if not path.is_file():
@@ -49,7 +49,9 @@ def open_table(path: str | Path) -> TableFile:
       f' this one ends in {path.suffix!r}; save it as one of these'
     )
   try:
-    return _open_csv(path) if ending == '.csv' else _open_parquet(path)
+    if ending == '.csv':
+      return _open_csv(path)
+    return _open_parquet(path, max_unpacked_mebibytes)
   except DataError:
     raise
   except Exception as error:  # Whatever the parsers make of damaged bytes.
@@ -133,10 +135,12 @@ def _ragged(path: Path, width: int) -> DataError | None:
   return None
 
 
-def _open_parquet(path: Path) -> TableFile:
+def _open_parquet(path: Path, most: int) -> TableFile:
   import pyarrow.parquet
 
   file = pyarrow.parquet.ParquetFile(path)
+  cells = file.metadata.num_rows * file.metadata.num_columns
+  check_unpacked(path, 4 * cells, most)  # at least: a number each
   names = tuple(map(normal_name, file.schema_arrow.names))
 
   def read(places: Sequence[int]) -> list[Any]:

@@ -1,6 +1,17 @@
 """What is wrong with data, in one line."""
 
-__all__ = ['DataError', 'printable', 'reason']
+from pathlib import Path
+
+__all__ = [
+  'MAX_UNPACKED_MEBIBYTES',
+  'DataError',
+  'check_unpacked',
+  'printable',
+  'reason',
+]
+
+# Of a file that is smaller itself: a few bytes may unpack to any number.
+MAX_UNPACKED_MEBIBYTES = 4096
 
 
 class DataError(ValueError):
@@ -16,6 +27,25 @@ class DataError(ValueError):
   def __init__(self, message: str, parameter: str | None = None) -> None:
     super().__init__(printable(message))
     self.parameter = parameter
+
+
+def check_unpacked(path: Path, unpacked: int, most: int) -> None:
+  """Refuses a file before it fills the memory.
+
+  Args:
+    path: of the file; what it is on the disk, it may be in memory.
+    unpacked: the bytes that it says it will have.
+    most: mebibytes that are allowed.
+
+  Raises:
+    DataError: if they are more, of the parameter `max_unpacked_mebibytes`.
+  """
+  if unpacked > max(most * 2**20, path.stat().st_size):
+    raise DataError(
+      f'{path}: unpacks to {unpacked / 2**20:.0f} MiB, more than the {most}'
+      ' that are allowed; max_unpacked_mebibytes raises that',
+      parameter='max_unpacked_mebibytes',
+    )
 
 
 def printable(text: str) -> str:

@@ -9,18 +9,19 @@ from typing import NamedTuple
 import numpy as np
 
 from metajax.tasks._examples import are_channels_first
-from metajax.tasks.errors import DataError, reason
+from metajax.tasks.errors import (
+  MAX_UNPACKED_MEBIBYTES,
+  DataError,
+  check_unpacked,
+  reason,
+)
 from metajax.tasks.names import normal_name
 
 __all__ = [
-  'MAX_UNPACKED_MEBIBYTES',
   'LabelledImages',
   'check_episode',
   'load_npz',
 ]
-
-# Of a file that is smaller itself: a few bytes may unpack to any number.
-MAX_UNPACKED_MEBIBYTES = 4096
 
 # Images whose values all lie below this hardly are of [0, 255].
 _DARK = 64
@@ -172,12 +173,7 @@ def _read_arrays(
     # Before numpy trusts a header: a damaged shape may ask for any memory.
     with zipfile.ZipFile(path) as archive:
       unpacked = sum(entry.file_size for entry in archive.infolist())
-      if unpacked > max(most * 2**20, path.stat().st_size):
-        raise DataError(
-          f'{path}: unpacks to {unpacked / 2**20:.0f} MiB, more than the {most}'
-          ' that are allowed; max_unpacked_mebibytes raises that',
-          parameter='max_unpacked_mebibytes',
-        )
+      check_unpacked(path, unpacked, most)
       damaged = archive.testzip()
     if damaged:
       raise DataError(f'{path}: {damaged} is damaged (wrong checksum)')

@@ -187,8 +187,9 @@ def _decode_png(path: Path, encoded: Sequence[bytes]) -> np.ndarray:
     try:
       with Image.open(io.BytesIO(png), formats=('PNG',)) as image:
         size = image.size
-        pixels.append(image.convert('L').tobytes())
-    except (OSError, ValueError, SyntaxError) as error:
+        if size == (RAW_SIZE, RAW_SIZE):  # or it is refused undecoded
+          pixels.append(image.convert('L').tobytes())
+    except Exception as error:  # Whatever a decoder makes of damaged bytes.
       raise DataError(
         f'{path}: holds a damaged image ({reason(error)}); {AGAIN}'
       ) from error

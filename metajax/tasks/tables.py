@@ -16,7 +16,7 @@ import numpy as np
 from metajax.base import Batch, Task
 from metajax.tasks._table_cells import Column, read_ids, read_numbers
 from metajax.tasks._table_files import choose_columns, listed, open_table
-from metajax.tasks.errors import DataError, reason
+from metajax.tasks.errors import MAX_UNPACKED_MEBIBYTES, DataError, reason
 from metajax.tasks.places import choose_without_replacement
 from metajax.tasks.splits import rank
 
@@ -64,6 +64,8 @@ def load_table(
   task_column: str = 'task',
   target_columns: str | Sequence[str] = ('y',),
   feature_columns: Sequence[str] | None = None,
+  *,
+  max_unpacked_mebibytes: int = MAX_UNPACKED_MEBIBYTES,
 ) -> Table:
   r"""Reads a CSV or Parquet file of numbers, and of ids of tasks.
 
@@ -79,15 +81,17 @@ def load_table(
     target_columns: what is to be predicted, one column or several.
     feature_columns: what it is predicted from; by default all other columns
       that have a name and are not the index of pandas.
+    max_unpacked_mebibytes: refuse a Parquet file that unpacks to more than
+      this, and to more than it has itself.
 
   Returns:
     The rows in the order of the file. Tasks are in order of size where all ids
     are integers, and in that of their characters otherwise.
 
   Raises:
-    DataError: if the file is missing, neither CSV nor Parquet, damaged or
-      empty; if columns are missing, named twice, or asked for twice, or no
-      feature is left; or if a cell is no finite number, or no id.
+    DataError: if the file is missing, neither CSV nor Parquet, damaged, empty
+      or too large; if columns are missing, named twice, or asked for twice, or
+      no feature is left; or if a cell is no finite number, or no id.
 
   Example:
     >>> import pathlib, tempfile
@@ -100,7 +104,7 @@ def load_table(
     >>> table.tasks.tolist(), table.task_names
     ([1, 0], ('Oslo', 'Rome'))
   """
-  file = open_table(path)
+  file = open_table(path, max_unpacked_mebibytes)
   if isinstance(target_columns, str):
     target_columns = (target_columns,)
   task, targets, features = choose_columns(

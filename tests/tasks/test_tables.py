@@ -474,3 +474,15 @@ def test_tasks_with_too_few_rows_are_named() -> None:
   )
   with pytest.raises(DataError, match='queries=0: must be 1 or more'):
     table_tasks(table, shots=1, queries=0)
+
+
+def test_a_parquet_file_that_unpacks_to_too_much_is_refused(tmp_path):
+  """A constant column takes next to nothing in the file."""
+  rows = 2**17
+  path = write_parquet(
+    tmp_path, [np.zeros(rows, np.int32), *[np.ones(rows, np.float32)] * 2],
+    ['task', 'x', 'y'],
+  )  # fmt: skip
+  with pytest.raises(DataError, match='unpacks to 2 MiB, more than the 1 that'):
+    load_table(path, max_unpacked_mebibytes=1)
+  assert len(load_table(path, max_unpacked_mebibytes=2).features) == rows
