@@ -44,7 +44,8 @@ def load_prepared(
   """Loads all splits of an image data set as one.
 
   What divides them is which classes are for training, for validation and for
-  test, and not what its makers divided the examples by.
+  test, and not what its makers divided the examples by. Photos are turned
+  upright, and what is transparent lies on white, as `load_folder` has them.
 
   Args:
     name: of the data set, such as `cifar100`; where `data_dir` has several
