@@ -3,6 +3,7 @@
 import contextlib
 import json
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import jax
@@ -30,8 +31,10 @@ from metajax.tasks import (
   rotate_classes,
   split_by_seed,
 )
+from metajax.tasks.errors import printable
 from metajax.tasks.folder import LISTS
-from metajax.tasks.splits import default_split_sizes
+from metajax.tasks.names import normal_file_name, normal_name
+from metajax.tasks.splits import split_sizes
 
 # The same examples every time, so that a failure is one of the change; and as
 # many seconds as they need.
@@ -72,7 +75,7 @@ def labelled(names: list[str], seed: int) -> LabelledImages:
 
 @given(NAMES, SEEDS)
 def test_a_split_divides_classes_and_changes_no_image(names, seed):
-  train, validation = default_split_sizes(len(names))
+  train, validation = split_sizes(len(names))
   both = labelled(names, seed)
   splits = split_by_seed(both, train, validation, seed)
   assert sorted(sum((part.names for part in splits), ())) == sorted(names)
@@ -89,7 +92,7 @@ def test_a_split_divides_classes_and_changes_no_image(names, seed):
 
 @given(NAMES, SEEDS)
 def test_a_split_depends_on_names_and_seed_alone(names, seed):
-  train, validation = default_split_sizes(len(names))
+  train, validation = split_sizes(len(names))
   split = [
     split_by_seed(labelled(each, order), train, validation, seed)
     for order, each in enumerate((names, names[::-1]))
@@ -100,7 +103,7 @@ def test_a_split_depends_on_names_and_seed_alone(names, seed):
 
 @given(some.integers(3, 10**6))
 def test_every_split_has_a_class(classes):
-  train, validation = default_split_sizes(classes)
+  train, validation = split_sizes(classes)
   assert 1 <= validation < train < classes
 
 
@@ -122,6 +125,24 @@ def test_four_turns_are_none(pixels):
         for k in (turns, -turns)  # either way round
       }
       assert by_name & wanted
+
+
+@given(some.text())
+def test_a_name_has_one_spelling(text):
+  name = normal_name(text)
+  assert normal_name(name) == name
+  for other in (f' {text}\r\n', unicodedata.normalize('NFD', name)):
+    assert normal_name(other) == name
+  assert printable(name).isprintable() or not name
+
+
+@given(some.text(), some.text())
+def test_a_file_name_has_one_spelling(folder, text):
+  name = normal_file_name(text)
+  assert normal_file_name(f'./{name}') == normal_file_name(name) == name
+  if '..' not in name and not name.startswith('/'):
+    inside = normal_file_name(f'a/../{name}')
+    assert inside == name
 
 
 # --- tasks ---

@@ -13,20 +13,23 @@ from metajax.tasks.errors import DataError
 __all__ = ['normal_file_name', 'normal_name', 'numbered']
 
 _BYTE_ORDER_MARK = '\ufeff'
+# Nobody sees them: zero-width space, word joiner, soft hyphen.
+_UNSEEN = str.maketrans('', '', f'{_BYTE_ORDER_MARK}\u200b\u2060\xad')
 
 
 def normal_name(text: str) -> str:
   r"""The one spelling of a name: of a class, a task or a column.
 
   Accents are composed (Unicode's NFC), blanks around the name are left out, and
-  those in it, ends of lines among them, are one space. A byte-order mark is
-  left out. Capitals stay: `a` and `A` may be two classes of letters.
+  those in it, ends of lines among them, are one space. A byte-order mark and
+  other characters that nobody sees are left out. Capitals stay: `a` and `A`
+  may be two classes of letters.
 
   Example:
     >>> normal_name(' cafe\u0301  au lait\r')
     'café au lait'
   """
-  plain = text.replace(_BYTE_ORDER_MARK, '')
+  plain = text.translate(_UNSEEN)
   return ' '.join(unicodedata.normalize('NFC', plain).split())
 
 

@@ -27,6 +27,7 @@ DECOMPOSED = unicodedata.normalize('NFD', COMPOSED)
 SPELLINGS = [
   ('cat', ' cat'), ('cat', 'cat\t'), ('cat', 'cat\r'), ('cat', '\ufeffcat'),
   ('cat', 'cat\u00a0'), ('a cat', 'a  cat'), (COMPOSED, DECOMPOSED),
+  ('cat', 'c\u200bat'), ('cat', 'c\u00adat'), ('cat', 'cat\u2060'),
 ]  # fmt: skip
 
 
