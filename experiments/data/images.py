@@ -36,7 +36,7 @@ from experiments.runner.settings import (
 )
 from metajax import tasks
 from metajax.tasks import omniglot
-from metajax.tasks._decoding import MAX_IMAGE_PIXELS
+from metajax.tasks.decoding import MAX_IMAGE_PIXELS
 from metajax.tasks.folder import has_lists
 
 __all__ = [

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from metajax.tasks._decoding import MAX_IMAGE_PIXELS, Picture, decode
 from metajax.tasks._folder_files import (
   LISTS,
   Entry,
@@ -18,6 +17,7 @@ from metajax.tasks._folder_files import (
   files_of_classes,
   read_list,
 )
+from metajax.tasks.decoding import MAX_IMAGE_PIXELS, Picture, decode
 from metajax.tasks.errors import DataError
 from metajax.tasks.labelled import LabelledImages
 from metajax.tasks.splits import Splits

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from metajax.tasks._decoding import MAX_IMAGE_PIXELS, Picture, decode
+from metajax.tasks.decoding import MAX_IMAGE_PIXELS, Picture, decode
 from metajax.tasks.errors import DataError, reason
 from metajax.tasks.labelled import LabelledImages
 from metajax.tasks.names import normal_name, numbered

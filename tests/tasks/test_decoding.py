@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from metajax.tasks import DataError
-from metajax.tasks._decoding import Picture, decode
+from metajax.tasks.decoding import Picture, decode
 
 ORIENTATION = 0x0112
 INK = np.zeros((8, 8), bool)
