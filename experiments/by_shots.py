@@ -11,7 +11,6 @@ receives `by_shots.json`, `by_shots.md` and `by_shots.png`; the same command
 goes on where it was stopped.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import Any, NamedTuple
 from experiments import images
 from experiments.figures import charts
 from experiments.runner import flags, runs, tables
+from experiments.runner.data_digest import DIGEST_ENTRY, SameData
 from experiments.runner.errors import UsageError
-from experiments.runner.plugins import import_plugins
+from experiments.runner.records import RECORD, check_record, read_record
 from experiments.runner.settings import (
   Base,
   Listed,
@@ -79,7 +79,8 @@ class Tested(NamedTuple):
 
 def run(settings: Settings) -> int:
   """Tests what is left, then shows all; exit code 1 if a test failed."""
-  shots, configs = _shots(settings), _configs(settings)
+  same = SameData()
+  shots, configs = _shots(settings), _configs(settings, same)
   workdir = Path(settings.workdir)
   runs.claim(workdir, settings)
   rows, failed = list[Tested](), dict[str, str]()
@@ -89,6 +90,8 @@ def run(settings: Settings) -> int:
       print(label, flush=True)
       with runs.leave_on_sigterm(), runs.noted(failed, label):
         outcome = _outcome(settings, workdir, path, config, examples)
+        test = str(_test_of(workdir, path, examples))
+        same.check(test, outcome['config'], 'workdir')
         rows.append(_row(name, examples, outcome))
       _write(settings, workdir, rows, failed, config)
   tables.show(table(rows))
@@ -110,7 +113,9 @@ def _shots(settings: Settings) -> list[int]:
   return shots
 
 
-def _configs(settings: Settings) -> dict[str, tuple[Path, dict[str, Any]]]:
+def _configs(
+  settings: Settings, same: SameData
+) -> dict[str, tuple[Path, dict[str, Any]]]:
   """The workdirs and settings of the runs, by their names."""
   if not settings.runs:
     raise UsageError('runs', 'names no run; give workdirs of trained ones')
@@ -127,23 +132,43 @@ def _configs(settings: Settings) -> dict[str, tuple[Path, dict[str, Any]]]:
           'runs', f'{first} and {name} have other tasks: --{shared} is'
           f' {reference.get(shared)!r} and {config.get(shared)!r}'
         )  # fmt: skip
+  for path, config in configs.values():
+    same.check(str(path), config, 'runs')
   return configs
 
 
 def _config(path: Path) -> dict[str, Any]:
-  try:
-    config: dict[str, Any] = json.loads((path / 'config.json').read_text())
-    if not runs.is_done(path):
-      raise UsageError(
-        'runs', f'{path} has not come to its end; go on with it first'
-      )
-  except (OSError, ValueError) as error:
+  record = path / RECORD
+  if not record.exists():
+    raise UsageError('runs', f'{path} is no workdir of a run; name others')
+  config = read_record(record, 'runs')
+  if not runs.is_done(path):
     raise UsageError(
-      'runs', f'{path} is no workdir of a run: {error}'
-    ) from error
+      'runs', f'{path} has not come to its end; go on with it first'
+    )
   if 'dataset' not in config:
     raise UsageError('runs', f'{path} is no run of experiments.images')
+  wanted = {'ways': (int,), 'steps': (int,), **DIGEST_ENTRY}
+  check_record(config, wanted, record, 'runs')
+  try:
+    _kept(config)
+  except UsageError as error:
+    raise UsageError('runs', f'{record}: {error}') from error
   return config
+
+
+def _kept(config: Mapping[str, Any]) -> images.Settings:
+  """What a test has of the settings of a run."""
+  kept = images.Settings(
+    **{
+      name: config[name]
+      for name in _of('tasks', 'data', 'method')
+      if config.get(name) is not None
+    }
+  )
+  if ALGORITHMS[kept.algorithm].head.kind == 'none':
+    return kept.replace(network=None, width=None, depth=None)
+  return kept
 
 
 def _of(*parts: str) -> list[str]:
@@ -161,7 +186,7 @@ def _outcome(
   shots: int,
 ) -> dict[str, Any]:
   """What a test found: read, if it is done already, or else made."""
-  test = workdir / path.name / f'{shots}_shots'
+  test = _test_of(workdir, path, shots)
   wait_until_free(test)
   if not runs.is_done(test):
     try:
@@ -172,31 +197,23 @@ def _outcome(
   return runs.read(test)
 
 
+def _test_of(workdir: Path, path: Path, shots: int) -> Path:
+  """The workdir of a test."""
+  return workdir / path.name / f'{shots}_shots'
+
+
 def _settings_of(
   settings: Settings, path: Path, config: Mapping[str, Any], shots: int
 ) -> images.Settings:
   """The settings of a test: what the run has learned, from which tasks."""
-  trained = (path / 'checkpoints').exists()  # what needs no training has none
-  import_plugins(config.get('plugin') or ())
-  row = ALGORITHMS.get(config['algorithm'])
-  without = set[str]()
-  if row is not None and row.head.kind == 'none':
-    without = {'network', 'width', 'depth'}
-  kept = {
-    name: config[name]
-    for name in _of('tasks', 'data', 'method')
-    if config.get(name) is not None and name not in without
-  }
-  return images.Settings(
-    **kept
-    | {
-      'shots': shots,
-      'queries': settings.queries,
-      'eval_tasks': settings.eval_tasks,
-      'cache_dir': settings.cache_dir,
-      'load': str(path) if trained else None,
-      'test_only': trained,
-    }
+  trained = config['steps'] != 0  # what needs no training loads nothing
+  return _kept(config).replace(
+    shots=shots,
+    queries=settings.queries,
+    eval_tasks=settings.eval_tasks,
+    cache_dir=settings.cache_dir,
+    load=str(path) if trained else None,
+    test_only=trained,
   )
 
 

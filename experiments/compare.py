@@ -13,7 +13,6 @@ method, `compare.json`, `compare.png` and `compare.md`; the same command goes on
 with the methods that are left, after whatever stopped it.
 """
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,8 +35,10 @@ from experiments.runner.compared import (
   seconds_per_step_of,
   table,
 )
-from experiments.runner.errors import UsageError
+from experiments.runner.data_digest import SameData, data_flag
+from experiments.runner.errors import UsageError, suggestion
 from experiments.runner.plugins import import_plugins
+from experiments.runner.records import PLAN, check_record, read_record
 from experiments.runner.settings import (
   Listed,
   OneOf,
@@ -153,11 +154,11 @@ def run(settings: Settings) -> int:
     check_meaning(settings, allowed=frozenset())
   chosen, workdir = _chosen(settings), Path(settings.workdir)
   runs.claim(workdir, settings)
-  rows, failed = list[Compared](), dict[str, str]()
+  rows, failed, same = list[Compared](), dict[str, str](), SameData()
   for number, method in enumerate(chosen, 1):
     print(f'{method} ({number} of {len(chosen)})', flush=True)
     with runs.leave_on_sigterm(), runs.noted(failed, method):
-      outcome = _outcome(settings, method, workdir)
+      outcome = _outcome(settings, method, workdir, same)
       rows.append(row_of(method, outcome, workdir))
     _write(settings, workdir, rows, failed)
   if rows:
@@ -177,24 +178,33 @@ def _chosen(settings: Settings) -> list[str]:
       raise UsageError(
         'methods',
         f'{name!r} is no method for {settings.dataset}; they are'
-        f' {", ".join(able)}, or all',
+        f' {", ".join(able)}, or all{suggestion(name, able)}',
       )
   return list(dict.fromkeys(settings.methods))
 
 
-def _outcome(settings: Settings, method: str, workdir: Path) -> dict[str, Any]:
+def _outcome(
+  settings: Settings, method: str, workdir: Path, same: SameData
+) -> dict[str, Any]:
   """What a method reached: read, if it is done already, or else run."""
   path = workdir / method
   wait_until_free(path)
   if not runs.is_done(path):
     of_run = _settings_of(settings, method)
     if settings.recipe(method).steps:
-      steps = _steps(settings, method, workdir, of_run)
+      steps = _steps(settings, method, workdir, of_run, same)
       of_run = of_run.replace(
         steps=steps, checkpoint_every=max(1, -(-steps // _VALIDATIONS))
       )
     runs.start(_module(settings), of_run, path, resume=True)
-  return runs.read(path)
+  return _read(settings, path, same)
+
+
+def _read(settings: Settings, path: Path, same: SameData) -> dict[str, Any]:
+  """What a run has found, on the data of all others."""
+  outcome = runs.read(path)
+  same.check(str(path), outcome['config'], data_flag(settings)[0])
+  return outcome
 
 
 def _module(settings: Settings) -> str:
@@ -231,12 +241,17 @@ def _settings_of(settings: Settings, method: str) -> Common:
 
 
 def _steps(
-  settings: Settings, method: str, workdir: Path, of_run: Common
+  settings: Settings,
+  method: str,
+  workdir: Path,
+  of_run: Common,
+  same: SameData,
 ) -> int:
   """How many steps fit the time, by a pilot; remembered, to go on with."""
   recipe = settings.recipe(method)
-  plan = workdir / 'plan.json'
-  steps: dict[str, int] = json.loads(plan.read_text()) if plan.exists() else {}
+  plan = workdir / PLAN
+  steps = read_record(plan, 'workdir') if plan.exists() else {}
+  check_record(steps, dict.fromkeys(steps, (int,)), plan, 'workdir')
   if method not in steps:
     pilot = pilot_of(workdir, method)
     every = min(recipe.log_every, 10) if recipe.log_every < 100 else 1000
@@ -252,11 +267,11 @@ def _steps(
       validation_tasks=2,
     )
     runs.start(_module(settings), short, pilot, resume=False)
-    seconds = seconds_per_step_of(runs.read(pilot))
+    seconds = seconds_per_step_of(_read(settings, pilot, same))
     assert seconds is not None  # a whole pilot has measured it
     steps[method] = max(1, round(60 * settings.minutes_each / seconds))
     write_json(plan, steps)
-  return steps[method]
+  return int(steps[method])
 
 
 def _write(

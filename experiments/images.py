@@ -153,6 +153,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     },
     baseline=pixels,
     draw=partial(draw_images, classes=data.test_classes),
+    digests=data.digests,
   )
 
 

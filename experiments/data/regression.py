@@ -14,6 +14,7 @@ from experiments.data.samplers import (
   max_unpacked,
   split_shares,
 )
+from experiments.runner.data_digest import Digests, digests
 from experiments.runner.errors import UsageError
 from experiments.runner.settings import (
   Base,
@@ -42,6 +43,7 @@ class Data(NamedTuple):
   test: SampleTask
   protocol: dict[str, Any]
   num_targets: int = 1
+  digests: Digests | None = None  # of what is not drawn by a program
 
 
 def waves(recipe: Recipe) -> Data:
@@ -67,6 +69,7 @@ def complete(settings: Any, recipe: Recipe) -> Data:
     _completion(data.validation, recipe.shots, recipe.queries, _TEST_IMAGES),
     _completion(data.test, recipe.shots, recipe.queries, _TEST_IMAGES),
     {'intensity': 'from 0 to 1', **data.protocol},
+    digests=data.digests,
   )
 
 
@@ -166,4 +169,5 @@ def read_table(settings: Any, recipe: Recipe) -> Data:
       'unit': 'deviations of the training tasks',
     },
     num_targets=len(table.target_names),
+    digests=digests(splits),
   )

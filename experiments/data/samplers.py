@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from experiments.runner.data_digest import Digests, digests
 from experiments.runner.errors import UsageError
 from experiments.runner.settings import Finite, Listed, Whole, setting
 from metajax.algorithms.recipe import Recipe
@@ -107,6 +108,7 @@ class Data(NamedTuple):
   protocol: dict[str, Any]
   train_classes: int
   test_classes: Classes | None = None  # where they have names
+  digests: Digests | None = None  # of what is not drawn by a program
 
 
 class Wanted(NamedTuple):
@@ -213,6 +215,7 @@ def labelled(
     origin: what divided them, for the protocol.
     by_shares: whether --split_shares would divide them otherwise.
   """
+  found = digests(splits)
   splits = _rotated(wanted, splits)
   counts = '/'.join(str(len(part.names)) for part in splits)
   advice = ''
@@ -244,6 +247,7 @@ def labelled(
     },
     train_classes=len(splits.train.names),
     test_classes=test_classes,
+    digests=found,
   )
 
 

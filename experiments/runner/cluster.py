@@ -1,5 +1,7 @@
 """A run on many devices and processes, as its settings say."""
 
+import hashlib
+import json
 import math
 import os
 import re
@@ -12,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from experiments.runner.common import MOST_CPU_DEVICES, Machine
+from experiments.runner.data_digest import DIGEST
 from experiments.runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -186,6 +189,10 @@ def check_agreement(settings: Machine, record: Mapping[str, Any]) -> None:
   facts = {
     f'--{name}': value for name, value in record.items() if name not in _OWN
   }
+  if DIGEST in record:
+    text = json.dumps(record[DIGEST], sort_keys=True)
+    facts['the digest of the data'] = hashlib.sha256(text.encode()).hexdigest()
+    del facts[f'--{DIGEST}']
   everyone = collect([socket.gethostname(), facts | versions()])
   first_host, first = everyone[0]
   differing = [

@@ -227,6 +227,11 @@ class Common(Machine):
     None, Text(), 'start from the meta-parameters of the run in this workdir',
     of='training', resume=False,
   )  # fmt: skip
+  other_data: bool = setting(
+    False, YesNo(), 'the data are meant to be others than those that the run of'
+    ' --load has learned from, such as for a test across data sets',
+    of='training', resume=False,
+  )  # fmt: skip
   test_only: bool = setting(
     False, YesNo(), 'do not train; goes with --load',
     of='training', resume=False,

@@ -4,7 +4,9 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ['UsageError', 'suggestion', 'unwritable']
+__all__ = ['UsageError', 'printable', 'shown', 'suggestion', 'unwritable']
+
+_LONGEST = 200  # characters of a value that a message quotes
 
 
 class UsageError(Exception):
@@ -29,6 +31,24 @@ def unwritable(setting: str, path: Path, error: OSError) -> UsageError:
     setting,
     f'{path} cannot be written ({error.strerror}); name a directory that can',
   )
+
+
+def printable(text: str) -> str:
+  r"""A text whose characters all have a form, as names from outside may not.
+
+  Example:
+    >>> print(printable('a\x1b[31m b\n'))
+    a\x1b[31m b\n
+  """
+  return ''.join(
+    each if each.isprintable() else ascii(each)[1:-1] for each in text
+  )
+
+
+def shown(value: object) -> str:
+  """A value as messages quote it: printable, and not too long."""
+  text = printable(repr(value))
+  return text if len(text) <= _LONGEST else f'{text[:_LONGEST]}...'
 
 
 def suggestion(given: str, names: Sequence[str]) -> str:

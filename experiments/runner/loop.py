@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.runner import cluster, dry_run, report
-from experiments.runner.common import Common
+from experiments.runner.data_digest import DIGEST
 from experiments.runner.errors import UsageError, unwritable
 from experiments.runner.interrupts import (
   StallWatch,
@@ -67,7 +67,9 @@ def train_and_test(
   """
   started = time.perf_counter() if started is None else started
   settings = problem.settings
-  record = recorded(settings, problem.recipe)
+  if settings.other_data and settings.load is None:
+    raise UsageError('other_data', 'goes with --load')
+  record = recorded(problem)
   cluster.check_agreement(settings, record)
   if settings.dry_run is not None:
     return _dry_run(problem, workdir)
@@ -77,7 +79,7 @@ def train_and_test(
   # What can be refused is refused before the workdir is touched.
   loaded = None
   if settings.load is not None:
-    loaded = load_meta_params(train_step, Path(settings.load))
+    loaded = load_meta_params(problem, train_step, Path(settings.load))
   opened = open_workdir(workdir, settings, record)
   judge = make_judge(problem)
   try:
@@ -128,7 +130,7 @@ def _outcome(
   watch.now('reporting')
   outcome = report.result(
     problem,
-    recorded(settings, problem.recipe),
+    recorded(problem),
     trained,
     meta_params,
     evaluation,
@@ -139,14 +141,19 @@ def _outcome(
   return outcome
 
 
-def recorded(settings: Common, recipe: Recipe) -> dict[str, Any]:
-  """All settings by name, with the defaults of the recipe filled in."""
-  return {
-    name: getattr(recipe, name)
+def recorded(problem: Problem) -> dict[str, Any]:
+  """What a workdir remembers of its run.
+
+  All settings by name, with the defaults of the recipe filled in, and the
+  digests of the data.
+  """
+  record = {
+    name: getattr(problem.recipe, name)
     if value is None and name in Recipe._fields
     else value
-    for name, value in settings.given().items()
+    for name, value in problem.settings.given().items()
   }
+  return record | ({DIGEST: problem.digests} if problem.digests else {})
 
 
 def _make_train_step(

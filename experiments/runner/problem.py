@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from experiments.runner.common import Common
+from experiments.runner.data_digest import Digests
 from experiments.runner.errors import UsageError
 from experiments.runner.networks import check_network, make_model
 from metajax.algorithms.recipe import Recipe
@@ -62,6 +63,7 @@ class Problem(NamedTuple):
   baseline: Callable[['Problem'], dict[str, float]]
   draw: Callable[[Any], None]  # the pictures of a run that is `Finished`
   metrics: tuple[Metric, ...] = ()  # what else a test measures
+  digests: Digests | None = None  # of data that no program has drawn
   mesh: Mesh | None = None  # of devices; the default device alone without one
 
   @property
@@ -214,7 +216,8 @@ def regression(
   Args:
     settings: of the run.
     recipe: with these settings.
-    data: samplers, protocol and number of targets (`experiments.data`).
+    data: samplers, protocol, number of targets and digests
+      (`experiments.data`).
     name: of a run.
     dataset: what the tasks are of.
     baseline: what the result is compared with.
@@ -241,4 +244,5 @@ def regression(
     },
     baseline=baseline,
     draw=draw,
+    digests=data.digests,
   )

@@ -8,11 +8,19 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, NoneType
 from typing import Any
 
 from experiments.runner.common import Common
-from experiments.runner.errors import UsageError
+from experiments.runner.data_digest import DIGEST
+from experiments.runner.errors import UsageError, shown, unwritable
+from experiments.runner.records import (
+  RECORD,
+  RESULT,
+  check_record,
+  read_record,
+)
+from experiments.runner.report import metric_of
 from experiments.runner.settings import Base, is_identity, said
 from experiments.runner.workdir import write_json
 
@@ -25,9 +33,6 @@ __all__ = [
   'read',
   'start',
 ]
-
-
-_RESULT = 'result.json'
 
 
 def claim(workdir: Path, settings: Base) -> None:
@@ -47,17 +52,17 @@ def claim(workdir: Path, settings: Base) -> None:
     for name, each in said(type(settings)).items()
     if each.of == 'data' or is_identity(each.of)
   }
-  record = workdir / 'config.json'
+  record = workdir / RECORD
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     if not record.exists():
       write_json(record, given)
-    before = json.loads(record.read_text())
-  except (OSError, ValueError) as error:
-    raise UsageError('workdir', f'{workdir}: {error}; name another') from error
+  except OSError as error:
+    raise unwritable('workdir', workdir, error) from error
+  before = read_record(record, 'workdir')
   usual = type(settings)().given()
   differing = [
-    f'--{name} was {before.get(name)!r} and is {value!r}'
+    f'--{name} was {shown(before.get(name))} and is {shown(value)}'
     for name, value in sorted(identity.items())
     if before.get(name, usual[name]) != value
   ]
@@ -100,7 +105,7 @@ def start(
   Raises:
     FailedError: if its exit code is not 0.
   """
-  begun = resume and (workdir / 'config.json').exists()
+  begun = resume and (workdir / RECORD).exists()
   settings = settings.replace(workdir=str(workdir), resume=begun)
   command = [sys.executable, '-m', 'experiments.runner.child', experiment]
   workdir.parent.mkdir(parents=True, exist_ok=True)
@@ -129,13 +134,52 @@ def start(
 
 def is_done(workdir: Path) -> bool:
   """Whether a run has come to its end."""
-  return (workdir / _RESULT).exists()
+  return (workdir / RESULT).exists()
 
 
-def read(workdir: Path) -> dict[str, Any]:
-  """What a run that is done has found."""
-  outcome: dict[str, Any] = json.loads((workdir / _RESULT).read_text())
+def read(workdir: Path, setting: str = 'workdir') -> dict[str, Any]:
+  """What a run that is done has found.
+
+  Args:
+    workdir: of the run.
+    setting: the one that names it, or what it lies in.
+
+  Raises:
+    UsageError: if the file is damaged.
+  """
+  path = workdir / RESULT
+  outcome = read_record(path, setting)
+  check_record(outcome, _ENTRIES, path, setting)
+  if 'metric' in outcome:  # older ones do not name it
+    check_record(outcome, _METRIC, path, setting)
+  try:
+    metric = metric_of(outcome).name
+  except (TypeError, StopIteration) as error:
+    raise UsageError(
+      setting, f'{path} is damaged: it names no metric; restore it'
+    ) from error
+  check_record(
+    outcome,
+    {f'test.{name}': _NUMBER for name in (metric, f'{metric}_before', 'ci95')},
+    path,
+    setting,
+  )
   return outcome
+
+
+_NUMBER = (float, NoneType)
+# What others read of it.
+_ENTRIES: dict[str, tuple[type, ...]] = {
+  'config.tasks_per_step': (int,), 'parameters': (int,), 'steps': (int,),
+  'protocol.shots': (int,), 'protocol.ways': (int, NoneType),
+  'protocol.evaluation': (str, NoneType), 'tasks_per_second': _NUMBER,
+  'test': (dict,), 'training_seconds': (float,),
+  f'config.{DIGEST}': (dict, NoneType),
+}  # fmt: skip
+_METRIC: dict[str, tuple[type, ...]] = {
+  'metric.name': (str,), 'metric.unit': (str,), 'metric.label': (str,),
+  'metric.higher_is_better': (bool,),
+}  # fmt: skip
 
 
 @contextlib.contextmanager

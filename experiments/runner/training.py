@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from experiments.runner.data_digest import DIGEST_ENTRY, check_same_data
 from experiments.runner.errors import UsageError
 from experiments.runner.interrupts import (
   Interrupted,
@@ -21,6 +22,12 @@ from experiments.runner.problem import (
   Trained,
   judged,
 )
+from experiments.runner.records import (
+  RECORD,
+  RESULT,
+  check_record,
+  read_record,
+)
 from experiments.runner.workdir import Workdir
 from metajax.base import PyTree
 from metajax.devices.distributed import (
@@ -30,7 +37,13 @@ from metajax.devices.distributed import (
 from metajax.runs.checkpoint import Checkpointer, CheckpointError, Restored
 from metajax.runs.terminal import Terminal
 from metajax.runs.training import TrainState, TrainStep
-from metajax.runs.writers import VALIDATION, JsonLines, TensorBoard, Writers
+from metajax.runs.writers import (
+  VALIDATION,
+  JsonLines,
+  TensorBoard,
+  Writers,
+  read_json_lines,
+)
 
 __all__ = [
   'MAX_SKIPPED_IN_A_ROW',
@@ -71,7 +84,7 @@ def train(
   with checkpointer:
     state = initial
     if workdir.resume:
-      state = _resumed(checkpointer, initial, recipe.steps)
+      state = _resumed(workdir.path, checkpointer, initial, recipe.steps)
     start = int(state.step)
     with _writers(workdir.path, problem, start) as writers:
       run = _Run(
@@ -99,17 +112,32 @@ def _writers(workdir: Path, problem: Problem, start: int) -> Writers:
   )
 
 
-def load_meta_params(train_step: TrainStep, workdir: Path) -> PyTree:
-  """Reads the newest good checkpoint of another run."""
+def load_meta_params(
+  problem: Problem, train_step: TrainStep, workdir: Path
+) -> PyTree:
+  """Reads the newest good checkpoint of another run, on the same data."""
   if not (workdir / 'checkpoints').is_dir():
     raise UsageError('load', f'{workdir} holds no checkpoints')
+  settings = problem.settings
+  # Older runs, and those of the library alone, have no record.
+  if not settings.other_data and (workdir / RECORD).exists():
+    before = read_record(workdir / RECORD, 'load')
+    check_record(before, DIGEST_ENTRY, workdir / RECORD, 'load')
+    check_same_data(
+      settings,
+      before,
+      problem.digests,
+      f'those that {workdir} has learned from',
+      'it might be tested on classes or tasks of its training; name the same'
+      ' data, or say by --other_data that these are meant',
+    )
   try:
     with Checkpointer(workdir / 'checkpoints') as checkpointer:
-      restored = checkpointer.restore(train_step.template())
+      restored = checkpointer.restore(train_step.template(), only='meta_params')
   except CheckpointError as error:
     raise UsageError('load', str(error)) from error
   _report(restored, 'loaded')
-  return restored.state.meta_params
+  return restored.state
 
 
 def _report(restored: Restored, verb: str) -> None:
@@ -119,10 +147,16 @@ def _report(restored: Restored, verb: str) -> None:
 
 
 def _resumed(
-  checkpointer: Checkpointer, initial: TrainState, steps: int
+  workdir: Path, checkpointer: Checkpointer, initial: TrainState, steps: int
 ) -> TrainState:
   if not agree(checkpointer.steps()):
-    # A run that was killed before its first checkpoint begins again.
+    if agree(is_primary() and _has_saved(workdir)):
+      raise UsageError(
+        'resume',
+        f'the checkpoints of the run in {workdir} are gone; restore'
+        f' {workdir / "checkpoints"}, or begin again in another --workdir',
+      )
+    print('nothing was saved yet; begins again at step 0', flush=True)
     return initial
   try:
     restored = checkpointer.restore(initial)
@@ -134,6 +168,32 @@ def _resumed(
     )
   _report(restored, 'resumed from')
   return restored.state
+
+
+def _has_saved(workdir: Path) -> bool:
+  """Whether a run has left traces of checkpoints, which are not there.
+
+  It may have been killed while it wrote the first one. Its directory is made
+  before, and a second one is begun when the first is whole; what has been
+  validated is saved before the next step.
+  """
+  if (workdir / RESULT).exists():
+    return True
+  metrics = workdir / 'metrics.jsonl'
+  if not metrics.exists():
+    return False
+  try:
+    records = read_json_lines(metrics)
+  except ValueError as error:
+    raise UsageError('workdir', str(error)) from error
+  last = max((record['step'] for record in records), default=0)
+  validated = {
+    record['step']
+    for record in records
+    if any(name.startswith(VALIDATION) for name in record)
+  }
+  begun = sum(step < last for step in validated)
+  return begun > (1 if (workdir / 'checkpoints').is_dir() else 0)
 
 
 class _Run:

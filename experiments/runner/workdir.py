@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.runner.common import Common
-from experiments.runner.errors import UsageError, unwritable
+from experiments.runner.data_digest import DIGEST, DIGEST_ENTRY, check_same_data
+from experiments.runner.errors import UsageError, shown, unwritable
+from experiments.runner.records import RECORD, check_record, read_record
 from experiments.runner.settings import said
 from metajax.algorithms.recipe import ANNEALED
 from metajax.devices.distributed import agree, is_primary
@@ -17,7 +19,6 @@ from metajax.devices.distributed import agree, is_primary
 __all__ = ['Workdir', 'open_workdir', 'wait_until_free', 'write_json']
 
 
-_RECORD = 'config.json'
 _LOCK = '.lock'
 # Left by a run that was asked to stop, for the next start to go on by itself.
 _PREEMPTED = '.preempted'
@@ -109,7 +110,7 @@ def open_workdir(
 
 
 def _open(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
-  file = path / _RECORD
+  file = path / RECORD
   if file.exists():
     return _reopen(path, settings, record)
   if settings.resume:
@@ -135,13 +136,8 @@ def _open(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
 
 
 def _reopen(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
-  file = path / _RECORD
-  try:
-    before = json.loads(file.read_text())
-  except ValueError as error:
-    raise UsageError(
-      'workdir', f'{file} is not readable ({error}); name another'
-    ) from error
+  before = read_record(path / RECORD, 'workdir')
+  check_record(before, DIGEST_ENTRY, path / RECORD, 'workdir')
   _check_same(path, settings, before, record)
   mark = path / _PREEMPTED
   if not (settings.resume or mark.exists() or settings.is_distributed):
@@ -174,8 +170,8 @@ def _check_same(
   newer = {name for name in said(Common) if name not in before}
   given, usual = settings.given(), type(settings)().given()
   differing = [
-    f'--{name} was {before.get(name)!r} and is {now.get(name)!r}'
-    for name in sorted(fixed | (before.keys() - known.keys()))
+    f'--{name} was {shown(before.get(name))} and is {shown(now.get(name))}'
+    for name in sorted(fixed | (before.keys() - known.keys() - {DIGEST}))
     if (
       given[name] != usual[name]
       if name in newer
@@ -188,6 +184,13 @@ def _check_same(
       f'{path} holds a run with other settings: {"; ".join(differing)};'
       ' name another directory, or set these as they were',
     )
+  check_same_data(
+    settings,
+    before,
+    now.get(DIGEST),
+    f'those that the run in {path} has learned from',
+    'bring these back, or begin another run in another --workdir',
+  )
 
 
 def write_json(path: Path, value: Any) -> Any:
