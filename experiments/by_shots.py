@@ -20,18 +20,18 @@ from experiments import images
 from experiments.figures import charts
 from experiments.runner import flags, runs, tables
 from experiments.runner.data_digest import DIGEST_ENTRY, SameData
-from experiments.runner.errors import UsageError
+from experiments.runner.errors import UsageError, printable
 from experiments.runner.records import RECORD, check_record, read_record
 from experiments.runner.settings import (
   Base,
   Listed,
-  Text,
+  Place,
   Whole,
   said,
   setting,
   settings,
 )
-from experiments.runner.workdir import wait_until_free, write_json
+from experiments.runner.workdir import wait_until_free, write_json, write_text
 from metajax.algorithms.table import ALGORITHMS
 from metajax.metric import ACCURACY
 
@@ -44,7 +44,7 @@ class Settings(Base):
 
   # Which rows are made, not what they are.
   runs: tuple[str, ...] = setting(
-    (), Listed(), 'workdirs of trained runs', of='machine', resume=True
+    (), Listed(Place()), 'workdirs of trained runs', of='machine', resume=True
   )
   shots: tuple[str, ...] = setting(
     ('1', '2', '5', '10'), Listed(), 'examples per class',
@@ -59,11 +59,11 @@ class Settings(Base):
     200, Whole(2), 'test tasks', of='test', resume=False
   )
   cache_dir: str | None = setting(
-    None, Text(), "compiled programs [default: the user's cache directory]",
+    None, Place(), "compiled programs [default: the user's cache directory]",
     of='machine', resume=True,
   )  # fmt: skip
   workdir: str = setting(
-    'runs/by_shots', Text(), 'where the results go',
+    'runs/by_shots', Place(), 'where the results go',
     of='machine', resume=True,
   )  # fmt: skip
 
@@ -87,7 +87,7 @@ def run(settings: Settings) -> int:
   for name, (path, config) in configs.items():
     for examples in shots:
       label = f'{name}, {examples} examples per class'
-      print(label, flush=True)
+      print(printable(label), flush=True)
       with runs.leave_on_sigterm(), runs.noted(failed, label):
         outcome = _outcome(settings, workdir, path, config, examples)
         test = str(_test_of(workdir, path, examples))
@@ -95,7 +95,7 @@ def run(settings: Settings) -> int:
         rows.append(_row(name, examples, outcome))
       _write(settings, workdir, rows, failed, config)
   tables.show(table(rows))
-  print(f'{workdir}: by_shots.json, by_shots.md, by_shots.png')
+  print(printable(f'{workdir}: by_shots.json, by_shots.md, by_shots.png'))
   return 1 if failed else 0
 
 
@@ -241,7 +241,7 @@ def _write(
       'failed': failed,
     },
   )
-  (workdir / 'by_shots.md').write_text(tables.markdown(table(rows)))
+  write_text(workdir / 'by_shots.md', tables.markdown(table(rows)))
   if not rows:
     return
   charts.by_shots(

@@ -42,14 +42,14 @@ from experiments.runner.records import PLAN, check_record, read_record
 from experiments.runner.settings import (
   Listed,
   OneOf,
+  Place,
   Positive,
-  Text,
   Whole,
   said,
   setting,
   settings,
 )
-from experiments.runner.workdir import wait_until_free, write_json
+from experiments.runner.workdir import wait_until_free, write_json, write_text
 from metajax.algorithms.recipe import ANNEALED, Recipe
 from metajax.algorithms.table import ALGORITHMS
 from metajax.models.encoders import ENCODERS
@@ -125,11 +125,11 @@ class Settings(ImageData):
     100, Whole(2), 'validation tasks', of='training', resume=False
   )
   cache_dir: str | None = setting(
-    None, Text(), "compiled programs [default: the user's cache directory]",
+    None, Place(), "compiled programs [default: the user's cache directory]",
     of='machine', resume=True,
   )  # fmt: skip
   workdir: str = setting(
-    'runs/compare', Text(), 'where the results go', of='machine', resume=True
+    'runs/compare', Place(), 'where the results go', of='machine', resume=True
   )
 
   @property
@@ -285,7 +285,7 @@ def _write(
   write_json(workdir / 'compare.json', {'rows': records, 'failed': failed})
   if not rows:
     return
-  (workdir / 'compare.md').write_text(tables.markdown(table(rows), _NAMES))
+  write_text(workdir / 'compare.md', tables.markdown(table(rows), _NAMES))
   comparison(
     workdir / 'compare.png',
     curves,

@@ -53,7 +53,7 @@ from experiments.runner.settings import (
   Base,
   OneOf,
   Part,
-  Text,
+  Place,
   Whole,
   setting,
   settings,
@@ -105,7 +105,7 @@ class Settings(Base):
     of='test', resume=False, forwarded=False,
   )  # fmt: skip
   workdir: str = setting(
-    'runs/benchmark', Text(), f'where {RECORD} goes',
+    'runs/benchmark', Place(), f'where {RECORD} goes',
     of='machine', resume=True, forwarded=False,
   )  # fmt: skip
 

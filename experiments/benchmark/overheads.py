@@ -38,6 +38,7 @@ from experiments.runner.cache import use_compilation_cache
 from experiments.runner.errors import unwritable
 from experiments.runner.settings import (
   Base,
+  Place,
   Text,
   Whole,
   setting,
@@ -91,11 +92,11 @@ class Settings(Base):
     of='tasks', resume=False, forwarded=False,
   )  # fmt: skip
   workdir: str = setting(
-    'runs/overheads', Text(), 'where the results go',
+    'runs/overheads', Place(), 'where the results go',
     of='machine', resume=True, forwarded=False,
   )  # fmt: skip
   cache_dir: str | None = setting(
-    None, Text(), "compiled programs [default: the user's cache directory]",
+    None, Place(), "compiled programs [default: the user's cache directory]",
     of='machine', resume=True, forwarded=False,
   )  # fmt: skip
   # What one process is to be: the first one starts the others.

@@ -28,7 +28,7 @@ from experiments.runner.errors import UsageError, unwritable
 from experiments.runner.settings import (
   Base,
   Listed,
-  Text,
+  Place,
   Whole,
   setting,
   settings,
@@ -63,7 +63,7 @@ class Settings(Base):
     of='machine', resume=False, forwarded=False,
   )  # fmt: skip
   workdir: str = setting(
-    'runs/weak_scaling', Text(), 'where weak_scaling.json goes',
+    'runs/weak_scaling', Place(), 'where weak_scaling.json goes',
     of='machine', resume=True, forwarded=False,
   )  # fmt: skip
 

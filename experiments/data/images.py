@@ -23,12 +23,12 @@ from experiments.data.samplers import (
   split_shares,
 )
 from experiments.runner.cache import cache_dir
-from experiments.runner.errors import UsageError
+from experiments.runner.errors import UsageError, suggestion
 from experiments.runner.settings import (
   Base,
   Kind,
   OneOf,
-  Text,
+  Place,
   Whole,
   YesNo,
   setting,
@@ -88,7 +88,9 @@ class DataSetName(Kind):
       value in known or (value.startswith('tfds:') and value != 'tfds:')
     ):
       return value
-    raise ValueError(f'must be {self.allowed}')
+    raise ValueError(
+      f'must be {self.allowed}{suggestion(str(value), sorted(known))}'
+    )
 
 
 def dataset(*others: str) -> Any:
@@ -105,7 +107,7 @@ class ImageData(Base):
 
   dataset: str = dataset()
   data_dir: str | None = setting(
-    None, Text(), 'tensorflow-datasets directory, or folder of images',
+    None, Place(), 'tensorflow-datasets directory, or folder of images',
     of='data', resume=True, forwarded=True,
   )  # fmt: skip
   download: bool = setting(
@@ -113,10 +115,10 @@ class ImageData(Base):
     of='machine', resume=True, forwarded=True,
   )  # fmt: skip
   data_file: str | None = setting(
-    None, Text(), 'npz file', of='data', resume=True, forwarded=True
+    None, Place(), 'npz file', of='data', resume=True, forwarded=True
   )
   split_dir: str | None = setting(
-    None, Text(), 'train.txt, val.txt and test.txt: a class a line; for'
+    None, Place(), 'train.txt, val.txt and test.txt: a class a line; for'
     ' folder also train.csv, val.csv and test.csv: filename,label'
     ' [default of folder: --data_dir]',
     of='data', resume=True, forwarded=True,

@@ -19,6 +19,7 @@ from experiments.runner.errors import UsageError
 from experiments.runner.settings import (
   Base,
   Listed,
+  Place,
   Text,
   Whole,
   setting,
@@ -102,7 +103,7 @@ class TableData(Base):
   """Which columns of a file are what, and how its tasks are divided."""
 
   data_file: str | None = setting(
-    None, Text(), 'CSV or Parquet file, a row an example',
+    None, Place(), 'CSV or Parquet file, a row an example',
     of='data', resume=True, forwarded=True,
   )  # fmt: skip
   task_column: str = setting(

@@ -12,10 +12,10 @@ from types import ModuleType
 from typing import Any
 
 import experiments.recipes
+from experiments.recipes.overrides import check_fields
 from experiments.runner.errors import UsageError
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS, registered
-from metajax.models.encoders import ENCODERS
 
 __all__ = ['known', 'methods', 'published']
 
@@ -71,10 +71,7 @@ def _check(recipe: object, name: str) -> None:
   """Refuses what is no recipe of a method."""
   if not isinstance(recipe, Recipe):
     raise TypeError(f'must be a Recipe, got {type(recipe).__name__}')
-  if recipe.network is not None and recipe.network not in ENCODERS:
-    raise ValueError(
-      f'there is no network {recipe.network!r}; there are {", ".join(ENCODERS)}'
-    )
+  check_fields(recipe)
   options = ALGORITHMS[name].options
   if unknown := sorted(set(recipe.options) - set(options)):
     raise ValueError(

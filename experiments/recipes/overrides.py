@@ -21,7 +21,7 @@ from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS, Algorithm
 from metajax.models.encoders import ENCODERS
 
-__all__ = ['with_settings']
+__all__ = ['check_fields', 'with_settings']
 
 # What the experiment finds out or a comparison takes, and what only some kinds
 # of problem have; where these have it there is a flag.
@@ -114,12 +114,35 @@ def _assigned(
 
 def _field_kinds(settings: Common) -> dict[str, Kind]:
   """What each field of a recipe may be: as the setting, or as its type says."""
-  known = {name: each.kind for name, each in said(type(settings)).items()}
+  kinds = _kinds(type(settings))
+  return {name: kind for name, kind in kinds.items() if name not in _NOT_TO_SET}
+
+
+def check_fields(recipe: Recipe) -> None:
+  """Refuses a recipe from outside with a value that no setting may have.
+
+  Raises:
+    ValueError: if there is one; what needs no training takes 0 steps.
+  """
+  usual, untrained = Recipe(), ('steps', 'short_steps')
+  for name, kind in _kinds(Common).items():
+    value = getattr(recipe, name)
+    if value is None and getattr(usual, name) is None:
+      continue
+    try:
+      (Whole(0) if name in untrained else kind).check(value)
+    except ValueError as error:
+      # In quotes, for it is no flag that is wrong.
+      raise ValueError(f'{name!r} is {value!r}, but {error}') from None
+
+
+def _kinds(cls: type) -> dict[str, Kind]:
+  known = {name: each.kind for name, each in said(cls).items()}
   types = typing.get_type_hints(Recipe)
   return {
     name: known.get(name) or _kind_of(types[name])
     for name in Recipe._fields
-    if name not in _NOT_TO_SET
+    if name != 'options'
   }
 
 

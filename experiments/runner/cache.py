@@ -10,6 +10,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.runner.errors import unwritable
+from experiments.runner.workdir import warn_of_others
 
 __all__ = ['cache_dir', 'use_compilation_cache', 'without_compilation_cache']
 
@@ -34,6 +35,7 @@ def cache_dir(asked: str | None) -> Path | None:
     if asked:
       raise unwritable('cache_dir', directory, error) from error
     return None
+  warn_of_others('cache_dir', directory)
   return directory
 
 

@@ -248,7 +248,13 @@ def make_mesh(settings: Machine, tasks_per_step: int) -> 'Mesh | None':
   try:
     made = mesh.make_mesh(axes, devices)
   except ValueError as error:
-    raise UsageError('mesh', str(error)) from error
+    remedy, wanted = '', math.prod(axes.values())
+    if devices[0].platform == 'cpu':
+      remedy = (
+        f'; a CPU is {wanted} devices with the environment variable'
+        f' XLA_FLAGS=--xla_force_host_platform_device_count={wanted}'
+      )
+    raise UsageError('mesh', f'{error}{remedy}') from error
   check_shares(tasks_per_step, axes.get(mesh.TASK, 0), settings.mesh)
   return made
 

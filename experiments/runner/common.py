@@ -9,6 +9,7 @@ from experiments.runner.settings import (
   Listed,
   OneOf,
   Part,
+  Place,
   Positive,
   Repeated,
   Text,
@@ -215,7 +216,7 @@ class Common(Machine):
     of='training', resume=False, forwarded=True,
   )  # fmt: skip
   workdir: str | None = setting(
-    None, Text(), 'where results go [default: runs/...; from Python: nowhere,'
+    None, Place(), 'where results go [default: runs/...; from Python: nowhere,'
     ' results are what comes back]',
     of='machine', resume=True,
   )  # fmt: skip
@@ -224,7 +225,7 @@ class Common(Machine):
     of='machine', resume=True,
   )  # fmt: skip
   load: str | None = setting(
-    None, Text(), 'start from the meta-parameters of the run in this workdir',
+    None, Place(), 'start from the meta-parameters of the run in this workdir',
     of='training', resume=False,
   )  # fmt: skip
   other_data: bool = setting(
@@ -267,7 +268,7 @@ class Common(Machine):
     of='machine', resume=True,
   )  # fmt: skip
   cache_dir: str | None = setting(
-    None, Text(), 'compiled programs and decoded data'
+    None, Place(), 'compiled programs and decoded data'
     ' [default: metajax in the user\'s cache directory]',
     of='machine', resume=True, forwarded=True,
   )  # fmt: skip

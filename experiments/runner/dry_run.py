@@ -70,6 +70,8 @@ _OUT_OF_MEMORY = re.compile(
 )
 # Of a v4, half a chip counts as a device unless one asks for whole ones.
 _WHOLE_CHIPS = {'v4': 'megacore'}
+_GENERATIONS = sorted({each.partition(':')[0] for each in EXAMPLES})
+_SHAPE = re.compile(r'[1-9]\d*(x[1-9]\d*){1,2}')
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
@@ -104,6 +106,11 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
   generation, _, shape = topology.partition(':')
   if not shape:  # the compiler would choose one
     raise _unknown(topology, 'it has no shape')
+  if generation not in _GENERATIONS or not _SHAPE.fullmatch(shape):
+    raise _unknown(
+      topology,
+      f'it is not {", ".join(_GENERATIONS)} with a shape such as 2x2 or 2x2x2',
+    )
   if importlib.util.find_spec('libtpu') is None:
     raise UsageError(
       'dry_run',

@@ -20,9 +20,9 @@ class UsageError(Exception):
 
   def __init__(self, setting: str, message: str, value: object = None):
     self.setting = setting
-    self.message = message
-    given = '' if value is None else f'={value}'
-    super().__init__(f'--{setting}{given}: {message}')
+    self.message = printable(' '.join(message.split()))
+    self.given = '' if value is None else f'={printable(str(value))}'
+    super().__init__(f'--{setting}{self.given}: {self.message}')
 
 
 def unwritable(setting: str, path: Path, error: OSError) -> UsageError:
@@ -53,5 +53,7 @@ def shown(value: object) -> str:
 
 def suggestion(given: str, names: Sequence[str]) -> str:
   """A question whether a name that is nearly the given one was meant."""
-  close = difflib.get_close_matches(given, names, 1, 0.7)
+  # As people write maml++, Meta-SGD and ProtoNet.
+  plain = given.lower().replace('+', '_plus').replace('-', '_')
+  close = difflib.get_close_matches(plain, names, 1, 0.7)
   return f'; did you mean {close[0]}?' if close else ''

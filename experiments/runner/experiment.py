@@ -1,22 +1,27 @@
 """An experiment: settings, recipe, problem; from the shell and from Python."""
 
+import contextlib
 import json
+import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
 
 from experiments import STARTED
 from experiments.runner import cluster, flags, loop, report
 from experiments.runner.cache import use_compilation_cache
 from experiments.runner.common import Common
-from experiments.runner.errors import UsageError
+from experiments.runner.errors import UsageError, printable
 from experiments.runner.interrupts import Interrupted
 from experiments.runner.problem import Problem
 from experiments.runner.training import DivergenceError
 from metajax.algorithms.recipe import Recipe
+from metajax.tasks.errors import reason
 
 __all__ = ['Experiment', 'Outcome']
 
@@ -64,11 +69,12 @@ class Experiment(NamedTuple):
       raise UsageError('resume', 'needs --workdir, the directory of the run')
     recipe = self.recipe(settings)
     cluster.check_processes(settings)
-    problem = self.problem(settings, recipe)
-    if settings.workdir is not None:
-      return loop.train_and_test(problem, Path(settings.workdir))
-    with tempfile.TemporaryDirectory(prefix='metajax-') as folder:
-      return loop.train_and_test(problem, Path(folder) / problem.name)
+    with _within_memory(recipe):
+      problem = self.problem(settings, recipe)
+      if settings.workdir is not None:
+        return loop.train_and_test(problem, Path(settings.workdir))
+      with tempfile.TemporaryDirectory(prefix='metajax-') as folder:
+        return loop.train_and_test(problem, Path(folder) / problem.name)
 
   def main(self) -> int:
     """The binary: flags in, files and a table out; returns the exit code."""
@@ -79,6 +85,10 @@ class Experiment(NamedTuple):
   def start(self, settings: Common) -> int:
     """Runs in a process of its own; returns the exit code."""
     recipe = self.recipe(settings)
+    with _within_memory(recipe):
+      return self._start(settings, recipe)
+
+  def _start(self, settings: Common, recipe: Recipe) -> int:
     cluster.connect(settings)
     if self.small_operations:
       cluster.single_thread(settings)
@@ -104,13 +114,37 @@ class Experiment(NamedTuple):
     if outcome:  # one process speaks for all
       report.show(problem, outcome)
       files = [each.name for each in workdir.iterdir() if each.name[0] != '.']
-      print(f'{workdir}: {", ".join(sorted(files))}')
+      print(printable(f'{workdir}: {", ".join(sorted(files))}'))
     return 0
 
   def start_with(self, text: str) -> int:
     """Runs with settings that are written as JSON; returns the exit code."""
     return cluster.leave_with_the_others(
       lambda: flags.one_line(
-        lambda: self.start(self.settings(**json.loads(text)))
+        self.settings, lambda: self.start(self.settings(**json.loads(text)))
       )
     )
+
+
+@contextlib.contextmanager
+def _within_memory(recipe: Recipe) -> Iterator[None]:
+  """What does not fit into memory is one line, which says what to lower."""
+  try:
+    yield
+  # Some numbers are beyond what an index can be.
+  except (MemoryError, OverflowError, jax.errors.JaxRuntimeError) as error:
+    if isinstance(error, jax.errors.JaxRuntimeError) and not re.search(
+      'RESOURCE_EXHAUSTED|[Oo]ut of memory', str(error)
+    ):
+      raise
+    queries = recipe.queries
+    largest = max(
+      ('ways', recipe.ways), ('shots', recipe.shots), ('queries', queries),
+      ('tasks_per_step', recipe.tasks_per_step), key=lambda pair: pair[1],
+    )  # fmt: skip
+    raise UsageError(
+      largest[0],
+      f'is {largest[1]}, and tasks of {recipe.ways} ways, {recipe.shots} shots'
+      f' and {queries} queries do not fit into memory ({reason(error)}); lower'
+      ' --ways, --shots, --queries, --tasks_per_step, --chunk_size or --width',
+    ) from error

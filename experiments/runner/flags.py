@@ -1,13 +1,15 @@
 """The door: absl flags become a value of settings, and misuse one line."""
 
 import difflib
+import re
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Container
 from typing import Any
 
 from absl import flags
 
-from experiments.runner.errors import UsageError
+from experiments.runner.errors import UsageError, printable
 from experiments.runner.settings import (
   Kind,
   Listed,
@@ -18,7 +20,7 @@ from experiments.runner.settings import (
   said,
 )
 
-__all__ = ['main', 'one_line']
+__all__ = ['as_flags', 'main', 'one_line']
 
 FLAGS = flags.FLAGS
 # What this module defines belongs to the binary that asks for it.
@@ -77,7 +79,7 @@ def main(cls: type, run: Callable[[Any], int]) -> int:
         f'{rest[1]!r} is not a flag; flags are given as --name=value'
       )
     values = {name: FLAGS[name].value for name in said(cls)}
-    return one_line(lambda: run(cls(**values)))
+    return one_line(cls, lambda: run(cls(**values)))
   except flags.UnrecognizedFlagError as error:
     close = difflib.get_close_matches(error.flagname, list(FLAGS), 1, 0.8)
     guess = f', did you mean --{close[0]}?' if close else ';'
@@ -91,12 +93,45 @@ def main(cls: type, run: Callable[[Any], int]) -> int:
     return _refuse(name + colon + text)
 
 
-def one_line(run: Callable[[], int]) -> int:
-  """Makes a line on stderr and exit code 2 of what the user can put right."""
-  try:
-    return run()
-  except UsageError as error:
-    return _refuse(str(error))
+def one_line(cls: type, run: Callable[[], int]) -> int:
+  """Makes a line on stderr and exit code 2 of what the user can put right.
+
+  A warning is a line too.
+
+  Args:
+    cls: the class of settings.
+    run: what returns the exit code.
+  """
+  with warnings.catch_warnings():
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    try:
+      return run()
+    except UsageError as error:
+      text = as_flags(error.message, said(cls))
+      return _refuse(f'--{error.setting}{error.given}: {text}')
+
+
+def as_flags(message: str, names: Container[str]) -> str:
+  """A message with flags in place of the parameters that it names.
+
+  These are words of several parts, which are the same in the library and here;
+  within paths and quotes they are names of something else.
+
+  Example:
+    >>> as_flags('damaged; skip_unreadable skips it', ['skip_unreadable'])
+    'damaged; --skip_unreadable skips it'
+  """
+
+  def flag(word: re.Match[str]) -> str:
+    return f'--{word[0]}' if word[0] in names else word[0]
+
+  return re.sub(r'(?<![^\s(])[a-z]+(?:_[a-z]+)+(?![\w./])', flag, message)
+
+
+def _show_warning(message: Warning | str, *rest: Any) -> None:
+  del rest  # where the code is that warns
+  text = printable(' '.join(str(message).split()))
+  print(f'warning: {text}', file=sys.stderr, flush=True)
 
 
 def _define(name: str, kind: Kind, default: Any, text: str) -> None:
@@ -122,5 +157,5 @@ def _help(full: bool) -> str:
 
 
 def _refuse(message: str) -> int:
-  print(' '.join(message.split()), file=sys.stderr)
+  print(printable(' '.join(message.split())), file=sys.stderr)
   return 2

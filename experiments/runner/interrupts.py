@@ -13,7 +13,7 @@ from typing import Self
 
 from jax.experimental import multihost_utils
 
-from experiments.runner.common import Machine
+from experiments.runner.common import Common, Machine
 
 __all__ = [
   'PREEMPTED',
@@ -30,12 +30,20 @@ PREEMPTED = 75
 
 
 class Interrupted(KeyboardInterrupt):
-  """A signal asked the run to stop."""
+  """A signal asked the run to stop.
 
-  def __init__(self, number: int, step: int | None = None):
+  Args:
+    number: of the signal.
+    step: the one that was saved, if one was.
+    kept: whether what was saved stays there, in a workdir.
+  """
+
+  def __init__(self, number: int, step: int | None = None, kept: bool = True):
     name = signal.Signals(number).name
     self.preempted = step is not None and number == signal.SIGTERM
-    if step is None:
+    if not kept:
+      text = 'stopped; nothing is kept of a run without a workdir'
+    elif step is None:
       text = 'stopped at once; the same command with --resume goes on'
     elif self.preempted:
       text = f'saved step {step}; the same command goes on'
@@ -45,16 +53,25 @@ class Interrupted(KeyboardInterrupt):
     self.exit_code = PREEMPTED if self.preempted else 128 + number
 
 
-def stop_at_once(number: int, frame: FrameType | None) -> None:
-  """A handler for when there is nothing to save."""
-  del frame
-  raise Interrupted(number)
+Handler = Callable[[int, FrameType | None], None]
+
+
+def stop_at_once(kept: bool) -> Handler:
+  """A handler for when there is nothing to save.
+
+  Args:
+    kept: whether there is a workdir, which holds what was saved before.
+  """
+
+  def stop(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise Interrupted(number, kept=kept)
+
+  return stop
 
 
 @contextlib.contextmanager
-def on_signals(
-  handle: Callable[[int, FrameType | None], None], settings: Machine
-) -> Iterator[None]:
+def on_signals(handle: Handler, settings: Machine) -> Iterator[None]:
   """Handles SIGTERM and Ctrl-C for the length of a block.
 
   Of several processes JAX's runtime receives the SIGTERM, to spread the word.
@@ -76,14 +93,15 @@ def on_signals(
 class Stops:
   """Requests to stop, between steps; a second one is obeyed at once."""
 
-  def __init__(self, settings: Machine) -> None:
+  def __init__(self, settings: Common) -> None:
     self._received: list[int] = []
+    self._at_once = stop_at_once(settings.workdir is not None)
     self._is_distributed = settings.is_distributed
 
   def remember(self, number: int, frame: FrameType | None) -> None:
     """A handler that lets the step end."""
     if self._received:
-      stop_at_once(number, frame)
+      self._at_once(number, frame)
     self._received.append(number)
     if self._is_distributed:
       os.kill(os.getpid(), signal.SIGTERM)  # JAX's runtime tells the others

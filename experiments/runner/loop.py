@@ -31,6 +31,7 @@ from experiments.runner.training import (
 )
 from experiments.runner.workdir import Workdir, open_workdir, write_json
 from metajax.algorithms.recipe import Recipe
+from metajax.algorithms.table import registered
 from metajax.base import PyTree
 from metajax.devices.distributed import (
   gather,
@@ -39,6 +40,7 @@ from metajax.devices.distributed import (
 )
 from metajax.devices.mesh import Rule, replicated
 from metajax.devices.parallel import ChunkSize
+from metajax.runs.checking import check
 from metajax.runs.checkpoint import CheckpointError
 from metajax.runs.training import TrainStep, make_train_step
 
@@ -75,6 +77,7 @@ def train_and_test(
     return _dry_run(problem, workdir)
   mesh = cluster.make_mesh(settings, problem.recipe.tasks_per_step)
   problem = problem._replace(mesh=mesh)
+  _check_fit(problem)
   train_step = _make_train_step(problem, mesh, problem.recipe.chunk_size)
   # What can be refused is refused before the workdir is touched.
   loaded = None
@@ -84,7 +87,7 @@ def train_and_test(
   judge = make_judge(problem)
   try:
     with (
-      on_signals(stop_at_once, settings),
+      on_signals(stop_at_once(settings.workdir is not None), settings),
       StallWatch(settings.stall_seconds) as watch,
     ):
       return _outcome(
@@ -154,6 +157,16 @@ def recorded(problem: Problem) -> dict[str, Any]:
     for name, value in problem.settings.given().items()
   }
   return record | ({DIGEST: problem.digests} if problem.digests else {})
+
+
+def _check_fit(problem: Problem) -> None:
+  """Refuses a method that does not fit the tasks, by where it comes from."""
+  try:
+    check(problem.meta_learner(), problem.objective, problem.train)
+  except ValueError as error:
+    name = problem.settings.algorithm
+    origin = 'plugin' if name in registered() else 'algorithm'
+    raise UsageError(origin, f'{name}: {error}') from error
 
 
 def _make_train_step(

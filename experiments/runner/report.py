@@ -10,6 +10,7 @@ import rich.console
 import rich.table
 
 from experiments.runner.problem import Problem, Trained
+from experiments.runner.tables import plain
 from metajax.base import PyTree
 from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR, Metric
 from metajax.runs.evaluation import Evaluation
@@ -97,7 +98,9 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
   metric, test = problem.metric, outcome['test']
   means, halves = test[f'{metric.name}_by_step'], test['ci95_by_step']
   table = rich.table.Table(
-    title=f'{outcome["algorithm"]} on {outcome["dataset"]}, held-out tasks'
+    title=plain(
+      f'{outcome["algorithm"]} on {outcome["dataset"]}, held-out tasks'
+    )
   )
   table.add_column('inner steps', justify='right')
   table.add_column(metric.heading, justify='right')
@@ -116,9 +119,7 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
       table.add_row(label, metric.format(value), '')
   console = rich.console.Console()
   console.print(table)
-  console.print(
-    describe(outcome['protocol']), markup=False, highlight=False, soft_wrap=True
-  )
+  console.print(plain(describe(outcome['protocol'])), soft_wrap=True)
 
 
 def _is_shown(step: int, length: int) -> bool:

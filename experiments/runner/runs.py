@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 from experiments.runner.common import Common
 from experiments.runner.data_digest import DIGEST
-from experiments.runner.errors import UsageError, shown, unwritable
+from experiments.runner.errors import UsageError, printable, shown, unwritable
 from experiments.runner.records import (
   RECORD,
   RESULT,
@@ -22,7 +23,7 @@ from experiments.runner.records import (
 )
 from experiments.runner.report import metric_of
 from experiments.runner.settings import Base, is_identity, said
-from experiments.runner.workdir import write_json
+from experiments.runner.workdir import open_file, write_json
 
 __all__ = [
   'FailedError',
@@ -85,7 +86,8 @@ def noted(failed: dict[str, str], name: str) -> Iterator[None]:
     yield
   except FailedError as error:
     failed[name] = str(error)
-    print(f'{name}: {error}', file=sys.stderr, flush=True)
+    line = printable(f'{name}: {error}')
+    print(line, file=sys.stderr, flush=True)
 
 
 def start(
@@ -108,8 +110,7 @@ def start(
   begun = resume and (workdir / RECORD).exists()
   settings = settings.replace(workdir=str(workdir), resume=begun)
   command = [sys.executable, '-m', 'experiments.runner.child', experiment]
-  workdir.parent.mkdir(parents=True, exist_ok=True)
-  with open(f'{workdir}.log', 'a') as log:
+  with open(_open_log(workdir), 'a', encoding='utf-8') as log:
     process = subprocess.Popen(
       command,
       stdin=subprocess.PIPE,
@@ -130,6 +131,15 @@ def start(
     raise FailedError(
       f'exit code {process.returncode}: {last[-1]} (see {workdir}.log)'
     )
+
+
+def _open_log(workdir: Path) -> int:
+  path = workdir.with_name(f'{workdir.name}.log')
+  try:
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    return open_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+  except OSError as error:
+    raise unwritable('workdir', path, error) from error
 
 
 def is_done(workdir: Path) -> bool:

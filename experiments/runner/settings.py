@@ -21,6 +21,7 @@ import difflib
 import math
 import operator
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
@@ -29,7 +30,7 @@ from experiments.runner.plugins import import_plugins
 from metajax.algorithms.recipe import Recipe
 
 __all__ = [
-  'Assignments', 'Base', 'Finite', 'Kind', 'Listed', 'OneOf', 'Part',
+  'Assignments', 'Base', 'Finite', 'Kind', 'Listed', 'OneOf', 'Part', 'Place',
   'Positive', 'Repeated', 'Said', 'Text', 'Whole', 'WholeOrAuto', 'YesNo',
   'assigned', 'assignments', 'is_identity', 'said', 'setting', 'settings',
 ]  # fmt: skip
@@ -59,6 +60,20 @@ class Kind:
 
 class Text(Kind):
   """Any text, or a path."""
+
+
+class Place(Text):
+  """A path; `~` is the home directory, also behind the = of a flag."""
+
+  allowed = 'a path, of names that have 1 to 255 bytes'
+
+  def check(self, value: Any) -> Any:
+    """Returns the path, or raises ValueError."""
+    path: str = os.path.expanduser(super().check(value))
+    longest = max(len(os.fsencode(name)) for name in path.split('/'))
+    if not path or longest > 255 or '\0' in path:
+      raise ValueError(f'must be {self.allowed}')
+    return path
 
 
 class YesNo(Kind):
@@ -192,17 +207,20 @@ class OneOf(Kind):
 
 
 class Listed(Kind):
-  """Texts with commas between them."""
+  """Texts, or paths, with commas between them."""
 
   type_name = 'list'
-  allowed = 'a list of texts'
+
+  def __init__(self, each: Text | None = None) -> None:
+    self._member = each or Text()
+    self.allowed = 'a list of texts' if each is None else 'a list of paths'
 
   def check(self, value: Any) -> Any:
     """Returns a tuple, or raises ValueError."""
     if isinstance(value, str):
       value = self.parse(value)
     try:
-      return tuple(Text().check(each) for each in value)
+      return tuple(self._member.check(each) for each in value)
     except (TypeError, ValueError):
       raise ValueError(f'must be {self.allowed}') from None
 
@@ -227,7 +245,12 @@ class Assignments(Kind):
   def check(self, value: Any) -> Any:
     """Returns the text, or raises ValueError."""
     if isinstance(value, Mapping):
-      value = ','.join(f'{name}={each}' for name, each in value.items())
+      pairs = [f'{name}={each}' for name, each in value.items()]
+      if smuggled := [each for each in pairs if re.search('[,=].*[,=]', each)]:
+        raise ValueError(
+          f'names and values have neither , nor = in them, got {smuggled[0]}'
+        )
+      value = ','.join(pairs)
     text = super().check(value)
     for pair in filter(None, text.split(',')):
       name, equals, given = pair.partition('=')

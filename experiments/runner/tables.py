@@ -8,8 +8,11 @@ from collections.abc import Sequence
 
 import rich.console
 import rich.table
+import rich.text
 
-__all__ = ['markdown', 'show', 'three_digits']
+from experiments.runner.errors import printable
+
+__all__ = ['markdown', 'plain', 'show', 'three_digits']
 
 
 _WIDE = 1000  # columns, more than any table has
@@ -20,12 +23,21 @@ def three_digits(value: float) -> str:
   return f'{value:.3g}' if value < 999.5 else f'{value:,.0f}'
 
 
+def plain(text: str) -> rich.text.Text:
+  """A text of which nothing is markup, nor speaks to the terminal."""
+  return rich.text.Text(printable(text))
+
+
 def markdown(table: Sequence[Sequence[str]], names: int = 1) -> str:
   """The table as Markdown has it."""
   header, *lines = table
   rule = [*['---'] * names, *['---:'] * (len(header) - names)]
+  shown = [
+    [printable(cell).replace('|', r'\|') for cell in cells]
+    for cells in (header, *lines)
+  ]
   return ''.join(
-    f'| {" | ".join(cells)} |\n' for cells in (header, rule, *lines)
+    f'| {" | ".join(cells)} |\n' for cells in (shown[0], rule, *shown[1:])
   )
 
 
@@ -34,14 +46,14 @@ def show(
 ) -> None:
   """Prints the table, to a file as wide as it is."""
   header, *lines = table
-  shown = rich.table.Table(title=title)
+  shown = rich.table.Table(title=title and plain(title))
   for number, name in enumerate(header):
     is_name = number < names
     shown.add_column(
-      name, justify='left' if is_name else 'right', no_wrap=is_name
+      plain(name), justify='left' if is_name else 'right', no_wrap=is_name
     )
   for cells in lines:
-    shown.add_row(*cells)
+    shown.add_row(*map(plain, cells))
   console = rich.console.Console()
   if not console.is_terminal:
     console.width = _WIDE

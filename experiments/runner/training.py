@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from experiments.runner.data_digest import DIGEST_ENTRY, check_same_data
-from experiments.runner.errors import UsageError
+from experiments.runner.errors import UsageError, printable
 from experiments.runner.interrupts import (
   Interrupted,
   StallWatch,
@@ -142,7 +142,8 @@ def load_meta_params(
 
 def _report(restored: Restored, verb: str) -> None:
   for reason in restored.rejected:
-    print(f'passed over a bad checkpoint: {reason}', flush=True)
+    text = printable(f'passed over a bad checkpoint: {reason}')
+    print(text, flush=True)
   print(f'{verb} step {restored.step}', flush=True)
 
 
@@ -242,7 +243,7 @@ class _Run:
       self.save({})
       self.checkpointer.wait()
     if number is not None:
-      stop = Interrupted(number, self.step)
+      stop = Interrupted(number, self.step, settings.workdir is not None)
       if stop.preempted:
         workdir.mark_preempted()
       raise stop

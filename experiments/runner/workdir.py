@@ -1,10 +1,13 @@
 """The directory of a run: whose it is, and files that are never half there."""
 
+import errno
 import fcntl
 import json
 import math
 import os
 import socket
+import stat
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,15 @@ from experiments.runner.settings import said
 from metajax.algorithms.recipe import ANNEALED
 from metajax.devices.distributed import agree, is_primary
 
-__all__ = ['Workdir', 'open_workdir', 'wait_until_free', 'write_json']
+__all__ = [
+  'Workdir',
+  'open_file',
+  'open_workdir',
+  'wait_until_free',
+  'warn_of_others',
+  'write_json',
+  'write_text',
+]
 
 
 _LOCK = '.lock'
@@ -34,17 +45,12 @@ class Workdir:
 
   def take(self) -> None:
     """Locks it against other runs; the lock ends with the process."""
-    lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT)
+    lock = open_file(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      owner = _owner(lock)
+      _lock_at_once(self.path, lock)
+    except UsageError:
       os.close(lock)
-      raise UsageError(
-        'workdir',
-        f'{self.path} is in use by another run ({owner}); wait for it, stop'
-        ' it, or name another',
-      ) from error
+      raise
     os.ftruncate(lock, 0)
     os.write(lock, f'process {os.getpid()} on {socket.gethostname()}'.encode())
     self._lock = lock
@@ -58,7 +64,8 @@ class Workdir:
   def mark_preempted(self) -> None:
     """Lets the next start go on without being asked to."""
     if is_primary():
-      (self.path / _PREEMPTED).touch()
+      mark = self.path / _PREEMPTED
+      os.close(open_file(mark, os.O_WRONLY | os.O_CREAT))
 
 
 def wait_until_free(path: Path) -> None:
@@ -68,14 +75,39 @@ def wait_until_free(path: Path) -> None:
   to its end. Beside a second run neither would be measured rightly.
   """
   try:
-    lock = os.open(path / _LOCK, os.O_RDWR)
+    lock = open_file(path / _LOCK, os.O_RDWR)
   except FileNotFoundError:
     return
+  except OSError as error:
+    raise unwritable('workdir', path, error) from error
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
     print(f'waiting for another run in {path} ({_owner(lock)})', flush=True)
     fcntl.flock(lock, fcntl.LOCK_EX)
+  finally:
+    os.close(lock)
+
+
+def _lock_at_once(path: Path, lock: int) -> None:
+  """Locks a workdir, or says who has it."""
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    raise UsageError(
+      'workdir',
+      f'{path} is in use by another run ({_owner(lock)}); wait for it, stop'
+      ' it, or name another',
+    ) from error
+
+
+def _refuse_if_in_use(path: Path) -> None:
+  try:
+    lock = open_file(path / _LOCK, os.O_RDWR)
+  except OSError:  # there is none, or it is what `take` will refuse
+    return
+  try:
+    _lock_at_once(path, lock)
   finally:
     os.close(lock)
 
@@ -111,8 +143,11 @@ def open_workdir(
 
 def _open(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
   file = path / RECORD
-  if file.exists():
-    return _reopen(path, settings, record)
+  try:
+    if file.exists():
+      return _reopen(path, settings, record)
+  except OSError as error:
+    raise unwritable('workdir', path, error) from error
   if settings.resume:
     raise UsageError(
       'resume',
@@ -122,6 +157,7 @@ def _open(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
   workdir = Workdir(path, resume=False)
   try:
     path.mkdir(parents=True, exist_ok=True)
+    warn_of_others('workdir', path)
     found = {each.name for each in path.iterdir()}
     # What a killed process leaves, and a dry run.
     if found - {_partial(file).name, _LOCK, 'dry_run.json'}:
@@ -136,8 +172,10 @@ def _open(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
 
 
 def _reopen(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
+  _refuse_if_in_use(path)
   before = read_record(path / RECORD, 'workdir')
-  check_record(before, DIGEST_ENTRY, path / RECORD, 'workdir')
+  wanted = {'algorithm': (str,), **DIGEST_ENTRY}
+  check_record(before, wanted, path / RECORD, 'workdir')
   _check_same(path, settings, before, record)
   mark = path / _PREEMPTED
   if not (settings.resume or mark.exists() or settings.is_distributed):
@@ -148,6 +186,7 @@ def _reopen(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
     )
   workdir = Workdir(path, resume=True)
   try:
+    warn_of_others('workdir', path)
     workdir.take()
     mark.unlink(missing_ok=True)
   except OSError as error:
@@ -195,14 +234,52 @@ def _check_same(
 
 def write_json(path: Path, value: Any) -> Any:
   """Writes a file all at once or not at all; returns what it then holds."""
-  partial = _partial(path)
-  try:
-    text = json.dumps(_null_for_nan(value), indent=2, allow_nan=False)
-    partial.write_text(text + '\n')
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
+  text = json.dumps(_null_for_nan(value), indent=2, allow_nan=False)
+  write_text(path, text + '\n')
   return json.loads(text)
+
+
+def write_text(path: Path, text: str) -> None:
+  """Writes a file all at once or not at all, and through no link."""
+  partial = _partial(path)
+  flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+  with open(open_file(partial, flags, 0o666), 'w', encoding='utf-8') as file:
+    try:
+      file.write(text)
+      file.close()
+      os.replace(partial, path)
+    finally:
+      partial.unlink(missing_ok=True)
+
+
+def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
+  """Opens a file that is no symbolic link to another.
+
+  Raises:
+    OSError: if it cannot be opened, or is a link.
+  """
+  try:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+  except OSError as error:
+    if error.errno == errno.ELOOP:
+      text = f'{path.name} is a symbolic link, remove it'
+      raise OSError(errno.ELOOP, text) from error
+    raise
+
+
+def warn_of_others(setting: str, path: Path) -> None:
+  """Warns of a directory in which other people can put their files.
+
+  Whose own group may write lets nobody else in.
+  """
+  status = path.stat()
+  by_group = status.st_mode & stat.S_IWGRP and status.st_gid != os.getgid()
+  if by_group or status.st_mode & stat.S_IWOTH:
+    warnings.warn(
+      f'--{setting}: others may write into {path}, and what is in it, compiled'
+      ' programs too, is trusted; chmod go-w would keep them out',
+      stacklevel=2,
+    )
 
 
 def _null_for_nan(value: Any) -> Any:

@@ -63,6 +63,12 @@ def test_flags(refused):
   for flag, expected in (
     ('--algorithm=mamal', r'--algorithm=mamal: .*<.*\|maml\|.*>'),
     ('--dataset=mnist', r'--dataset=mnist: must be one of strokes, omniglot, '),
+    ('--algorithm=maml++', r'.*; did you mean maml_plus_plus\?$'),
+    ('--dataset=omnigot', r'--dataset=omnigot: .*; did you mean omniglot\?$'),
+    ('--network=conv_4', r'--network=conv_4: .*; did you mean conv4\?$'),
+    ('--set=eval_inner_batc=3', r'--set: .*did you mean eval_inner_batch\?$'),
+    ('--other_data', r'--other_data: goes with --load$'),
+    (f'--workdir={"x" * 300}', r'--workdir=x+: must be a path, of names'),
     ('--evaluation=x', r'--evaluation=x: .*<transductive\|support\|population'),
     ('--test_checkpoint=x', r'--test_checkpoint=x: .*<last\|best>'),
     ('--step=3', r'--step: there is no such flag, did you mean --steps\?'),
@@ -118,7 +124,11 @@ def test_meshes_that_cannot_be(refused):
   for flags, expected in (
     (['--mesh=task'], "--mesh: is 'task', but must be axes with the number"),
     (['--mesh=task:1,task:1'], "--mesh: is 'task:1,task:1', but must be axes"),
-    (['--mesh=task:3'], '--mesh: a mesh of task:3 needs 3 devices, and there'),
+    (
+      ['--mesh=task:3'],
+      '--mesh: a mesh of task:3 needs 3 devices, and there.* XLA_FLAGS=--xla_fo'
+      'rce_host_platform_device_count=3',
+    ),
     (['--mesh=model:8'], '--mesh: model:8 has no axis task'),
     (
       ['--tasks_per_step=12'],
@@ -148,13 +158,13 @@ def test_meshes_that_cannot_be(refused):
     (['--distributed=here'], '--distributed: a coordinator is host:port with'),
     (
       ['--distributed=localhost:1'],
-      '--distributed: a coordinator goes with num_processes and process_id',
+      '--distributed: a coordinator goes with --num_processes and --process_',
     ),
     (
       ['--distributed=localhost:1', '--num_processes=2', '--process_id=2'],
-      '--distributed: process_id must be from 0 to 1, got 2',
+      '--distributed: --process_id must be from 0 to 1, got 2',
     ),
-    (['--dry_run=v9:1x1'], '--dry_run: .*v9:1x1'),
+    (['--dry_run=v9:1x1'], '--dry_run: .*v9:1x1.*it is not v4, v5e, v5p, v6e'),
     (['--images_on=host'], '--images_on: strokes are drawn on the device alo'),
   ):
     assert re.match(expected, refused(*flags, devices=8)), flags

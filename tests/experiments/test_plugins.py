@@ -1,5 +1,7 @@
 """Methods from outside, by the module that registers them."""
 
+import re
+
 import pytest
 from processes import TINY_IMAGES, result
 
@@ -71,15 +73,19 @@ def test_what_is_no_plugin_is_refused(launcher, modules, tmp_path):
 
 
 def test_a_recipe_that_cannot_be_is_refused(launcher, modules, tmp_path):
-  modules(norecipe=PLUGIN.replace("network='mlp'", "network='nope'"))
-  ended = launcher.run(
-    'images',
-    '--plugin=norecipe',
-    '--algorithm=slow_maml',
-    '--steps=1',
-    cwd=tmp_path,
-  )
-  assert ended.code == 2, ended
-  assert ended.stderr.startswith(
-    "--plugin: the recipe of slow_maml for images: there is no network 'nope'"
-  )
+  for number, (value, message) in enumerate(
+    {
+      "network='nope'": "'network' is 'nope', but value should be one of <",
+      "network='mlpp'": '.*; did you mean mlp',
+      "steps='x'": "'steps' is 'x', but must be a whole number from 0",
+      'inner_lr=-1': "'inner_lr' is -1, but must be a finite number > 0",
+    }.items()
+  ):
+    name = f'norecipe{number}'
+    modules(**{name: PLUGIN.replace("network='mlp'", value)})
+    ended = launcher.run(
+      'images', f'--plugin={name}', '--algorithm=slow_maml', cwd=tmp_path
+    )
+    assert ended.code == 2, ended
+    start = '--plugin: the recipe of slow_maml for images: '
+    assert re.match(start + message, ended.stderr), ended.stderr

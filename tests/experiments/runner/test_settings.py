@@ -99,7 +99,7 @@ def test_settings_cannot_be_changed_but_replaced():
     ({'inner_lr': float('nan')}, '--inner_lr=nan: must be a finite number > 0'),
     ({'inner_lr': -1}, '--inner_lr=-1: must be a finite number > 0'),
     ({'resume': 1}, '--resume=1: must be true or false'),
-    ({'workdir': 3}, '--workdir=3: must be a text'),
+    ({'workdir': 3}, '--workdir=3: must be a path'),
     ({'dataset': 'mnist'}, '--dataset=mnist: must be one of strokes, omniglot'),
     ({'dataset': 3}, '--dataset=3: must be one of strokes, omniglot'),
     ({'chunk_size': 0}, '--chunk_size=0: must be auto, or a whole number from'),
@@ -107,6 +107,11 @@ def test_settings_cannot_be_changed_but_replaced():
     ({'dataset': ['x']}, "--dataset=['x']: must be one of strokes"),
     ({'shard': 7}, '--shard=7: must be a list of texts'),
     ({'set': 'width'}, '--set=width: must be NAME=VALUE,NAME=VALUE,...'),
+    (
+      {'set': {'shots': '3,queries=4'}},
+      "--set={'shots': '3,queries=4'}: names and values have neither , nor =",
+    ),
+    ({'set': {'a=b': 1}}, "--set={'a=b': 1}: names and values have neither"),
   ],
 )
 def test_what_is_wrong_is_one_line_as_of_the_flag(given, message):
