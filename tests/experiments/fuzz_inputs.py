@@ -4,10 +4,16 @@ Each maker starts from input that is right and does a few things to it, some of
 which change nothing that it says: what is left right must be accepted.
 """
 
+import atexit
 import csv
+import functools
 import io
+import json
+import os
+import shutil
 import string
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +23,10 @@ import numpy as np
 import PIL.Image
 
 from experiments import by_shots, compare, completion, images, sinusoid, tables
-from experiments.runner import flags
+from experiments.runner import flags, runs
+from experiments.runner.loop import recorded
 from experiments.runner.settings import said
+from experiments.runner.workdir import open_workdir
 
 __all__ = ['KINDS', 'Input']
 
@@ -62,12 +70,14 @@ def up_to_training(
   return door
 
 
-def settings_alone(module: Any) -> Callable[[list[str]], int]:
-  """What a binary makes of its flags."""
+def settings_alone(
+  module: Any, run: Callable[[Any], int] = lambda settings: 0
+) -> Callable[[list[str]], int]:
+  """What a binary makes of its flags, and nothing else by default."""
 
   def door(argv: list[str]) -> int:
     sys.argv = argv
-    return flags.main(module.Settings, lambda settings: 0)
+    return flags.main(module.Settings, run)
 
   return door
 
@@ -471,10 +481,131 @@ def table(random: Generator, folder: Path) -> Input:
   return Input('tables', arguments, up_to_training('tables'), kept)
 
 
+# --- records ---
+
+_NO_TRAINING = {
+  'algorithm': 'pixels', 'dataset': 'npz', 'ways': 2, 'shots': 1, 'queries': 1,
+  'eval_tasks': 2,
+}  # fmt: skip
+
+
+@functools.cache
+def workdirs() -> Path:
+  """Workdirs that are whole: of a run, and of each binary that reads runs."""
+  folder = Path(tempfile.mkdtemp(prefix='fuzz-'))
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  arrays, _ = _arrays(np.random.default_rng(0))
+  np.savez(folder / 'data.npz', **arrays)
+  if (pid := os.fork()) == 0:  # whoever has computed something must not fork
+    images.run(
+      images.Settings(
+        workdir=folder / 'run', data_file=folder / 'data.npz', **_NO_TRAINING
+      )
+    )
+    os._exit(0)
+  os.waitpid(pid, 0)
+  shutil.copytree(folder / 'run', folder / 'by_shots' / 'run' / '1_shots')
+  shutil.copytree(folder / 'run', folder / 'compare' / 'pixels')
+  return folder
+
+
+def records(random: Generator, folder: Path) -> Input:
+  """Workdirs, what is remembered in which may be damaged."""
+  shutil.copytree(workdirs(), folder, dirs_exist_ok=True)
+  binary = _choice(random, ['images', 'by_shots', 'compare'])
+  run = {
+    'images': folder / 'run',
+    'by_shots': _choice(
+      random, [folder / 'run', folder / 'by_shots' / 'run' / '1_shots']
+    ),
+    'compare': folder / 'compare' / 'pixels',
+  }[binary]
+  kept = random.random() < 0.1
+  if not kept:
+    path = run / _choice(random, ['config.json', 'result.json'])
+    if random.random() < 0.25:
+      damage(random, path)
+    else:
+      value = json.loads(path.read_text())
+      for _ in range(random.integers(1, 3)):
+        value = _damaged(random, value)
+      path.write_text(
+        _choice(random, _WHOLE) if random.random() < 0.1 else json.dumps(value)
+      )
+  data = f'--data_file={workdirs() / "data.npz"}'
+  arguments, door = {
+    'images': (
+      [
+        f'--workdir={run}', '--resume', data,
+        *(f'--{name}={value}' for name, value in _NO_TRAINING.items()),
+      ],
+      resumed,
+    ),
+    'by_shots': (
+      [
+        f'--workdir={folder / "by_shots"}', f'--runs={folder / "run"}',
+        '--shots=1', '--queries=1', '--eval_tasks=2',
+      ],
+      settings_alone(by_shots, run=by_shots.run),
+    ),
+    'compare': (
+      [
+        f'--workdir={folder / "compare"}', '--dataset=npz', data, '--ways=2',
+        '--methods=pixels', '--eval_tasks=2',
+      ],
+      settings_alone(compare, run=compare.run),
+    ),
+  }[binary]  # fmt: skip
+  return Input(binary, arguments, door, kept)
+
+
+def resumed(argv: list[str]) -> int:
+  """What resuming a run reads before it goes on."""
+
+  def resume(settings: Any) -> int:
+    experiment = images.EXPERIMENT
+    problem = experiment.problem(settings, experiment.recipe(settings))
+    workdir = Path(settings.workdir)
+    open_workdir(workdir, settings, recorded(problem)).release()
+    runs.read(workdir)
+    return 0
+
+  sys.argv = argv
+  return flags.main(images.Settings, resume)
+
+
+_WHOLE = (
+  '[' * 100_000,
+  '[]',
+  'null',
+  '3',
+  '"a"',
+  '{"a": NaN}',
+  '{}',
+  '9' * 5000,
+)
+_VALUES: tuple[Any, ...] = (
+  None, True, 0, -1, 3, 2**31, 10**400, 0.5, -0.5, 1e308, float('nan'),
+  float('inf'), '', 'a', 'maml', '\x1b[31m', '../..', 'a' * 500, [], [1], ['a'],
+  [[[]]], {}, {'a': 1}, {'name': 3},
+)  # fmt: skip
+
+
+def _damaged(random: Generator, value: Any) -> Any:
+  """Another value somewhere in a tree, or one less."""
+  if isinstance(value, dict) and value and random.random() < 0.9:
+    key = _choice(random, list(value))
+    if random.random() < 0.2:
+      return {name: each for name, each in value.items() if name != key}
+    return {**value, key: _damaged(random, value[key])}
+  return _choice(random, _VALUES)
+
+
 KINDS: dict[str, Callable[[Generator, Path], Input]] = {
   'flags': flags_of,
   'npz': npz,
   'pictures': pictures,
   'lists': class_lists,
   'table': table,
+  'records': records,
 }
