@@ -43,7 +43,10 @@ def use_compilation_cache(asked: str | None) -> None:
   """Keeps compiled programs, so that a second start is quick."""
   directory = cache_dir(asked)
   if directory is not None:
-    jax.config.update('jax_compilation_cache_dir', str(directory / 'compiled'))
+    compiled = directory / 'compiled'
+    if compiled.exists():
+      warn_of_others('cache_dir', compiled)
+    jax.config.update('jax_compilation_cache_dir', str(compiled))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 

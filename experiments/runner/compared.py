@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.runner import runs, tables
+from experiments.runner.errors import UsageError
 from experiments.runner.report import metric_of
 from experiments.runner.runs import FailedError
 from metajax.metric import Metric
@@ -95,15 +96,22 @@ def _number(value: float | None) -> float:
 
 
 def curve_of(workdir: Path, row: Compared) -> list[tuple[float, float]]:
-  """Seconds of training, as those of the row, and the validation then."""
+  """Seconds of training, as those of the row, and the validation then.
+
+  Raises:
+    UsageError: if the file that has it is damaged.
+  """
   path, name = workdir / 'metrics.jsonl', VALIDATION + row.metric.name
   if not path.exists() or row.seconds_per_step is None:
     return []
-  return [
-    (record['step'] * row.seconds_per_step, record[name])
-    for record in read_json_lines(path)
-    if name in record
-  ]
+  try:
+    return [
+      (record['step'] * row.seconds_per_step, float(record[name]))
+      for record in read_json_lines(path)
+      if name in record
+    ]
+  except (ValueError, TypeError, OSError) as error:
+    raise UsageError('workdir', f'{path} is damaged ({error})') from error
 
 
 def _sorted(rows: Sequence[Compared]) -> list[Compared]:

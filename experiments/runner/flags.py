@@ -109,6 +109,8 @@ def one_line(cls: type, run: Callable[[], int]) -> int:
     except UsageError as error:
       text = as_flags(error.message, said(cls))
       return _refuse(f'--{error.setting}{error.given}: {text}')
+    except PermissionError as error:  # of a directory that cannot be entered
+      return _refuse(f'{error.filename}: {error.strerror}; name another')
 
 
 def as_flags(message: str, names: Container[str]) -> str:

@@ -32,7 +32,7 @@ from experiments.runner.training import (
 from experiments.runner.workdir import Workdir, open_workdir, write_json
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import registered
-from metajax.base import PyTree
+from metajax.base import Learner, MetaLearner, PyTree
 from metajax.devices.distributed import (
   gather,
   is_lost_connection,
@@ -161,8 +161,14 @@ def recorded(problem: Problem) -> dict[str, Any]:
 
 def _check_fit(problem: Problem) -> None:
   """Refuses a method that does not fit the tasks, by where it comes from."""
+  learner: Learner | MetaLearner = problem.meta_learner()
+  sample = problem.train
+  if problem.algorithm.trains_on == 'classes':
+    # A batch of all classes is no task that the method adapts to.
+    learner = Learner(learner.init, learner.adapt, learner.predict)
+    sample = problem.test
   try:
-    check(problem.meta_learner(), problem.objective, problem.train)
+    check(learner, problem.objective, sample)
   except ValueError as error:
     name = problem.settings.algorithm
     origin = 'plugin' if name in registered() else 'algorithm'

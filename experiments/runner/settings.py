@@ -365,8 +365,7 @@ def assigned(name: str, text: str, kind: Kind) -> Any:
 def _absorbed(values: dict[str, Any], cls: type) -> dict[str, Any]:
   """Makes settings of what `set` assigns to fields that have a flag of theirs.
 
-  So every check of a flag holds for them, and a run is the same however it was
-  asked for.
+  So every check of a flag holds for them, however they were asked for.
   """
   rest = []
   for name, text in assignments(values.get('set') or ''):
@@ -397,4 +396,5 @@ def _checked(name: str, value: Any, cls: type) -> Any:
   try:
     return said(cls)[name].kind.check(value)
   except ValueError as error:
-    raise UsageError(name, str(error), value) from None
+    given = ', got None' if value is None else ''
+    raise UsageError(name, f'{error}{given}', value) from None

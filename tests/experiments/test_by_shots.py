@@ -6,7 +6,7 @@ import shutil
 import pytest
 from processes import TINY_IMAGES
 
-from experiments import by_shots
+from experiments import by_shots, images
 
 FLAGS = ('--shots=2', '--queries=1', '--eval_tasks=4')
 
@@ -82,6 +82,17 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
   found = json.loads((tmp_path / 'run' / 'by_shots.json').read_text())
   assert list(found['failed']) == ['broken, 2 examples per class']
   assert [row['run'] for row in found['rows']] == ['pixels']
+
+
+def test_what_was_trained_is_loaded_though_its_checkpoints_are_gone(tmp_path):
+  """It fails then; it is not trained anew."""
+  settings = by_shots.Settings()
+  config = images.Settings().given() | {'ways': 5, 'steps': 3}
+  of_test = by_shots._settings_of(settings, tmp_path, config, 2)
+  assert (of_test.load, of_test.test_only) == (str(tmp_path), True)
+  config |= {'steps': 0, 'algorithm': 'pixels', 'width': 64}
+  of_test = by_shots._settings_of(settings, tmp_path, config, 2)
+  assert (of_test.load, of_test.test_only) == (None, False)
 
 
 def test_the_table_has_a_line_for_every_run_and_the_best_first():

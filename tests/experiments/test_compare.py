@@ -8,6 +8,7 @@ import pytest
 
 from experiments.runner import compared
 from experiments.runner.compared import Compared
+from experiments.runner.errors import UsageError
 from experiments.runner.runs import FailedError
 from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR
 
@@ -168,6 +169,14 @@ def test_the_curve_ends_where_the_dot_is(tmp_path):
     (50.0, 0.5),
     (100.0, 0.8),
   ]
+
+
+def test_a_curve_that_is_damaged_is_one_line(tmp_path):
+  row = compared.row_of('maml', outcome(), tmp_path)
+  for damaged in ('3\n3\n', '{"step": 1, "validation/accuracy": []}\n'):
+    (tmp_path / 'metrics.jsonl').write_text(damaged)
+    with pytest.raises(UsageError, match=r'--workdir: .* is damaged'):
+      compared.curve_of(tmp_path, row)
 
 
 def test_a_test_that_came_to_no_number_is_a_method_that_failed(tmp_path):

@@ -104,6 +104,8 @@ def test_settings_cannot_be_changed_but_replaced():
     ({'dataset': 3}, '--dataset=3: must be one of strokes, omniglot'),
     ({'chunk_size': 0}, '--chunk_size=0: must be auto, or a whole number from'),
     ({'plugin': 5}, '--plugin=5: must be a list of texts'),
+    ({'plugin': None}, '--plugin: must be a list of texts, got None'),
+    ({'set': None}, '--set: must be NAME=VALUE,NAME=VALUE,..., got None'),
     ({'dataset': ['x']}, "--dataset=['x']: must be one of strokes"),
     ({'shard': 7}, '--shard=7: must be a list of texts'),
     ({'set': 'width'}, '--set=width: must be NAME=VALUE,NAME=VALUE,...'),
