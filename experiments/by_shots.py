@@ -21,11 +21,11 @@ from experiments.figures import charts
 from experiments.runner import flags, runs, tables
 from experiments.runner.data_digest import DIGEST_ENTRY, SameData
 from experiments.runner.errors import UsageError, printable
+from experiments.runner.paths import Place, Places
 from experiments.runner.records import RECORD, check_record, read_record
 from experiments.runner.settings import (
   Base,
   Listed,
-  Place,
   Whole,
   said,
   setting,
@@ -44,7 +44,7 @@ class Settings(Base):
 
   # Which rows are made, not what they are.
   runs: tuple[str, ...] = setting(
-    (), Listed(Place()), 'workdirs of trained runs', of='machine', resume=True
+    (), Places(), 'workdirs of trained runs', of='machine', resume=True
   )
   shots: tuple[str, ...] = setting(
     ('1', '2', '5', '10'), Listed(), 'examples per class',

@@ -37,12 +37,12 @@ from experiments.runner.compared import (
 )
 from experiments.runner.data_digest import SameData, data_flag
 from experiments.runner.errors import UsageError, suggestion
+from experiments.runner.paths import Place
 from experiments.runner.plugins import import_plugins
 from experiments.runner.records import PLAN, check_record, read_record
 from experiments.runner.settings import (
   Listed,
   OneOf,
-  Place,
   Positive,
   Whole,
   said,

@@ -49,11 +49,11 @@ from experiments.benchmark.speed.workloads import (
   SUITES,
 )
 from experiments.runner import flags
+from experiments.runner.paths import Place
 from experiments.runner.settings import (
   Base,
   OneOf,
   Part,
-  Place,
   Whole,
   setting,
   settings,

@@ -36,9 +36,9 @@ from experiments.recipes.kinds import published
 from experiments.runner import flags
 from experiments.runner.cache import use_compilation_cache
 from experiments.runner.errors import unwritable
+from experiments.runner.paths import Place
 from experiments.runner.settings import (
   Base,
-  Place,
   Text,
   Whole,
   setting,

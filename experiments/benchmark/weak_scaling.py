@@ -25,10 +25,10 @@ from experiments.benchmark.scaling.judgement import judge, table, verdict
 from experiments.benchmark.scaling.steps import WORKLOADS, Scaling, measure
 from experiments.runner import flags, report
 from experiments.runner.errors import UsageError, unwritable
+from experiments.runner.paths import Place
 from experiments.runner.settings import (
   Base,
   Listed,
-  Place,
   Whole,
   setting,
   settings,

@@ -24,11 +24,11 @@ from experiments.data.samplers import (
 )
 from experiments.runner.cache import cache_dir
 from experiments.runner.errors import UsageError, suggestion
+from experiments.runner.paths import Place
 from experiments.runner.settings import (
   Base,
   Kind,
   OneOf,
-  Place,
   Whole,
   YesNo,
   setting,

@@ -16,10 +16,10 @@ from experiments.data.samplers import (
 )
 from experiments.runner.data_digest import Digests, digests
 from experiments.runner.errors import UsageError
+from experiments.runner.paths import Place
 from experiments.runner.settings import (
   Base,
   Listed,
-  Place,
   Text,
   Whole,
   setting,

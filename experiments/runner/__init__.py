@@ -15,6 +15,7 @@ __all__ = [
   'interrupts',
   'loop',
   'networks',
+  'paths',
   'plugins',
   'problem',
   'records',

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.runner.paths import Place
 from experiments.runner.settings import (
   Assignments,
   Base,
   Listed,
   OneOf,
   Part,
-  Place,
   Positive,
   Repeated,
   Text,

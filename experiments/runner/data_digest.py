@@ -34,8 +34,8 @@ Digests = dict[str, dict[str, str]]
 
 # Settings that make other splits, or name other data.
 _MAKE_SPLITS = frozenset({
-  'dataset', 'data_dir', 'data_file', 'split_dir', 'split_seed',
-  'split_shares',   'within_groups', 'image_size', 'skip_unreadable', 'task_column',
+  'dataset', 'data_dir', 'data_file', 'split_dir', 'split_seed', 'split_shares',
+  'within_groups', 'image_size', 'skip_unreadable', 'task_column',
   'target_columns', 'feature_columns',
 })  # fmt: skip
 

@@ -27,6 +27,9 @@ __all__ = ['Experiment', 'Outcome']
 
 Outcome = dict[str, Any]
 
+# What JAX says where something has more bytes, or numbers, than there can be.
+_TOO_LARGE = re.compile('RESOURCE_EXHAUSTED|[Oo]ut of memory|out of bounds for')
+
 
 class Experiment(NamedTuple):
   """What is particular to an experiment, and the ways to run it.
@@ -131,11 +134,8 @@ def _within_memory(recipe: Recipe) -> Iterator[None]:
   """What does not fit into memory is one line, which says what to lower."""
   try:
     yield
-  # Some numbers are beyond what an index can be.
   except (MemoryError, OverflowError, jax.errors.JaxRuntimeError) as error:
-    if isinstance(error, jax.errors.JaxRuntimeError) and not re.search(
-      'RESOURCE_EXHAUSTED|[Oo]ut of memory', str(error)
-    ):
+    if not (isinstance(error, MemoryError) or _TOO_LARGE.search(str(error))):
       raise
     queries = recipe.queries
     largest = max(

@@ -30,7 +30,7 @@ from experiments.runner.plugins import import_plugins
 from metajax.algorithms.recipe import Recipe
 
 __all__ = [
-  'Assignments', 'Base', 'Finite', 'Kind', 'Listed', 'OneOf', 'Part', 'Place',
+  'Assignments', 'Base', 'Finite', 'Kind', 'Listed', 'OneOf', 'Part',
   'Positive', 'Repeated', 'Said', 'Text', 'Whole', 'WholeOrAuto', 'YesNo',
   'assigned', 'assignments', 'is_identity', 'said', 'setting', 'settings',
 ]  # fmt: skip
@@ -60,20 +60,6 @@ class Kind:
 
 class Text(Kind):
   """Any text, or a path."""
-
-
-class Place(Text):
-  """A path; `~` is the home directory, also behind the = of a flag."""
-
-  allowed = 'a path, of names that have 1 to 255 bytes'
-
-  def check(self, value: Any) -> Any:
-    """Returns the path, or raises ValueError."""
-    path: str = os.path.expanduser(super().check(value))
-    longest = max(len(os.fsencode(name)) for name in path.split('/'))
-    if not path or longest > 255 or '\0' in path:
-      raise ValueError(f'must be {self.allowed}')
-    return path
 
 
 class YesNo(Kind):
@@ -207,20 +193,18 @@ class OneOf(Kind):
 
 
 class Listed(Kind):
-  """Texts, or paths, with commas between them."""
+  """Texts with commas between them."""
 
   type_name = 'list'
-
-  def __init__(self, each: Text | None = None) -> None:
-    self._member = each or Text()
-    self.allowed = 'a list of texts' if each is None else 'a list of paths'
+  allowed = 'a list of texts'
+  member: Kind = Text()
 
   def check(self, value: Any) -> Any:
     """Returns a tuple, or raises ValueError."""
     if isinstance(value, str):
       value = self.parse(value)
     try:
-      return tuple(self._member.check(each) for each in value)
+      return tuple(self.member.check(each) for each in value)
     except (TypeError, ValueError):
       raise ValueError(f'must be {self.allowed}') from None
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from experiments import by_shots, compare, images, sinusoid
-from experiments.runner import runs
+from experiments.runner import data_digest, runs
 from experiments.runner.errors import UsageError
 from experiments.runner.records import check_record, read_record
 
@@ -137,6 +137,21 @@ def test_a_comparison_with_a_damaged_file_is_refused(
   line = refusal(compare.run, given)
   assert line.startswith('--workdir: ')
   assert expected in line
+
+
+def test_methods_that_have_seen_other_data_are_not_in_one_table(tmp_path):
+  given = compare.Settings(dataset='npz', data_file='mine.npz')
+  same = data_digest.SameData()
+  for name, found in (('a', 'old'), ('b', 'old'), ('c', 'new')):
+    config = {'tasks_per_step': 4, data_digest.DIGEST: {'test': found}}
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'result.json').write_text(
+      json.dumps(outcome(config=config))
+    )
+  for name in 'ab':
+    compare._read(given, tmp_path / name, same)
+  line = refusal(compare._read, given, tmp_path / 'c', same)
+  assert line.startswith(f'--data_file: the test data of {tmp_path}/a and of')
 
 
 def test_a_run_with_a_damaged_record_is_not_tested_by_shots(tmp_path):

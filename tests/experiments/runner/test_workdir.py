@@ -10,7 +10,7 @@ import pytest
 
 from experiments import sinusoid
 from experiments.runner.errors import UsageError
-from experiments.runner.settings import Listed, Place
+from experiments.runner.paths import Places
 from experiments.runner.workdir import (
   open_workdir,
   wait_until_free,
@@ -92,8 +92,8 @@ def test_a_path_may_begin_at_home_and_has_names_that_can_be(monkeypatch):
     '/home/of/someone',
     '/home/of/someone/x',
   )
-  assert Listed(Place()).parse('a,~/b') == ('a', '~/b')
-  assert Listed(Place()).check('a,~/b') == ('a', '/home/of/someone/b')
+  assert Places().parse('a,~/b') == ('a', '~/b')
+  assert Places().check('a,~/b') == ('a', '/home/of/someone/b')
   for bad in ('x' * 300, 'a/' + 'é' * 128 + '/b', '', 'a\0b'):
     with pytest.raises(UsageError, match=r'--workdir=.*: must be a path'):
       sinusoid.Settings(workdir=bad)
