@@ -14,6 +14,9 @@ the table of all methods in
 from typing import TYPE_CHECKING
 
 from metajax import models, tasks
+from metajax.adaptation.gradient_learner import gradient_learner
+from metajax.adaptation.learned_descent import learned_descent
+from metajax.adaptation.outer_optimizers import freeze, outer_optimizer
 from metajax.algorithms import *  # noqa: F403
 from metajax.algorithms import METHODS as _METHODS
 from metajax.base import (
@@ -98,15 +101,19 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'ensemble',
       'evaluate',
       'evolution',
+      'freeze',
+      'gradient_learner',
       'gradient_of',
       'hardest',
       'implicit_minimum',
+      'learned_descent',
       'make_mesh',
       'make_train_step',
       'map_tasks',
       'mean_squared_error',
       'microbatch',
       'models',
+      'outer_optimizer',
       'sample_tasks',
       'select',
       'tasks',

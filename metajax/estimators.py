@@ -20,6 +20,7 @@ from metajax.base import (
   map_tasks,
   task_keys,
 )
+from metajax.inner import partition
 from metajax.objectives import loss_and_metrics
 
 __all__ = [
@@ -69,8 +70,10 @@ def gradient_of(task_loss: TaskLoss) -> MetaGradient:
     task_loss: `(key, meta_params, task) -> (loss, metrics)`.
 
   Returns:
-    The estimator. It raises ValueError if meta-parameters are no numbers to
-    differentiate by, such as the counts of steps that MAML++ and Reptile keep.
+    The estimator. Buffers among the meta-parameters, integers for example (see
+    `metajax.inner.partition`), have the gradient zero. It raises ValueError
+    for the counts of steps that MAML++ and Reptile keep, which it could not
+    move.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -84,27 +87,41 @@ def gradient_of(task_loss: TaskLoss) -> MetaGradient:
   def grad(
     key: jax.Array, meta_params: PyTree, tasks: Task
   ) -> tuple[PyTree, Metrics]:
-    def mean_loss(meta_params: PyTree) -> tuple[jax.Array, Metrics]:
+    _refuse_counts(meta_params)
+    learned, buffers = partition.split_learned(meta_params)
+
+    def mean_loss(learned: PyTree) -> tuple[jax.Array, Metrics]:
+      meta_params = partition.merge(learned, buffers)
       return _mean_over_tasks(
         map_tasks(
           lambda key, task: task_loss(key, meta_params, task), key, tasks
         )
       )
 
-    _check_differentiable(meta_params)
-    return jax.grad(mean_loss, has_aux=True)(meta_params)
+    gradient, metrics = jax.grad(mean_loss, has_aux=True)(learned)
+    return _with_still(gradient, buffers), metrics
 
   return grad
 
 
-def _check_differentiable(meta_params: PyTree) -> None:
-  for path, leaf in jax.tree.leaves_with_path(meta_params):
-    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+def _with_still(gradient: PyTree, buffers: PyTree) -> PyTree:
+  """The gradient of all parameters: buffers are not to move."""
+  return partition.merge(gradient, jax.tree.map(jnp.zeros_like, buffers))
+
+
+def _refuse_counts(meta_params: PyTree) -> None:
+  """Refuses what would be taken for a buffer, and so never be counted."""
+
+  def refuse(path: str, leaf: jax.Array) -> None:
+    if partition.is_count(path, leaf):
       raise ValueError(
-        'this meta-gradient is a derivative by all meta-parameters, but'
-        f' {jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; take a'
-        ' learner that keeps no count, such as maml'
+        'this meta-gradient is a derivative by the meta-parameters, and has'
+        f' none by {path}, which is {jnp.result_type(leaf)}; take a learner'
+        ' that keeps no count, or give a buffer another name'
       )
+
+  partition.split_learned(meta_params)  # or it is refused
+  partition.map_with_path(refuse, meta_params)
 
 
 def backprop(
@@ -178,11 +195,17 @@ def displacement(learner: Learner, objective: Objective) -> MetaGradient:
     def of_task(key: jax.Array, task: Task) -> tuple[PyTree, Metrics]:
       adapted, _ = learner.adapt(key, meta_params, task.support)
       _, metrics = query_loss(learner, objective, adapted, task)
-      return jax.tree.map(jnp.subtract, meta_params, adapted), metrics
+      return jax.tree.map(_way_back, meta_params, adapted), metrics
 
     return _mean_over_tasks(map_tasks(of_task, key, tasks))
 
   return grad
+
+
+def _way_back(start: jax.Array, end: jax.Array) -> jax.Array:
+  if jnp.result_type(start) == jnp.bool_:  # a mask, which does not move
+    return jnp.zeros_like(start)
+  return jnp.subtract(start, end)
 
 
 def evolution(
@@ -207,7 +230,8 @@ def evolution(
   directions of its own, and both ends of a pair adapt with the same key.
 
   Args:
-    learner: its meta-parameters are floating-point numbers.
+    learner: buffers among its meta-parameters stay where they are; it must
+      keep no count.
     objective: judges the adapted learner on the queries.
     num_pairs: pairs of places per task, n.
     scale: the standard deviation of a step, sigma.
@@ -235,15 +259,17 @@ def evolution(
     key: jax.Array, meta_params: PyTree, task: Task
   ) -> tuple[PyTree, Metrics]:
     adapt_key, pairs_key = jax.random.split(key)
+    learned, buffers = partition.split_learned(meta_params)
 
-    def loss(meta_params: PyTree) -> tuple[jax.Array, Metrics]:
+    def loss(learned: PyTree) -> tuple[jax.Array, Metrics]:
+      meta_params = partition.merge(learned, buffers)
       adapted, _ = learner.adapt(adapt_key, meta_params, task.support)
       return query_loss(learner, objective, adapted, task)
 
     def pair(key: jax.Array) -> tuple[jax.Array, PyTree]:
-      direction = _normal_like(key, meta_params)
+      direction = _normal_like(key, learned)
       ahead, behind = (
-        loss(_step_along(direction, size, meta_params))[0]
+        loss(_step_along(direction, size, learned))[0]
         for size in (scale, -scale)
       )
       return (ahead - behind) / (2 * scale), direction
@@ -259,13 +285,14 @@ def evolution(
       ), None
 
     keys = task_keys(pairs_key, num_pairs).reshape(-1, chunk_size)
-    zeros = jax.tree.map(jnp.zeros_like, meta_params)
+    zeros = jax.tree.map(jnp.zeros_like, learned)
     gradient, _ = jax.lax.scan(add, zeros, keys)
-    return gradient, loss(meta_params)[1]
+    return _with_still(gradient, buffers), loss(learned)[1]
 
   def grad(
     key: jax.Array, meta_params: PyTree, tasks: Task
   ) -> tuple[PyTree, Metrics]:
+    _refuse_counts(meta_params)
     return _mean_over_tasks(
       map_tasks(lambda key, task: of_task(key, meta_params, task), key, tasks)
     )

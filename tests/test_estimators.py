@@ -210,3 +210,40 @@ def test_every_task_has_a_key_of_its_own(estimator):
   both, alone = jax.device_get(gradients())
   assert float(alone[0]) != float(alone[1])
   np.testing.assert_allclose(both, (alone[0] + alone[1]) / 2, rtol=1e-6)
+
+
+def test_the_gradient_of_buffers_is_a_zero_of_their_type():
+  def init(key, inputs):
+    return {
+      'constants': jnp.ones(()), 'order': jnp.arange(2), 'scale': jnp.ones(2)
+    }  # fmt: skip
+
+  model = metajax.Model(
+    init,
+    lambda params, inputs: (
+      inputs * (params['scale'] * params['constants'])[params['order']][None]
+    ),
+  )
+  learner = metajax.maml(model, metajax.mean_squared_error, 0.1, 1)
+  inputs = jnp.ones((1, 3, 2))
+  tasks = Task(Batch(inputs, 3 * inputs), Batch(inputs, 2 * inputs))
+  params = learner.init(KEY, inputs[0])
+  gradient, _ = learner.grad(KEY, params, tasks)
+  assert jnp.abs(gradient.pop('scale')).min() > 0
+  zeros = {'constants': jnp.zeros(()), 'order': jnp.zeros(2, jnp.int32)}
+  jax.tree.map(
+    partial(np.testing.assert_array_equal, strict=True), gradient, zeros
+  )
+
+
+@pytest.mark.parametrize('estimator', [metajax.backprop, metajax.evolution])
+def test_counts_that_would_be_taken_for_buffers_are_refused(estimator):
+  learner = metajax.reptile(
+    from_linen(SmoothMLP()), metajax.cross_entropy, 0.1, 1
+  )
+  inputs = jnp.ones((1, WAYS, SIDE, SIDE, 1))
+  batch = Batch(inputs, jnp.arange(WAYS)[None])
+  with pytest.raises(ValueError, match='count, which is int32; take a learner'):
+    estimator(learner, metajax.cross_entropy)(
+      KEY, learner.init(KEY, inputs[0]), Task(batch, batch)
+    )

@@ -6,8 +6,8 @@ from metajax.adaptation import (
   gradient_learner,
   heads,
   learned_descent,
+  outer_optimizers,
   solved_head,
-  state,
 )
 
 __all__ = [
@@ -16,6 +16,6 @@ __all__ = [
   'gradient_learner',
   'heads',
   'learned_descent',
+  'outer_optimizers',
   'solved_head',
-  'state',
 ]

@@ -28,10 +28,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from metajax.adaptation.generators import Generator, change_of
-from metajax.adaptation.state import with_state
 from metajax.algorithms.hallucination import Hallucinated, hallucinate
 from metajax.base import (
   Batch,
@@ -49,7 +47,7 @@ from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
 
 __all__ = [
-  'OPTIMIZED',
+  'LABELS',
   'DeltaEncoder',
   'Moments',
   'Pairs',
@@ -57,7 +55,6 @@ __all__ = [
   'draw_codes',
   'draw_pairs',
   'moments_of',
-  'outer_optimizer',
   'reconstruction_errors',
 ]
 
@@ -98,7 +95,8 @@ def delta_encoder(
 ) -> MetaLearner:
   """Puts a delta-encoder in front of a learner on features.
 
-  Train it with `outer_optimizer`, which lets the moments average themselves.
+  Train it with `metajax.outer_optimizer(optimizer, LABELS)`, which lets the
+  moments average themselves.
 
   Args:
     embedding: `[examples, ...]` to `[examples, features]`.
@@ -195,23 +193,9 @@ def delta_encoder(
 
 
 # The moments of codes are averages, of which the meta-gradient is the step.
-OPTIMIZED = Hallucinated(
+LABELS = Hallucinated(
   'weights', DeltaEncoder('weights', 'weights', 'state'), 'weights'
 )
-
-
-def outer_optimizer(
-  optimizer: optax.GradientTransformation,
-) -> optax.GradientTransformation:
-  """Applies `optimizer` to all but the moments of codes.
-
-  Args:
-    optimizer: for encoder, decoder, embedding and learner.
-
-  Returns:
-    An optimiser of `Hallucinated` with a `DeltaEncoder`.
-  """
-  return with_state(optimizer, OPTIMIZED)
 
 
 def draw_codes(key: jax.Array, moments: Moments, number: int) -> jax.Array:

@@ -33,6 +33,7 @@ from metajax.base import (
   PyTree,
 )
 from metajax.estimators import backprop
+from metajax.inner import partition
 from metajax.inner.descend import descend
 from metajax.inner.implicit import Loss, implicit_minimum
 from metajax.objectives import loss_and_metrics
@@ -114,19 +115,26 @@ def imaml(
     key: jax.Array, meta_params: PyTree, support: Batch
   ) -> tuple[PyTree, Adaptation]:
     del key  # deterministic
+    start, buffers = partition.split_learned(meta_params)
 
     def proximal_loss(params: PyTree) -> jax.Array:
-      outputs = model.apply(params, support.inputs)
+      outputs = model.apply(partition.merge(params, buffers), support.inputs)
       loss, _ = loss_and_metrics(objective, outputs, support.targets)
-      return loss + strength / 2 * _squared_distance(params, meta_params)
+      return loss + strength / 2 * _squared_distance(params, start)
 
-    return implicit_minimum(
+    params, adaptation = implicit_minimum(
       proximal_loss,
       solve,
-      meta_params,
+      start,
       max_iterations=solver_iterations,
       tolerance=solver_tolerance,
       damping=damping,
+    )
+    trajectory = partition.merge(
+      adaptation.trajectory, partition.repeat(buffers, num_steps + 1)
+    )
+    return partition.merge(params, buffers), Adaptation(
+      adaptation.losses, trajectory
     )
 
   learner = Learner(model.init, adapt, model.apply)
@@ -135,4 +143,4 @@ def imaml(
 
 def _squared_distance(a: PyTree, b: PyTree) -> jax.Array:
   squares = jax.tree.map(lambda a, b: jnp.sum(jnp.square(a - b)), a, b)
-  return jax.tree.reduce(jnp.add, squares)
+  return jax.tree.reduce(jnp.add, squares, jnp.zeros(()))

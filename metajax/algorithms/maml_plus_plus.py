@@ -34,7 +34,6 @@ from metajax.adaptation.learned_descent import (
   by_step,
   learned_descent,
 )
-from metajax.adaptation.state import with_state
 from metajax.base import (
   Learner,
   MetaGradient,
@@ -51,9 +50,9 @@ from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
 
 __all__ = [
+  'LABELS',
   'PlusPlusParams',
   'maml_plus_plus',
-  'outer_optimizer',
   'step_weights',
 ]
 
@@ -68,6 +67,10 @@ class PlusPlusParams(NamedTuple):
   step: PyTree  # int32 [], outer steps taken
 
 
+# For `metajax.outer_optimizer`.
+LABELS = PlusPlusParams('weights', 'weights', 'state')
+
+
 def maml_plus_plus(
   model: Model,
   objective: Objective,
@@ -79,7 +82,7 @@ def maml_plus_plus(
   second_order: SecondOrder = 'mixed',
   checkpoint: Checkpoint = 'none',
 ) -> MetaLearner:
-  """MAML++. Train it with `outer_optimizer`, which counts the steps.
+  """MAML++. Train it with `outer_optimizer` and `LABELS`: steps are counted.
 
   Test it with as many inner steps as it was trained with, or fewer; in any
   more, the last rates and normalisation are used again.
@@ -220,17 +223,3 @@ def step_weights(
   early = jnp.maximum(0, 1 - step / multi_step) / num_steps
   weights = jnp.full((num_steps,), early)
   return weights.at[-1].set(1 - early * (num_steps - 1))
-
-
-def outer_optimizer(
-  optimizer: optax.GradientTransformation,
-) -> optax.GradientTransformation:
-  """Applies `optimizer` to all that is learned, and lets the steps be counted.
-
-  Args:
-    optimizer: the authors' is Adam with a rate that falls by a cosine.
-
-  Returns:
-    An optimiser of `PlusPlusParams`.
-  """
-  return with_state(optimizer, PlusPlusParams('weights', 'weights', 'state'))

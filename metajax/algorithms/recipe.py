@@ -10,11 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 import optax
 
-from metajax.algorithms.delta_encoder import outer_optimizer as averaging
-from metajax.algorithms.maml_plus_plus import (
-  outer_optimizer as counting,
-)
-from metajax.algorithms.reptile import outer_optimizer
+from metajax.adaptation.outer_optimizers import outer_optimizer
+from metajax.algorithms.delta_encoder import LABELS as DELTA_ENCODER
+from metajax.algorithms.maml_plus_plus import LABELS as MAML_PLUS_PLUS
+from metajax.algorithms.reptile import LABELS as REPTILE
 from metajax.devices.parallel import ChunkSize
 
 __all__ = [
@@ -102,17 +101,17 @@ def adam(recipe: Recipe) -> optax.GradientTransformation:
 
 def counted_adam(recipe: Recipe) -> optax.GradientTransformation:
   """Adam, beside which MAML++ counts its steps."""
-  return counting(adam(recipe))
+  return outer_optimizer(adam(recipe), MAML_PLUS_PLUS)
 
 
 def interpolation(recipe: Recipe) -> optax.GradientTransformation:
   """Reptile's outer step: towards the adapted weights, at a rate up to 1."""
-  return outer_optimizer(optax.sgd(outer_rate(recipe)))
+  return outer_optimizer(optax.sgd(outer_rate(recipe)), REPTILE)
 
 
 def delta_encoder_optimizer(recipe: Recipe) -> optax.GradientTransformation:
   """Adam, but for the moments of codes, which average themselves."""
-  return averaging(adam(recipe))
+  return outer_optimizer(adam(recipe), DELTA_ENCODER)
 
 
 def clipped_adam(recipe: Recipe) -> optax.GradientTransformation:

@@ -20,7 +20,6 @@ import jax
 import optax
 
 from metajax.adaptation.gradient_learner import InnerOptimizer, check_inner_loop
-from metajax.adaptation.state import with_state
 from metajax.base import (
   Adaptation,
   Batch,
@@ -36,10 +35,10 @@ from metajax.inner.descend import descend
 from metajax.objectives import loss_and_metrics
 
 __all__ = [
+  'LABELS',
   'ReptileParams',
   'authors_adam',
   'minibatches',
-  'outer_optimizer',
   'reptile',
 ]
 
@@ -51,7 +50,8 @@ class ReptileParams(NamedTuple):
   optimizer_state: PyTree  # of the inner optimiser
 
 
-_REPTILE_LABELS = ReptileParams('weights', 'state')
+# For `metajax.outer_optimizer`.
+LABELS = ReptileParams('weights', 'state')
 
 
 def authors_adam(inner_lr: float) -> optax.GradientTransformation:
@@ -77,8 +77,9 @@ def reptile(
 ) -> MetaLearner:
   """Reptile, with the authors' persistent inner optimiser.
 
-  Train it with `outer_optimizer`, which gives the inner optimiser's state the
-  rate 1 that makes it persist.
+  Train it with `metajax.outer_optimizer(optimizer, LABELS)`, which gives the
+  inner optimiser's state the rate 1 that makes it persist; the authors'
+  optimiser is SGD with a rate that falls linearly from 1 to 0.
 
   Args:
     model: the network.
@@ -110,7 +111,8 @@ def reptile(
 
   def init(key: jax.Array, inputs: PyTree) -> ReptileParams:
     params = model.init(key, inputs)
-    return ReptileParams(params, optimizer.init(params))
+    learned, _ = partition.split_learned(params)
+    return ReptileParams(params, optimizer.init(learned))
 
   def adapt(
     key: jax.Array, meta_params: ReptileParams, support: Batch
@@ -168,18 +170,3 @@ def minibatches(
   )
   chosen = order.reshape(-1)[: num_batches * size].reshape(num_batches, size)
   return jax.tree.map(lambda leaf: leaf[chosen], batch)
-
-
-def outer_optimizer(
-  optimizer: optax.GradientTransformation,
-) -> optax.GradientTransformation:
-  """Applies `optimizer` to the weights, and lets the inner state persist.
-
-  Args:
-    optimizer: for the weights; the authors' is SGD with a rate that falls
-      linearly from 1 to 0.
-
-  Returns:
-    An optimiser of meta-parameters such as `ReptileParams`.
-  """
-  return with_state(optimizer, _REPTILE_LABELS)

@@ -10,6 +10,7 @@ import optax
 from jax.ad_checkpoint import checkpoint_name
 
 from metajax.base import PyTree
+from metajax.inner import partition
 from metajax.inner._replay import Gradient, Update, descend_segment
 from metajax.inner.second_order import SecondOrder, value_and_gradient
 
@@ -52,11 +53,13 @@ def descend(
   Args:
     loss: `(params, step) -> scalar`; `step` counts from 0, so minibatches are
       `jax.tree.map(lambda leaf: leaf[step], batches)`.
-    params: where to start.
+    params: where to start. Buffers among them stay as they are (see
+      `metajax.inner.partition`), and the optimiser does not see them.
     optimizer: any optax transformation. Adam needs `eps_root > 0` for a finite
       second-order gradient.
     num_steps: how many steps, a Python integer.
-    optimizer_state: continue from this state; a fresh one by default.
+    optimizer_state: continue from this state; a fresh one by default, that
+      of the parameters without buffers.
     second_order: how the inner gradients are differentiated, see
       `metajax.inner.second_order`. `'mixed'` (forward over reverse) needs the
       least memory, `'reverse'` gives the same and allows forward mode outside,
@@ -75,8 +78,8 @@ def descend(
     The parameters after the last step, and a `Descent`.
 
   Raises:
-    ValueError: if `num_steps` is negative, or if `second_order` or
-      `checkpoint` is none of the above.
+    ValueError: if `num_steps` is negative, if `second_order` or `checkpoint`
+      is none of the above, or if parameters are no numbers.
 
   Example:
     >>> import jax, optax
@@ -95,7 +98,11 @@ def descend(
       f'checkpoint must be one of {", ".join(get_args(_Checkpoint))}, or a'
       f' policy of jax.checkpoint_policies; got {checkpoint!r}'
     )
-  both = value_and_gradient(loss, second_order)
+  params, buffers = partition.split_learned(params)
+  both = value_and_gradient(
+    lambda params, step: loss(partition.merge(params, buffers), step),
+    second_order,
+  )
   if optimizer_state is None:
     optimizer_state = optimizer.init(params)
 
@@ -133,7 +140,11 @@ def descend(
   last, optimizer_state = carry
   trajectory = jax.tree.map(lambda *parts: jnp.concatenate(parts), *visited)
   all_losses = jnp.concatenate(losses) if losses else jnp.zeros((0,))
-  return last, Descent(all_losses, trajectory, optimizer_state)
+  return partition.merge(last, buffers), Descent(
+    all_losses,
+    partition.merge(trajectory, partition.repeat(buffers, num_steps + 1)),
+    optimizer_state,
+  )
 
 
 def _stack(params: PyTree) -> PyTree:

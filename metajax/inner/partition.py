@@ -4,9 +4,14 @@ A part is chosen by a predicate on the path of each leaf, such as
 `'params/head/kernel'`. The two halves of a split have the structure of the
 whole, with `None` (an empty subtree to JAX) where the other half has a leaf,
 so `jax.grad` and optax work on each half as they are.
+
+Not all that stands in a parameter tree is learned. Integers and booleans are
+buffers (indices, masks), and so is whatever stands under the name `constants`:
+no predicate selects them, they have no gradient, and stay as they are.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +19,26 @@ import jax.numpy as jnp
 from metajax.base import PyTree
 
 __all__ = [
+  'CONSTANTS',
   'Select',
   'body',
   'everything',
   'head',
+  'is_count',
+  'is_learned',
   'map_with_path',
   'merge',
   'normalisation',
   'prepend',
   'repeat',
   'split',
+  'split_learned',
 ]
 
 Select = Callable[[str], bool]
+
+# What stands under this name in a parameter tree is not learned.
+CONSTANTS = 'constants'
 
 
 def everything(path: str) -> bool:
@@ -48,6 +60,57 @@ def body(path: str) -> bool:
 def normalisation(path: str) -> bool:
   """Selects the scales and biases of layers called `...Norm`, as flax does."""
   return any('Norm' in part for part in path.split('/'))
+
+
+def is_learned(path: str, leaf: Any) -> bool:
+  """Whether a leaf has a gradient, or is a buffer that stays as it is.
+
+  Args:
+    path: its slash-separated path.
+    leaf: an array or a number.
+
+  Returns:
+    False for integers, booleans, and what is under the name `constants`.
+
+  Raises:
+    ValueError: if it is no array of numbers, such as a function or a key.
+
+  Example:
+    >>> is_learned('order', 3), is_learned('constants/mean', 0.5)
+    (False, False)
+  """
+  try:
+    dtype = jnp.result_type(leaf)
+    is_number = jnp.issubdtype(dtype, jnp.number) or dtype == jnp.bool_
+  except TypeError:
+    is_number = False
+  if not is_number:
+    raise ValueError(
+      f'parameters are numbers and arrays of them, but {path or "the root"} is'
+      f' {_what(leaf)}; keep functions and other values out of the tree, in the'
+      ' closure of apply (metajax.models.from_tree does it for modules that'
+      ' are trees), and give keys to apply'
+    )
+  return CONSTANTS not in path.split('/') and jnp.issubdtype(dtype, jnp.inexact)
+
+
+def _what(leaf: Any) -> str:
+  name = getattr(leaf, '__name__', None)
+  if callable(leaf) and name:
+    return f'the function {name}'
+  if hasattr(leaf, 'dtype'):
+    return f'of type {leaf.dtype}'
+  return f'a {type(leaf).__name__}'
+
+
+def is_count(path: str, leaf: Any) -> bool:
+  """Whether a leaf counts steps: an integer called so, and so no buffer."""
+  name = path.split('/')[-1]
+  return (
+    jnp.issubdtype(jnp.result_type(leaf), jnp.integer)
+    and jnp.ndim(leaf) == 0
+    and ('count' in name or 'step' in name)
+  )
 
 
 def map_with_path(
@@ -77,34 +140,57 @@ def split(params: PyTree, select: Select) -> tuple[PyTree, PyTree]:
 
   Args:
     params: any pytree.
-    select: a predicate on slash-separated paths.
+    select: a predicate on slash-separated paths. Buffers are never picked.
 
   Returns:
     `(selected, rest)`, with `merge(selected, rest)` equal to `params`.
 
   Raises:
-    ValueError: if there are leaves and none is selected; the message lists
-      their paths.
+    ValueError: if there are leaves to learn and none is selected; the message
+      lists their paths.
   """
-  leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-  paths = [_name(path) for path, _ in leaves]
-  chosen = [select(path) for path in paths]
-  if leaves and not any(chosen):
+  learned, buffers = split_learned(params)
+  selected, rest = _halves(learned, lambda path, _: select(path))
+  paths: list[str] = []
+  map_with_path(lambda path, _: paths.append(path), learned)
+  if paths and not jax.tree.leaves(selected):
     raise ValueError(
       f'{getattr(select, "__name__", select)} selects none of the parameters:'
       f' {", ".join(paths)}'
     )
+  return selected, merge(rest, buffers)
 
-  def part(keep: bool) -> PyTree:
-    return jax.tree.unflatten(
-      structure,
-      [
-        leaf if pick == keep else None
-        for (_, leaf), pick in zip(leaves, chosen, strict=True)
-      ],
+
+def split_learned(params: PyTree) -> tuple[PyTree, PyTree]:
+  """Splits parameters in those that are learned, and buffers.
+
+  Args:
+    params: any pytree of numbers.
+
+  Returns:
+    `(learned, buffers)`, with `merge(learned, buffers)` equal to `params`.
+
+  Raises:
+    ValueError: if a leaf is no number, see `is_learned`.
+
+  Example:
+    >>> split_learned({'order': 3, 'scale': 0.5})
+    ({'order': None, 'scale': 0.5}, {'order': 3, 'scale': None})
+  """
+  return _halves(params, is_learned)
+
+
+def _halves(
+  tree: PyTree, pick: Callable[[str, Any], bool]
+) -> tuple[PyTree, PyTree]:
+  picked = map_with_path(pick, tree)
+
+  def half(keep: bool) -> PyTree:
+    return jax.tree.map(
+      lambda pick, leaf: leaf if pick == keep else None, picked, tree
     )
 
-  return part(True), part(False)
+  return half(True), half(False)
 
 
 def merge(selected: PyTree, rest: PyTree) -> PyTree:

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from metajax.adaptation.outer_optimizers import freeze_buffers
 from metajax.base import (
   ByStep,
   MetaGradient,
@@ -169,6 +170,7 @@ def make_train_step(
       f'max_skipped_in_a_row must be 1 or more, got {max_skipped_in_a_row}'
     )
   check_learner(meta_learner, sample)
+  optimizer = freeze_buffers(optimizer)
   estimate = _make_estimate(microbatch(meta_learner.grad, chunk_size), mesh)
   if mesh is not None:
     _check_shares(tasks_per_step, mesh)

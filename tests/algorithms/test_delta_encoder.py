@@ -11,11 +11,11 @@ from numpy_draws import at, classes
 
 import metajax
 from metajax.algorithms.delta_encoder import (
+  LABELS,
   Moments,
   draw_codes,
   draw_pairs,
   moments_of,
-  outer_optimizer,
   reconstruction_errors,
 )
 from metajax.algorithms.hallucination import identity
@@ -111,7 +111,7 @@ def test_the_auto_encoder_learns_from_fixed_features(float64):
 def test_moments_move_to_those_of_the_tasks(float64):
   tasks = random_tasks(2)
   meta_params = drawn()
-  optimizer = outer_optimizer(optax.adam(1e-3))
+  optimizer = metajax.outer_optimizer(optax.adam(1e-3), LABELS)
 
   @jax.jit
   def updated(meta_params, gradient):
@@ -219,7 +219,7 @@ def test_the_way_in_which_classes_vary_is_carried_over_to_new_ones():
   learner = make(embedding=identity)
   train = metajax.make_train_step(
     learner,
-    outer_optimizer(optax.adam(3e-3)),
+    metajax.outer_optimizer(optax.adam(3e-3), LABELS),
     stretched,
     tasks_per_step=8,
   )

@@ -14,8 +14,8 @@ from numpy_draws import at, in_double, numbers_like, sinusoids
 
 import metajax
 from metajax.algorithms.maml_plus_plus import (
+  LABELS,
   PlusPlusParams,
-  outer_optimizer,
   step_weights,
 )
 from metajax.inner import partition
@@ -215,7 +215,7 @@ def test_outer_steps_are_counted_exactly(tasks, chunk_size, steps):
   learner = make(multi_step=4, first_order=8)
   train = metajax.make_train_step(
     learner,
-    outer_optimizer(optax.adam(1e-3)),
+    metajax.outer_optimizer(optax.adam(1e-3), LABELS),
     SAMPLE,
     tasks_per_step=tasks,
     chunk_size=chunk_size,

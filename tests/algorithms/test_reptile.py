@@ -8,7 +8,7 @@ import pytest
 from numpy_draws import at, in_double, sinusoids
 
 import metajax
-from metajax.algorithms.reptile import minibatches, outer_optimizer
+from metajax.algorithms.reptile import LABELS, minibatches
 from metajax.base import Batch, map_tasks
 from metajax.models import mlp
 from metajax.tasks import sinusoid
@@ -67,7 +67,7 @@ def test_one_step_of_sgd_displaces_by_the_support_gradient(float64):
 def test_a_train_step_keeps_the_mean_of_the_final_adam_states(float64):
   outer_rate, steps = 0.3, 2
   learner = metajax.reptile(MODEL, metajax.mean_squared_error, 0.01, steps)
-  optimizer = outer_optimizer(optax.sgd(outer_rate))
+  optimizer = metajax.outer_optimizer(optax.sgd(outer_rate), LABELS)
 
   @jax.jit
   def train_step(key, params, state, tasks):
@@ -121,7 +121,7 @@ def test_the_count_of_steps_is_exact_for_every_number_of_tasks(
   learner = metajax.reptile(MODEL, metajax.mean_squared_error, 1e-3, steps)
   train = metajax.make_train_step(
     learner,
-    outer_optimizer(optax.sgd(0.1)),
+    metajax.outer_optimizer(optax.sgd(0.1), LABELS),
     SAMPLE,
     tasks_per_step=num_tasks,
     chunk_size=chunk_size,

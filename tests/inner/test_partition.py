@@ -72,3 +72,36 @@ def test_repeat_adds_a_leading_axis():
   repeated = partition.repeat({'a': np.arange(2.0), 'b': 1.0}, 3)
   np.testing.assert_array_equal(repeated['a'], [[0, 1]] * 3)
   np.testing.assert_array_equal(repeated['b'], [1, 1, 1])
+
+
+def test_no_predicate_selects_a_buffer():
+  buffers = {
+    'constants': {'head': 0.5},
+    'head': {'mask': np.ones(2, bool), 'order': np.arange(2, dtype=np.uint8)},
+    'number': 3,
+  }
+  selected, rest = partition.split({'a': PARAMS, **buffers}, partition.head)
+  assert shapes(selected) == [(3, 1)]
+  assert {name: rest[name] for name in buffers} == buffers
+
+
+def test_buffers_alone_leave_nothing_to_select():
+  selected, rest = partition.split({'order': 3}, partition.head)
+  assert jax.tree.leaves(selected) == []
+  assert rest == {'order': 3}
+
+
+@pytest.mark.parametrize(
+  ('leaf', 'what'),
+  [
+    (jax.nn.gelu, 'the function gelu'),
+    ('gelu', 'a str'),
+    (jax.random.key(0), 'of type key<fry>'),
+  ],
+)
+def test_what_is_no_number_is_refused_by_its_path(leaf, what):
+  with pytest.raises(ValueError, match=f'but block/activation is {what}; keep'):
+    partition.split(
+      {'block': {'activation': leaf, 'kernel': np.ones(2)}},
+      partition.everything,
+    )
