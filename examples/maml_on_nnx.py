@@ -3,10 +3,10 @@
   python examples/maml_on_nnx.py
 
 A learner asks two pure functions of a network, `init` and `apply`, and
-`metajax.models.from_nnx` takes them from any nnx module whose variables are all
-`nnx.Param`. From there on it is a network like those of the library: here it
-learns from many sine waves a start from which one gradient step on ten points
-is enough for a new wave.
+`metajax.models.from_nnx` takes them from any nnx module that keeps no state
+between calls (docs/models.md). From there on it is a network like those of the
+library: here it learns from many sine waves a start from which one gradient
+step on ten points is enough for a new wave.
 
 It prints the mean squared error on new waves before and after 1, 2, ... inner
 steps, of the network as it is drawn and as it is trained. It takes about 35 s

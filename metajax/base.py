@@ -104,7 +104,10 @@ class InitModel(Protocol):
 
 
 class Apply(Protocol):
-  """Maps a batch of inputs to a batch of outputs."""
+  """Maps a batch of inputs to a batch of outputs.
+
+  With an argument `key`, None at test, it trains: see `metajax.models.modes`.
+  """
 
   def __call__(self, params: PyTree, inputs: PyTree, /) -> PyTree: ...
 

@@ -21,6 +21,7 @@ from metajax.base import (
   task_keys,
 )
 from metajax.inner import partition
+from metajax.models.modes import with_key
 from metajax.objectives import loss_and_metrics
 
 __all__ = [
@@ -31,6 +32,10 @@ __all__ = [
   'gradient_of',
   'query_loss',
 ]
+
+
+# Folded into the key of a task: adaptation draws from what it folds in itself.
+_OF_QUERIES = 1 << 17
 
 
 class TaskLoss(Protocol):
@@ -46,9 +51,16 @@ def query_loss(
   objective: Objective,
   adapted: PyTree,
   task: Task,
+  key: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
-  """The objective on the queries of a task, with `loss` among its metrics."""
-  outputs = learner.predict(adapted, task.query.inputs)
+  """The objective on the queries of a task, with `loss` among its metrics.
+
+  With a key the learner is in training (see `metajax.models.modes`).
+  """
+  if key is not None:
+    key = jax.random.fold_in(key, _OF_QUERIES)
+  predict = with_key(learner.predict, key)
+  outputs = predict(adapted, task.query.inputs)
   loss, metrics = loss_and_metrics(objective, outputs, task.query.targets)
   return loss, {'loss': loss, **metrics}
 
@@ -156,10 +168,10 @@ def backprop(
   ) -> tuple[jax.Array, Metrics]:
     adapted, adaptation = learner.adapt(key, meta_params, task.support)
     if step_weights is None:
-      return query_loss(learner, objective, adapted, task)
+      return query_loss(learner, objective, adapted, task, key)
     later = jax.tree.map(lambda leaf: leaf[1:], adaptation.trajectory)
     losses, metrics = jax.vmap(
-      lambda adapted: query_loss(learner, objective, adapted, task)
+      lambda adapted: query_loss(learner, objective, adapted, task, key)
     )(later)
     last = jax.tree.map(lambda leaf: leaf[-1], metrics)
     return jnp.vdot(step_weights, losses), last
@@ -264,7 +276,7 @@ def evolution(
     def loss(learned: PyTree) -> tuple[jax.Array, Metrics]:
       meta_params = partition.merge(learned, buffers)
       adapted, _ = learner.adapt(adapt_key, meta_params, task.support)
-      return query_loss(learner, objective, adapted, task)
+      return query_loss(learner, objective, adapted, task, adapt_key)
 
     def pair(key: jax.Array) -> tuple[jax.Array, PyTree]:
       direction = _normal_like(key, learned)

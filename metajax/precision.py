@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from metajax.base import Model, PyTree
+from metajax.models.modes import like, with_key
 
 __all__ = ['drawn_like_inputs', 'with_precision']
 
@@ -40,8 +41,11 @@ def with_precision(model: Model, dtype: DTypeLike) -> Model:
     raise ValueError(f'dtype must be a floating-point type, got {dtype}')
   measure, freeze = model.measure, model.freeze
 
-  def apply(params: PyTree, inputs: PyTree) -> PyTree:
-    outputs = model.apply(_cast(params, dtype), _cast(inputs, dtype))
+  def apply(
+    params: PyTree, inputs: PyTree, key: jax.Array | None = None
+  ) -> PyTree:
+    applied = with_key(model.apply, key)
+    outputs = applied(_cast(params, dtype), _cast(inputs, dtype))
     return _cast(outputs, _type_of(params, inputs))
 
   def measured(params: PyTree, inputs: PyTree) -> PyTree:
@@ -55,7 +59,7 @@ def with_precision(model: Model, dtype: DTypeLike) -> Model:
 
   return Model(
     model.init,
-    apply,
+    like(model.apply, apply),
     None if measure is None else measured,
     None if freeze is None else frozen,
   )
@@ -100,11 +104,7 @@ def _cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
 
 
 def _type_of(*trees: PyTree) -> jnp.dtype:
-  """The widest floating-point type among the leaves."""
-  return jnp.result_type(
-    *(
-      leaf.dtype
-      for leaf in jax.tree.leaves(trees)
-      if jnp.issubdtype(leaf.dtype, jnp.floating)
-    )
-  )
+  """The widest floating-point type among the leaves; float32 without any."""
+  types = [jnp.result_type(leaf) for leaf in jax.tree.leaves(trees)]
+  floats = [dtype for dtype in types if jnp.issubdtype(dtype, jnp.floating)]
+  return jnp.result_type(*floats) if floats else jnp.dtype(jnp.float32)

@@ -25,6 +25,7 @@ from metajax.base import (
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint, descend
 from metajax.inner.second_order import SecondOrder
+from metajax.models.modes import training
 from metajax.objectives import loss_and_metrics
 
 __all__ = ['InnerOptimizer', 'check_inner_loop', 'gradient_learner']
@@ -47,7 +48,7 @@ def gradient_learner(
   """A learner that descends the support loss from its meta-parameters.
 
   Args:
-    model: the network.
+    model: the network; one that takes a key is in training while it adapts.
     objective: of the support set.
     inner_lr: rate of the inner steps, for a loss that is a mean; or anything
       traced that `inner_optimizer` takes, such as learned rates (see
@@ -70,13 +71,12 @@ def gradient_learner(
   def adapt(
     key: jax.Array, meta_params: PyTree, support: Batch
   ) -> tuple[PyTree, Adaptation]:
-    del key  # deterministic
     adapted, rest = partition.split(meta_params, adapts)
 
     def loss(adapted: PyTree, step: jax.Array) -> jax.Array:
-      del step  # the whole support set, every time
       params = partition.merge(adapted, rest)
-      outputs = model.apply(params, support.inputs)
+      apply = training(model.apply, key, step)
+      outputs = apply(params, support.inputs)  # the whole set, every time
       return loss_and_metrics(objective, outputs, support.targets)[0]
 
     adapted, descent = descend(

@@ -15,6 +15,7 @@ from metajax.base import (
   Objective,
   PyTree,
 )
+from metajax.models.modes import like, with_key
 
 __all__ = [
   'TransferParams',
@@ -41,10 +42,13 @@ def with_head(model: Model, head: Model) -> Model:
     features = jax.eval_shape(model.apply, params, inputs)
     return TransferParams(params, head.init(head_key, features))
 
-  def apply(params: TransferParams, inputs: PyTree) -> PyTree:
-    return head.apply(params.head, model.apply(params.params, inputs))
+  def apply(
+    params: TransferParams, inputs: PyTree, key: jax.Array | None = None
+  ) -> PyTree:
+    features = with_key(model.apply, key)(params.params, inputs)
+    return head.apply(params.head, features)
 
-  return Model(init, apply)
+  return Model(init, like(model.apply, apply))
 
 
 def fit_head(

@@ -26,6 +26,7 @@ from metajax.base import Adaptation, Batch, Learner, Model, Objective, PyTree
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
+from metajax.models.modes import like, with_key
 
 __all__ = [
   'InitInner',
@@ -114,10 +115,12 @@ def learned_descent(
       adaptation.losses, LearnedDescent(adaptation.trajectory)
     )
 
-  def predict(adapted: LearnedDescent, inputs: PyTree) -> PyTree:
-    return model.apply(adapted.params, inputs)
+  def predict(
+    adapted: LearnedDescent, inputs: PyTree, key: jax.Array | None = None
+  ) -> PyTree:
+    return with_key(model.apply, key)(adapted.params, inputs)
 
-  return Learner(init, adapt, predict)
+  return Learner(init, adapt, like(model.apply, predict))
 
 
 UpdateOfStep = Callable[[PyTree, PyTree, jax.Array], PyTree]

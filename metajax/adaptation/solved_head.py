@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from metajax.adaptation.classes import Targets, rule_out_absent
 from metajax.base import Adaptation, Batch, Learner, Model, PyTree
 from metajax.inner import partition
+from metajax.models.modes import like, refuse_key, with_key
 
 __all__ = [
   'HeadParams',
@@ -85,6 +86,7 @@ def solved_head_learner(
   for name, value in (('ridge', ridge), ('scale', scale)):
     if not value > 0:
       raise ValueError(f'{name} must be above 0, got {value}')
+  refuse_key(model)
 
   def init(key: jax.Array, inputs: PyTree) -> HeadParams:
     params = model.init(key, inputs)
@@ -137,11 +139,13 @@ def with_constant(model: Model) -> Model:
   The head's weight of it is its bias.
   """
 
-  def apply(params: PyTree, inputs: PyTree) -> jax.Array:
-    features = model.apply(params, inputs)
+  def apply(
+    params: PyTree, inputs: PyTree, key: jax.Array | None = None
+  ) -> jax.Array:
+    features = with_key(model.apply, key)(params, inputs)
     return jnp.pad(features, ((0, 0), (0, 1)), constant_values=1)
 
-  return model._replace(apply=apply)
+  return model._replace(apply=like(model.apply, apply))
 
 
 def ridge_regression(

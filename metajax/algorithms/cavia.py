@@ -40,6 +40,7 @@ from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
+from metajax.models.modes import like, with_key
 
 __all__ = ['ContextParams', 'cavia', 'shifts']
 
@@ -110,16 +111,19 @@ def cavia(
     dtype = jnp.result_type(*jax.tree.leaves(moved))
     return ContextParams(params, directions, jnp.zeros(num_context, dtype))
 
-  def apply(meta_params: ContextParams, inputs: PyTree) -> PyTree:
+  def apply(
+    meta_params: ContextParams, inputs: PyTree, key: jax.Array | None = None
+  ) -> PyTree:
     params, directions, context = meta_params
     moved, rest = partition.split(params, moves)
     moved = jax.tree.map(
       lambda leaf, along: leaf + context @ along, moved, directions
     )
-    return model.apply(partition.merge(moved, rest), inputs)
+    return with_key(model.apply, key)(partition.merge(moved, rest), inputs)
 
+  whole = Model(init, like(model.apply, apply))
   descender = gradient_learner(
-    Model(init, apply),
+    whole,
     objective,
     inner_lr,
     num_steps,
@@ -135,7 +139,7 @@ def cavia(
     start = meta_params._replace(context=context)
     return descender.adapt(key, start, support)
 
-  learner = Learner(init, adapt, apply)
+  learner = Learner(init, adapt, whole.apply)
   return MetaLearner(*learner, grad=backprop(learner, objective))
 
 

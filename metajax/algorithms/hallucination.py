@@ -34,6 +34,7 @@ from metajax.base import (
 )
 from metajax.estimators import backprop
 from metajax.inner import partition
+from metajax.models.modes import refuse_key
 
 __all__ = ['Hallucinated', 'hallucinate', 'identity', 'noisy_copies']
 
@@ -86,6 +87,7 @@ def hallucinate(
     >>> learner = hallucinate(
     ...   conv4(None), metajax.cross_entropy, base, noisy_copies())
   """
+  refuse_key(embedding)
   if num_extra < 0:
     raise ValueError(f'num_extra must be 0 or more, got {num_extra}')
 

@@ -36,6 +36,7 @@ from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import descend
 from metajax.inner.implicit import Loss, implicit_minimum
+from metajax.models.modes import training
 from metajax.objectives import loss_and_metrics
 
 __all__ = ['imaml']
@@ -114,11 +115,11 @@ def imaml(
   def adapt(
     key: jax.Array, meta_params: PyTree, support: Batch
   ) -> tuple[PyTree, Adaptation]:
-    del key  # deterministic
+    apply = training(model.apply, key)  # one loss, so one draw for all steps
     start, buffers = partition.split_learned(meta_params)
 
     def proximal_loss(params: PyTree) -> jax.Array:
-      outputs = model.apply(partition.merge(params, buffers), support.inputs)
+      outputs = apply(partition.merge(params, buffers), support.inputs)
       loss, _ = loss_and_metrics(objective, outputs, support.targets)
       return loss + strength / 2 * _squared_distance(params, start)
 

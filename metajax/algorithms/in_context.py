@@ -44,6 +44,7 @@ from metajax.base import (
 )
 from metajax.estimators import backprop
 from metajax.models import transformer
+from metajax.models.modes import refuse_key
 from metajax.precision import drawn_like_inputs
 
 __all__ = ['Context', 'InContextParams', 'in_context']
@@ -106,6 +107,7 @@ def in_context(
   """
   if num_classes is not None:
     check_num_classes(num_classes)
+  refuse_key(model)
   if label_size < 1:
     raise ValueError(f'label_size must be 1 or more, got {label_size}')
   reader = drawn_like_inputs(

@@ -18,12 +18,10 @@ of the queries and
     + \lambda \, \lVert C_d - I \rVert^2
 
 with z' the code after its steps, and C_d the correlations of the rows of the
-decoder. As in the authors' code each term is a mean over its elements.
-
-Features have length 1, as in the authors' code. The paper takes those of a
-large network, trained to classify and then held fixed, with dropout. Here the
-embedding is trained together with the rest.
-At test nothing is drawn: codes and weights are the means, as in their code.
+decoder. As in the authors' code each term is a mean over its elements, features
+have length 1, and at test codes and weights are the means. The paper takes
+features of a large network, trained to classify and then held fixed, with
+dropout; here the embedding is trained with the rest.
 
 References:
   Rusu, Rao, Sygnowski, Vinyals, Pascanu, Osindero, Hadsell (2019),
@@ -65,6 +63,7 @@ from metajax.estimators import gradient_of, query_loss
 from metajax.inner import partition
 from metajax.inner.descend import descend
 from metajax.models import mlp
+from metajax.models.modes import refuse_key
 from metajax.objectives import loss_and_metrics
 from metajax.precision import drawn_like_inputs
 
@@ -123,9 +122,8 @@ def leo(
 ) -> MetaLearner:
   """Latent embedding optimisation, with the embedding trained as well.
 
-  The trajectory starts with weights of zero, for which all classes are equally
-  likely; then come those of the codes after 0, 1, ... steps, and then those
-  after 1, 2, ... steps of their own.
+  The trajectory starts with weights of zero, by which all classes are equally
+  likely; those of the codes follow, then those after 1, 2, ... of their steps.
 
   Args:
     model: an embedding, `[examples, ...]` to `[examples, features]`, which are
@@ -154,6 +152,7 @@ def leo(
     >>> learner = leo(conv4(None), metajax.cross_entropy, 5)
   """
   check_num_classes(num_classes)
+  refuse_key(model)
   check_inner_loop(code_lr, num_steps)
   check_inner_loop(weight_lr, num_weight_steps)
   if code_size < 1:

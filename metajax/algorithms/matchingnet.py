@@ -42,6 +42,7 @@ from metajax.base import (
   PyTree,
 )
 from metajax.estimators import backprop
+from metajax.models.modes import refuse_key
 
 __all__ = ['FullContext', 'Lstm', 'Matching', 'MatchingParams', 'matchingnet']
 
@@ -113,6 +114,7 @@ def matchingnet(
     >>> learner = matchingnet(embedding, metajax.cross_entropy, 5)
   """
   check_num_classes(num_classes)
+  refuse_key(model)
   if num_steps < 1:
     raise ValueError(f'num_steps must be 1 or more, got {num_steps}')
   if not scale > 0:

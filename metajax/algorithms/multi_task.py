@@ -32,6 +32,7 @@ from metajax.base import (
   PyTree,
   Task,
 )
+from metajax.models.modes import like, with_key
 
 __all__ = ['multi_task']
 
@@ -81,15 +82,19 @@ def multi_task(
   trunk = with_head(model, linear_head(num_tasks * num_classes))
 
   def apply(
-    params: TransferParams, inputs: tuple[PyTree, jax.Array]
+    params: TransferParams,
+    inputs: tuple[PyTree, jax.Array],
+    key: jax.Array | None = None,
   ) -> jax.Array:
     images, task = inputs
-    logits = trunk.apply(params, images)
+    logits = with_key(trunk.apply, key)(params, images)
     # A task's own logits stand side by side.
     own = task[:, None] * num_classes + jnp.arange(num_classes)[None]
     return jnp.take_along_axis(logits, own, axis=1)
 
-  joint = maml(Model(trunk.init, apply), objective, num_steps=0)
+  joint = maml(
+    Model(trunk.init, like(trunk.apply, apply)), objective, num_steps=0
+  )
 
   def by_task(batch: Batch) -> Batch:
     inputs = (batch.inputs, batch.targets % num_tasks)

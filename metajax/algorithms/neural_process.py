@@ -37,6 +37,7 @@ from metajax.base import (
 )
 from metajax.estimators import backprop
 from metajax.models import mlp
+from metajax.models.modes import refuse_key
 from metajax.objectives import weighted_mean
 from metajax.precision import drawn_like_inputs
 
@@ -114,6 +115,9 @@ def neural_process(
   for name, value in (('heads', heads), ('num_targets', num_targets)):
     if value < 1:
       raise ValueError(f'{name} must be 1 or more, got {value}')
+  for network in (model, encoder, attention):
+    if network is not None:
+      refuse_key(network)
   encode = drawn_like_inputs(encoder or mlp([128, 128], 128))
   attend = None if attention is None else drawn_like_inputs(attention)
 

@@ -40,6 +40,7 @@ from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
+from metajax.models.modes import refuse_key
 from metajax.objectives import loss_and_metrics
 
 __all__ = ['protomaml']
@@ -86,6 +87,7 @@ def protomaml(
     >>> learner = protomaml(conv4(None), metajax.cross_entropy, 5)
   """
   check_num_classes(num_classes)
+  refuse_key(model)
 
   def logits(classifier: Classifier, inputs: PyTree) -> jax.Array:
     return classify(classifier, model.apply(classifier.params, inputs))

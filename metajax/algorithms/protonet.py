@@ -31,6 +31,7 @@ from metajax.base import (
   PyTree,
 )
 from metajax.estimators import backprop
+from metajax.models.modes import refuse_key
 
 __all__ = ['Prototypes', 'protonet']
 
@@ -70,6 +71,7 @@ def protonet(
     >>> learner = metajax.protonet(embedding, metajax.cross_entropy, 5)
   """
   check_num_classes(num_classes)
+  refuse_key(model)
 
   def adapt(
     key: jax.Array, meta_params: PyTree, support: Batch

@@ -46,6 +46,7 @@ from metajax.base import (
 )
 from metajax.estimators import backprop
 from metajax.models import Conv, LayerNorm, from_linen, max_pool
+from metajax.models.modes import refuse_key
 from metajax.objectives import cross_entropy, weighted_mean
 from metajax.precision import drawn_like_inputs
 
@@ -156,6 +157,7 @@ def relationnet(
     >>> learner = relationnet(embedding, metajax.cross_entropy, 5)
   """
   check_num_classes(num_classes)
+  refuse_key(model)
   compare = relation or relation_module()
 
   def init(key: jax.Array, inputs: PyTree) -> RelationParams:

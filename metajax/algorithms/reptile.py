@@ -32,6 +32,7 @@ from metajax.base import (
 from metajax.estimators import displacement
 from metajax.inner import partition
 from metajax.inner.descend import descend
+from metajax.models.modes import training
 from metajax.objectives import loss_and_metrics
 
 __all__ = [
@@ -49,6 +50,9 @@ class ReptileParams(NamedTuple):
   params: PyTree
   optimizer_state: PyTree  # of the inner optimiser
 
+
+# Folded into the key of a task: the orders of passes are split from it.
+_OF_THE_MODEL = 1 << 16
 
 # For `metajax.outer_optimizer`.
 LABELS = ReptileParams('weights', 'state')
@@ -121,7 +125,8 @@ def reptile(
 
     def loss(params: PyTree, step: jax.Array) -> jax.Array:
       batch = jax.tree.map(lambda leaf: leaf[step], batches)
-      outputs = model.apply(params, batch.inputs)
+      apply = training(model.apply, key, _OF_THE_MODEL, step)
+      outputs = apply(params, batch.inputs)
       return loss_and_metrics(objective, outputs, batch.targets)[0]
 
     params, descent = descend(

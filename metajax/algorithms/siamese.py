@@ -36,6 +36,7 @@ from metajax.base import (
   Task,
 )
 from metajax.estimators import gradient_of
+from metajax.models.modes import refuse_key
 from metajax.objectives import loss_and_metrics, weighted_mean
 
 __all__ = ['Siamese', 'SiameseParams', 'pair_loss', 'siamese', 'verify']
@@ -84,6 +85,7 @@ def siamese(
     >>> learner = siamese(conv4(256), metajax.cross_entropy, 5)
   """
   check_num_classes(num_classes, at_least=2)
+  refuse_key(model)
 
   def init(key: jax.Array, inputs: PyTree) -> SiameseParams:
     params = model.init(key, inputs)

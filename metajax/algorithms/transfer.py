@@ -41,6 +41,7 @@ from metajax.base import (
   Objective,
   Predict,
 )
+from metajax.models.modes import at_test
 
 __all__ = ['baseline', 'baseline_plus_plus', 'nearest_mean', 'transfer']
 
@@ -214,7 +215,7 @@ def nearest_mean(
     >>> learner = nearest_mean(conv4(None), metajax.cross_entropy, 5, 1200)
   """
   _check_classes(num_classes, train_classes)
-  by_means = protonet(model, objective, num_classes)
+  by_means = protonet(at_test(model), objective, num_classes)
 
   def adapt(
     key: jax.Array, meta_params: TransferParams, support: Batch

@@ -102,7 +102,7 @@ def warpgrad(
 
     def after_a_step(place: PyTree) -> tuple[jax.Array, Metrics]:
       adapted, _ = one_step.adapt(key, place, task.support)
-      return query_loss(learner, objective, adapted, task)
+      return query_loss(learner, objective, adapted, task, key)
 
     losses, metrics = jax.vmap(after_a_step)(way.trajectory)
     return jnp.mean(losses), jax.tree.map(lambda leaf: leaf[-1], metrics)

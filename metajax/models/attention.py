@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import EXCLUDED, Model
-from metajax.models.adapters import from_linen
+from metajax.models.adapters import network
 from metajax.models.layers import Embedding, LayerNorm
 
 __all__ = ['transformer']
@@ -146,7 +146,7 @@ def transformer(
     raise ValueError(f'{heads} heads do not divide a width of {width}')
   if pool not in ('mean', 'none'):
     raise ValueError(f"pool must be 'mean' or 'none', got {pool!r}")
-  return from_linen(
+  return network(
     _Transformer(
       num_outputs,
       vocabulary,

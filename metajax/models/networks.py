@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Model
-from metajax.models.adapters import from_linen
+from metajax.models.adapters import network
 from metajax.models.layers import BatchNorm, Conv, name_of
 from metajax.models.pooling import max_pool
 from metajax.models.windows import Lowering
@@ -60,7 +60,7 @@ def mlp(
   Returns:
     A model of inputs `[examples, ...]`, flattened.
   """
-  return from_linen(_MLP(tuple(widths), num_outputs, warps))
+  return network(_MLP(tuple(widths), num_outputs, warps))
 
 
 class _Conv4(nn.Module):
@@ -147,7 +147,7 @@ def conv4(
     raise ValueError(f"pool must be 'mean', 'flatten' or 'none', got {pool!r}")
   if not 0 <= halvings <= 4:
     raise ValueError(f'halvings must be from 0 to 4, got {halvings}')
-  return from_linen(
+  return network(
     _Conv4(num_outputs, width, downsample, pool, lowering, warps, halvings)
   )
 
@@ -216,4 +216,4 @@ def resnet12(
     Lee, Maji, Ravichandran, Soatto (2019), Meta-learning with differentiable
     convex optimization.
   """
-  return from_linen(_ResNet12(num_outputs, tuple(widths), lowering))
+  return network(_ResNet12(num_outputs, tuple(widths), lowering))

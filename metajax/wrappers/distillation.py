@@ -74,8 +74,7 @@ def distil(
 
   Raises:
     ValueError: if `weight` is not in [0, 1] or `temperature` is not positive;
-      in `grad`, if targets are not classes, or meta-parameters of the student
-      are integers.
+      in `grad`, if targets are not classes, or the student counts its steps.
 
   Example:
     >>> import jax, metajax
