@@ -37,6 +37,7 @@ from metajax.devices.parallel import (
   data_parallel,
   microbatch,
 )
+from metajax.equality import by_value
 from metajax.estimators import (
   backprop,
   displacement,
@@ -89,6 +90,7 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'Weighted',
       'accumulate',
       'backprop',
+      'by_value',
       'candidates',
       'check',
       'choose_chunk_size',

@@ -20,6 +20,7 @@ from metajax.base import (
   map_tasks,
   task_keys,
 )
+from metajax.equality import by_value
 from metajax.inner import partition
 from metajax.models.modes import with_key
 from metajax.objectives import loss_and_metrics
@@ -69,6 +70,7 @@ def _mean_over_tasks(tree: PyTree) -> PyTree:
   return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), tree)
 
 
+@by_value
 def gradient_of(task_loss: TaskLoss) -> MetaGradient:
   r"""Differentiates the mean over tasks of any loss of a task.
 
@@ -136,6 +138,7 @@ def _refuse_counts(meta_params: PyTree) -> None:
   partition.map_with_path(refuse, meta_params)
 
 
+@by_value
 def backprop(
   learner: Learner,
   objective: Objective,
@@ -179,6 +182,7 @@ def backprop(
   return gradient_of(task_loss)
 
 
+@by_value
 def displacement(learner: Learner, objective: Objective) -> MetaGradient:
   r"""Moves the meta-parameters towards what adaptation makes of them.
 
@@ -220,6 +224,7 @@ def _way_back(start: jax.Array, end: jax.Array) -> jax.Array:
   return jnp.subtract(start, end)
 
 
+@by_value
 def evolution(
   learner: Learner,
   objective: Objective,

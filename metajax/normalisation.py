@@ -41,6 +41,7 @@ from metajax.base import (
   PyTree,
   Task,
 )
+from metajax.equality import by_value
 from metajax.inner import partition
 
 __all__ = ['Normalisation', 'population', 'predict_queries']
@@ -88,6 +89,7 @@ def predict_queries(
   return jax.vmap(predict_one)(task.query.inputs)
 
 
+@by_value
 def population(
   make: Callable[[Model], Learner | MetaLearner], model: Model
 ) -> Learner:

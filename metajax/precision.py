@@ -5,11 +5,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from metajax.base import Model, PyTree
+from metajax.equality import by_value
 from metajax.models.modes import like, with_key
 
 __all__ = ['drawn_like_inputs', 'with_precision']
 
 
+@by_value
 def with_precision(model: Model, dtype: DTypeLike) -> Model:
   """The same model, computed in another floating-point type.
 
@@ -65,6 +67,7 @@ def with_precision(model: Model, dtype: DTypeLike) -> Model:
   )
 
 
+@by_value
 def drawn_like_inputs(model: Model) -> Model:
   """The same model, whose parameters are drawn in the type of its inputs.
 

@@ -16,9 +16,9 @@ FILES = sorted(
 )
 # What knows of whom: a wing may import those before it.
 WINGS = (
-  'base', 'models', 'tasks', 'objectives', 'metric', 'precision', 'inner',
-  'normalisation', 'estimators', 'devices', 'adaptation', 'algorithms',
-  'wrappers', 'runs', 'testing',
+  'equality', 'base', 'models', 'tasks', 'objectives', 'metric', 'precision',
+  'inner', 'normalisation', 'estimators', 'devices', 'adaptation',
+  'algorithms', 'wrappers', 'runs', 'testing',
 )  # fmt: skip
 
 every_file = pytest.mark.parametrize('path', FILES, ids=str)

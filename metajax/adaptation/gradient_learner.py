@@ -22,6 +22,7 @@ from metajax.base import (
   Objective,
   PyTree,
 )
+from metajax.equality import by_value
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint, descend
 from metajax.inner.second_order import SecondOrder
@@ -34,6 +35,7 @@ __all__ = ['InnerOptimizer', 'check_inner_loop', 'gradient_learner']
 InnerOptimizer = Callable[[Any], optax.GradientTransformation]
 
 
+@by_value
 def gradient_learner(
   model: Model,
   objective: Objective,

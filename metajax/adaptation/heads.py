@@ -15,6 +15,7 @@ from metajax.base import (
   Objective,
   PyTree,
 )
+from metajax.equality import by_value
 from metajax.models.modes import like, with_key
 
 __all__ = [
@@ -33,6 +34,7 @@ class TransferParams(NamedTuple):
   head: PyTree
 
 
+@by_value
 def with_head(model: Model, head: Model) -> Model:
   """A model of two: a head on the features of an embedding."""
 
@@ -51,6 +53,7 @@ def with_head(model: Model, head: Model) -> Model:
   return Model(init, like(model.apply, apply))
 
 
+@by_value
 def fit_head(
   model: Model,
   head: Model,
@@ -93,6 +96,7 @@ def fit_head(
   return adapt
 
 
+@by_value
 def linear_head(num_classes: int) -> Model:
   """Logits that are linear in the features; at first all are zero."""
 
@@ -109,6 +113,7 @@ def linear_head(num_classes: int) -> Model:
   return Model(init, apply)
 
 
+@by_value
 def cosine_head(
   num_classes: int, scale: float, learn_scale: bool = False
 ) -> Model:

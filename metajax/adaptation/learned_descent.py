@@ -23,6 +23,7 @@ from metajax.adaptation.gradient_learner import (
   gradient_learner,
 )
 from metajax.base import Adaptation, Batch, Learner, Model, Objective, PyTree
+from metajax.equality import by_value
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
@@ -51,6 +52,7 @@ class InitInner(Protocol):
   def __call__(self, key: jax.Array, params: PyTree, /) -> PyTree: ...
 
 
+@by_value
 def learned_descent(
   model: Model,
   objective: Objective,

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from metajax.adaptation.classes import Targets, rule_out_absent
 from metajax.base import Adaptation, Batch, Learner, Model, PyTree
+from metajax.equality import by_value
 from metajax.inner import partition
 from metajax.models.modes import like, refuse_key, with_key
 
@@ -60,6 +61,7 @@ Solve = Callable[
 ]
 
 
+@by_value
 def solved_head_learner(
   model: Model,
   solve: Solve,
@@ -133,6 +135,7 @@ def solved_head_learner(
   return Learner(init, adapt, predict)
 
 
+@by_value
 def with_constant(model: Model) -> Model:
   """The same embedding with a feature more that is always 1.
 

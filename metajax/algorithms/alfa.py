@@ -36,6 +36,7 @@ from metajax.adaptation.learned_descent import (
   learned_descent,
 )
 from metajax.base import MetaLearner, Model, Objective, PyTree
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
@@ -53,6 +54,7 @@ class AdaptiveRule(NamedTuple):
   decays: jax.Array  # [steps, arrays], logarithms
 
 
+@by_value
 def alfa(
   model: Model,
   objective: Objective,

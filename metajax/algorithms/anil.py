@@ -15,6 +15,7 @@ import optax
 from metajax.adaptation.gradient_learner import InnerOptimizer
 from metajax.algorithms.maml import maml
 from metajax.base import MetaLearner, Model, Objective
+from metajax.equality import by_value
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
@@ -22,6 +23,7 @@ from metajax.inner.second_order import SecondOrder
 __all__ = ['anil']
 
 
+@by_value
 def anil(
   model: Model,
   objective: Objective,

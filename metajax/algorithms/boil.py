@@ -17,6 +17,7 @@ import optax
 from metajax.adaptation.gradient_learner import InnerOptimizer
 from metajax.algorithms.maml import maml
 from metajax.base import MetaLearner, Model, Objective
+from metajax.equality import by_value
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
@@ -24,6 +25,7 @@ from metajax.inner.second_order import SecondOrder
 __all__ = ['boil']
 
 
+@by_value
 def boil(
   model: Model,
   objective: Objective,

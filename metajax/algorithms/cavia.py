@@ -36,6 +36,7 @@ from metajax.base import (
   Objective,
   PyTree,
 )
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
@@ -58,6 +59,7 @@ def shifts(path: str) -> bool:
   return partition.body(path) and path.split('/')[-1] in ('scale', 'bias')
 
 
+@by_value
 def cavia(
   model: Model,
   objective: Objective,

@@ -42,6 +42,7 @@ from metajax.base import (
   Task,
   values_and_weights,
 )
+from metajax.equality import by_value
 from metajax.estimators import gradient_of, query_loss
 from metajax.models import mlp
 from metajax.precision import drawn_like_inputs
@@ -82,6 +83,7 @@ class Pairs(NamedTuple):
   weights: jax.Array  # [pairs], of sum 1; 0 for what is padding
 
 
+@by_value
 def delta_encoder(
   embedding: Model,
   objective: Objective,

@@ -18,11 +18,13 @@ import optax
 
 from metajax.adaptation.gradient_learner import InnerOptimizer, gradient_learner
 from metajax.base import MetaLearner, Model, Objective
+from metajax.equality import by_value
 from metajax.estimators import evolution
 
 __all__ = ['es_maml']
 
 
+@by_value
 def es_maml(
   model: Model,
   objective: Objective,

@@ -16,12 +16,14 @@ import optax
 from metajax.adaptation.gradient_learner import InnerOptimizer
 from metajax.algorithms.maml import maml
 from metajax.base import MetaLearner, Model, Objective
+from metajax.equality import by_value
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 
 __all__ = ['fomaml']
 
 
+@by_value
 def fomaml(
   model: Model,
   objective: Objective,

@@ -32,6 +32,7 @@ from metajax.base import (
   Objective,
   PyTree,
 )
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.models.modes import refuse_key
@@ -52,6 +53,7 @@ class Hallucinated(NamedTuple):
   learner: PyTree  # meta-parameters, or adapted
 
 
+@by_value
 def hallucinate(
   embedding: Model,
   objective: Objective,
@@ -132,6 +134,7 @@ def hallucinate(
   return MetaLearner(*whole, grad=backprop(whole, objective))
 
 
+@by_value
 def noisy_copies(width: int = 64) -> Generator:
   """The generator of Wang et al.: three layers, from an example and noise.
 

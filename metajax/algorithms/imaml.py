@@ -32,6 +32,7 @@ from metajax.base import (
   Objective,
   PyTree,
 )
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import descend
@@ -42,6 +43,7 @@ from metajax.objectives import loss_and_metrics
 __all__ = ['imaml']
 
 
+@by_value
 def imaml(
   model: Model,
   objective: Objective,

@@ -42,6 +42,7 @@ from metajax.base import (
   Objective,
   PyTree,
 )
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.models import transformer
 from metajax.models.modes import refuse_key
@@ -68,6 +69,7 @@ class Context(NamedTuple):
   present: jax.Array  # booleans [outputs], whether the task has the class
 
 
+@by_value
 def in_context(
   model: Model,
   objective: Objective,

@@ -59,6 +59,7 @@ from metajax.base import (
   PyTree,
   Task,
 )
+from metajax.equality import by_value
 from metajax.estimators import gradient_of, query_loss
 from metajax.inner import partition
 from metajax.inner.descend import descend
@@ -106,6 +107,7 @@ class Codes(NamedTuple):
   last: jax.Array  # [ways, code_size], after their steps
 
 
+@by_value
 def leo(
   model: Model,
   objective: Objective,
@@ -373,15 +375,13 @@ def _noise(
 
 def _descent(log_rates: jax.Array) -> optax.GradientTransformation:
   """Gradient descent with a rate for every dimension of a code or feature."""
-  rates = jnp.exp(log_rates)
-  return optax.stateless(lambda gradient, _: -rates * gradient)
+  return optax.stateless(lambda gradient, _: -jnp.exp(log_rates) * gradient)
 
 
 def divergence(gaussian: Gaussian) -> jax.Array:
   """The mean of the divergences from N(0, 1), in nats."""
-  mean, stddev = gaussian
-  squares = jnp.square(mean) + jnp.square(stddev)
-  return jnp.mean((squares - 1) / 2 - jnp.log(stddev + 1e-10))
+  squares = jnp.square(gaussian.mean) + jnp.square(gaussian.stddev)
+  return jnp.mean((squares - 1) / 2 - jnp.log(gaussian.stddev + 1e-10))
 
 
 def encoder_penalty(codes: Codes) -> jax.Array:
@@ -391,7 +391,6 @@ def encoder_penalty(codes: Codes) -> jax.Array:
 
 def correlation(kernel: jax.Array) -> jax.Array:
   """The mean square of what correlations of rows have beyond the identity."""
-  lengths = jnp.linalg.norm(kernel, axis=1, keepdims=True)
-  rows = kernel / lengths
-  identity = jnp.eye(len(rows), dtype=rows.dtype)
-  return jnp.mean(jnp.square(rows @ rows.T - identity))
+  rows = kernel / jnp.linalg.norm(kernel, axis=1, keepdims=True)
+  beyond = rows @ rows.T - jnp.eye(len(rows), dtype=rows.dtype)
+  return jnp.mean(jnp.square(beyond))

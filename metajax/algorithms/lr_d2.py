@@ -29,12 +29,14 @@ from metajax.adaptation.solved_head import (
   with_constant,
 )
 from metajax.base import MetaLearner, Model, Objective
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.objectives import weighted_mean
 
 __all__ = ['lr_d2', 'newton_step']
 
 
+@by_value
 def lr_d2(
   model: Model,
   objective: Objective,

@@ -16,6 +16,7 @@ from metajax.adaptation.gradient_learner import (
   gradient_learner,
 )
 from metajax.base import MetaLearner, Model, Objective
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
@@ -24,6 +25,7 @@ from metajax.inner.second_order import SecondOrder
 __all__ = ['maml']
 
 
+@by_value
 def maml(
   model: Model,
   objective: Objective,

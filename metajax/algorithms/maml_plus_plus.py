@@ -44,6 +44,7 @@ from metajax.base import (
   PyTree,
   Task,
 )
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
@@ -71,6 +72,7 @@ class PlusPlusParams(NamedTuple):
 LABELS = PlusPlusParams('weights', 'weights', 'state')
 
 
+@by_value
 def maml_plus_plus(
   model: Model,
   objective: Objective,

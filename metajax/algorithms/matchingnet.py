@@ -41,6 +41,7 @@ from metajax.base import (
   Objective,
   PyTree,
 )
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.models.modes import refuse_key
 
@@ -77,6 +78,7 @@ class Matching(NamedTuple):
   members: jax.Array  # [examples, ways], the weight of a class in an example
 
 
+@by_value
 def matchingnet(
   model: Model,
   objective: Objective,

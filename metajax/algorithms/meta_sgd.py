@@ -21,6 +21,7 @@ import optax
 from metajax.adaptation.gradient_learner import check_inner_loop
 from metajax.adaptation.learned_descent import learned_descent
 from metajax.base import MetaLearner, Model, Objective, PyTree
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
@@ -29,6 +30,7 @@ from metajax.inner.second_order import SecondOrder
 __all__ = ['meta_sgd']
 
 
+@by_value
 def meta_sgd(
   model: Model,
   objective: Objective,

@@ -34,11 +34,13 @@ from metajax.adaptation.solved_head import (
   solved_head_learner,
 )
 from metajax.base import EXCLUDED, MetaLearner, Model, Objective
+from metajax.equality import by_value
 from metajax.estimators import backprop
 
 __all__ = ['metaoptnet', 'support_vector_machine']
 
 
+@by_value
 def metaoptnet(
   model: Model,
   objective: Objective,

@@ -32,11 +32,13 @@ from metajax.base import (
   PyTree,
   Task,
 )
+from metajax.equality import by_value
 from metajax.models.modes import like, with_key
 
 __all__ = ['multi_task']
 
 
+@by_value
 def multi_task(
   model: Model,
   objective: Objective,

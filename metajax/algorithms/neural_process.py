@@ -35,6 +35,7 @@ from metajax.base import (
   PyTree,
   values_and_weights,
 )
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.models import mlp
 from metajax.models.modes import refuse_key
@@ -67,6 +68,7 @@ class Process(NamedTuple):
   weights: jax.Array  # [codes]
 
 
+@by_value
 def neural_process(
   model: Model,
   objective: Objective,

@@ -36,6 +36,7 @@ from metajax.base import (
   Objective,
   PyTree,
 )
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
@@ -46,6 +47,7 @@ from metajax.objectives import loss_and_metrics
 __all__ = ['protomaml']
 
 
+@by_value
 def protomaml(
   model: Model,
   objective: Objective,

@@ -30,6 +30,7 @@ from metajax.base import (
   Objective,
   PyTree,
 )
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.models.modes import refuse_key
 
@@ -44,6 +45,7 @@ class Prototypes(NamedTuple):
   present: jax.Array  # [ways], whether the class has support examples
 
 
+@by_value
 def protonet(
   model: Model, objective: Objective, num_classes: int
 ) -> MetaLearner:

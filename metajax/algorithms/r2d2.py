@@ -27,11 +27,13 @@ from metajax.adaptation.solved_head import (
   with_constant,
 )
 from metajax.base import MetaLearner, Model, Objective
+from metajax.equality import by_value
 from metajax.estimators import backprop
 
 __all__ = ['r2d2']
 
 
+@by_value
 def r2d2(
   model: Model,
   objective: Objective,

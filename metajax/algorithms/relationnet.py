@@ -44,6 +44,7 @@ from metajax.base import (
   Objective,
   PyTree,
 )
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.models import Conv, LayerNorm, from_linen, max_pool
 from metajax.models.modes import refuse_key
@@ -123,6 +124,7 @@ def relation_module(width: int = 64) -> Model:
   return drawn_like_inputs(from_linen(_Relation(width)))
 
 
+@by_value
 def relationnet(
   model: Model,
   objective: Objective,

@@ -29,6 +29,7 @@ from metajax.base import (
   Objective,
   PyTree,
 )
+from metajax.equality import by_value
 from metajax.estimators import displacement
 from metajax.inner import partition
 from metajax.inner.descend import descend
@@ -70,6 +71,7 @@ def authors_adam(inner_lr: float) -> optax.GradientTransformation:
   return optax.adam(inner_lr, b1=0.0)
 
 
+@by_value
 def reptile(
   model: Model,
   objective: Objective,

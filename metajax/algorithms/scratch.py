@@ -30,11 +30,13 @@ from metajax.base import (
   Objective,
   PyTree,
 )
+from metajax.equality import by_value
 from metajax.estimators import backprop
 
 __all__ = ['from_scratch', 'nearest_class_mean']
 
 
+@by_value
 def from_scratch(
   model: Model,
   objective: Objective,
@@ -83,6 +85,7 @@ def from_scratch(
   return MetaLearner(*learner, grad=backprop(learner, objective))
 
 
+@by_value
 def nearest_class_mean(objective: Objective, num_classes: int) -> MetaLearner:
   """Classifies by Euclidean distance to the class means of the raw inputs.
 

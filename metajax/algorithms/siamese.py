@@ -35,6 +35,7 @@ from metajax.base import (
   PyTree,
   Task,
 )
+from metajax.equality import by_value
 from metajax.estimators import gradient_of
 from metajax.models.modes import refuse_key
 from metajax.objectives import loss_and_metrics, weighted_mean
@@ -58,6 +59,7 @@ class Siamese(NamedTuple):
   members: jax.Array  # [examples, ways], 1 where it may be of the class
 
 
+@by_value
 def siamese(
   model: Model, objective: Objective, num_classes: int
 ) -> MetaLearner:

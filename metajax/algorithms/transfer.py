@@ -41,11 +41,13 @@ from metajax.base import (
   Objective,
   Predict,
 )
+from metajax.equality import by_value
 from metajax.models.modes import at_test
 
 __all__ = ['baseline', 'baseline_plus_plus', 'nearest_mean', 'transfer']
 
 
+@by_value
 def baseline(
   model: Model,
   objective: Objective,
@@ -91,6 +93,7 @@ def baseline(
   )
 
 
+@by_value
 def baseline_plus_plus(
   model: Model,
   objective: Objective,
@@ -139,6 +142,7 @@ def baseline_plus_plus(
   )
 
 
+@by_value
 def transfer(
   model: Model,
   objective: Objective,
@@ -192,6 +196,7 @@ def transfer(
   )
 
 
+@by_value
 def nearest_mean(
   model: Model, objective: Objective, num_classes: int, train_classes: int
 ) -> MetaLearner:

@@ -34,6 +34,7 @@ from metajax.adaptation.gradient_learner import (
   gradient_learner,
 )
 from metajax.base import MetaLearner, Metrics, Model, Objective, PyTree, Task
+from metajax.equality import by_value
 from metajax.estimators import gradient_of, query_loss
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
@@ -46,6 +47,7 @@ def task_layers(path: str) -> bool:
   return not any(part.startswith('warp') for part in path.split('/'))
 
 
+@by_value
 def warpgrad(
   model: Model,
   objective: Objective,

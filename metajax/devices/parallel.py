@@ -23,6 +23,7 @@ from metajax.base import (
 )
 from metajax.devices.cost import cost
 from metajax.devices.mesh import TASK, axis_size
+from metajax.equality import by_value
 
 __all__ = [
   'ChunkSize',
@@ -39,6 +40,7 @@ ChunkSize = int | Literal['auto']
 _FLOPS_PER_CHUNK = 1e8
 
 
+@by_value
 def microbatch(grad: MetaGradient, chunk_size: ChunkSize) -> MetaGradient:
   r"""Computes a meta-gradient over `chunk_size` tasks at a time.
 
@@ -121,6 +123,7 @@ def microbatch(grad: MetaGradient, chunk_size: ChunkSize) -> MetaGradient:
   return accumulated
 
 
+@by_value
 def data_parallel(
   grad: MetaGradient, mesh: Mesh, axis: str = TASK
 ) -> MetaGradient:

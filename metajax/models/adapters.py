@@ -13,6 +13,7 @@ import numpy as np
 from flax import errors, traverse_util
 
 from metajax.base import Apply, Model, PyTree
+from metajax.equality import by_value
 from metajax.models.modes import like, with_key, without_key
 
 __all__ = ['check_statistics', 'from_linen', 'from_tree', 'network']
@@ -24,6 +25,7 @@ _STATISTICS = ('statistics', 'batch_stats')
 Mode = Callable[[bool], dict[str, Any]]
 
 
+@by_value
 def from_linen(module: nn.Module, mode: Mode | None = None) -> Model:
   """Wraps a module of flax linen.
 
@@ -201,6 +203,7 @@ def check_statistics(what: str, names: list[str]) -> None:
     )
 
 
+@by_value
 def network(module: nn.Module) -> Model:
   """A network of this library: `from_linen`, in double precision if inputs are.
 
@@ -237,6 +240,7 @@ def _call(module: Callable[..., Any], inputs: PyTree) -> PyTree:
   return module(inputs)
 
 
+@by_value
 def from_tree(
   make: Callable[[jax.Array], Any], apply: Callable[..., PyTree] = _call
 ) -> Model:

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from metajax.base import Head, Model
+from metajax.equality import by_value
 from metajax.models.attention import transformer
 from metajax.models.networks import conv4, mlp, resnet12
 
@@ -131,6 +132,7 @@ def _transformer(
   )
 
 
+@by_value
 def _on_sequences(model: Model) -> Model:
   """The same model for whatever `sequences` makes sequences of."""
   measure, freeze = model.measure, model.freeze

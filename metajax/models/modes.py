@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from metajax.base import Apply, Model, PyTree
+from metajax.equality import by_value
 
 __all__ = [
   'at_test',
@@ -86,6 +87,7 @@ def training(
   return with_key(function, key)
 
 
+@by_value
 def at_test(model: Model) -> Model:
   """The model as it is at test, also while a method trains.
 

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metajax.base import Apply, Model, PyTree
+from metajax.equality import by_value
 from metajax.models.adapters import check_statistics
 from metajax.models.modes import without_key
 
 __all__ = ['from_nnx']
 
 
+@by_value
 def from_nnx(make: Callable[[nnx.Rngs], Callable[..., Any]]) -> Model:
   """Wraps a module of flax nnx.
 

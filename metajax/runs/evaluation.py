@@ -1,8 +1,8 @@
 """Evaluation: how well a learner adapts to tasks that it has never seen."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,13 @@ from metajax.objectives import confidence_interval, loss_and_metrics
 from metajax.runs.checking import check_adaptation, check_task, unfit_targets
 
 __all__ = ['Evaluation', 'evaluate', 'example_task']
+
+# Programs that are kept, the last ones used: a learner or objective that is
+# made anew, and equal to none, leaves no other trace.
+_PROGRAMS = 32
+
+# The meta-parameters, what makes a task, and a key.
+_Shared = tuple[PyTree, Callable[[PyTree], Task], jax.Array]
 
 
 class Evaluation(NamedTuple):
@@ -56,7 +63,10 @@ def evaluate(
   """Adapts to unseen tasks and judges the queries after every inner step.
 
   Task i and its adaptation depend on `key` and i alone, so two methods that
-  are given the same key and distribution are tested on the same tasks.
+  are given the same key and distribution are tested on the same tasks. What is
+  compiled serves every learner, objective and distribution that are equal,
+  which those of the library are if made alike (`metajax.equality`); a `lambda`
+  is equal to itself alone.
 
   Args:
     learner: any method.
@@ -81,6 +91,7 @@ def evaluate(
     ValueError: if `normalisation` is none of the above, `num_tasks` < 2 or
       `chunk_size` < 1; if tasks, learner and objective do not fit together
       (see `metajax.check`).
+    TypeError: if a function of the learner, or the objective, has no hash.
   """
   key = as_key(key)
   if normalisation not in ('transductive', 'support'):
@@ -93,20 +104,21 @@ def evaluate(
   if chunk_size < 1:
     raise ValueError(f'chunk_size must be 1 or more, got {chunk_size}')
   learner = Learner(learner.init, learner.adapt, learner.predict)
+  for part in learner:
+    _hashable(part)
   host = sample if isinstance(sample, HostSampler) else None
   shared = meta_params, as_argument(host.decode if host else sample), key
   at_once = chunk_size
   if mesh is not None:
     shared = put(shared, mesh)
     at_once *= axis_size(mesh, TASK)
+  evaluate_chunk = _program(learner, _hashable(objective), normalisation, mesh)
   # One program for any number of tasks: the last chunk is filled up with
   # tasks whose results are dropped.
   chunks = []
   for first in range(0, num_tasks, at_once):
     chosen = _chosen_tasks(host, key, first, at_once)
-    chunk = _evaluate_chunk(
-      learner, objective, normalisation, mesh, shared, chosen
-    )
+    chunk = evaluate_chunk(shared, chosen)
     if mesh is not None:
       # Where devices share the cores of a CPU, exchanges of two programs at
       # once can take all its threads and wait for each other for ever.
@@ -130,15 +142,15 @@ def evaluate(
   )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _evaluate_chunk(
+@lru_cache(maxsize=_PROGRAMS)
+def _program(
   learner: Learner,
-  objective: Objective,
+  objective: Any,  # an `Objective` that has a hash
   normalisation: Normalisation,
   mesh: Mesh | None,
-  shared: tuple[PyTree, Callable[[PyTree], Task], jax.Array],
-  chosen: tuple[np.ndarray, PyTree],
-) -> Metrics:
+) -> Callable[[_Shared, tuple[np.ndarray, PyTree]], Metrics]:
+  """What evaluates a chunk of tasks, compiled once for what is equal."""
+
   def of_task(shared: PyTree, chosen: PyTree) -> Metrics:
     meta_params, draw, key = shared
     index, drawn = chosen
@@ -160,8 +172,18 @@ def _evaluate_chunk(
   of_tasks = jax.vmap(of_task, in_axes=(None, 0))
   if mesh is not None:
     of_tasks = map_over_devices(of_tasks, mesh)
-  values: Metrics = of_tasks(shared, chosen)
-  return values
+  return jax.jit(of_tasks)
+
+
+def _hashable(function: Any) -> Any:
+  try:
+    hash(function)
+  except TypeError as error:
+    raise TypeError(
+      f'{type(function).__name__} can be changed in place ({error}), which a'
+      ' compiled program does not see; make it a function or a frozen dataclass'
+    ) from error
+  return function
 
 
 def _chosen_tasks(
@@ -184,4 +206,13 @@ def _test_keys(key: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
 def example_task(sample: SampleTask, key: jax.Array, index: int = 0) -> Task:
   """The test task number `index` of an evaluation with this key."""
   task_key, _ = _test_keys(as_key(key), jnp.int32(index))
-  return jax.jit(lambda sample, key: sample(key))(as_argument(sample), task_key)
+  if isinstance(sample, HostSampler):
+    drawn = jax.tree.map(lambda leaf: leaf[0], sample.draw(task_key[None]))
+    return _draw(as_argument(sample.decode), drawn)
+  return _draw(as_argument(sample), task_key)
+
+
+@jax.jit
+def _draw(sample: jax.tree_util.Partial, drawn: PyTree) -> Task:
+  task: Task = sample(drawn)
+  return task

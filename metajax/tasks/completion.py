@@ -1,12 +1,11 @@
 """Image completion: regression from the place of a pixel to its intensity."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Batch, Task
+from metajax.equality import EqualPartial
 from metajax.tasks._examples import check_examples, decoded, stored
 from metajax.tasks.places import choose_without_replacement
 
@@ -65,7 +64,7 @@ def completion(
   if images.ndim == 3:
     images = images[..., None]
   return jax.tree_util.Partial(
-    partial(_sample, shots, queries), jnp.asarray(stored(images))
+    EqualPartial(_sample, shots, queries), jnp.asarray(stored(images))
   )
 
 

@@ -170,15 +170,15 @@ class HostTasks:
         not fit into 32 bits only when they are drawn.
     """
     self._images = _with_channels(images)
-    self._places = jax.jit(lambda key: places(key))
-    self._many_places = jax.jit(jax.vmap(self._places))
+    self._places = places
 
   def draw(self, keys: jax.Array) -> Task:
     """Draws one task per key on the host; images as they are stored."""
-    tasks = jax.tree.map(np.asarray, self._many_places(keys))
+    tasks = jax.tree.map(np.asarray, _draw_places(self._places, keys))
     return _with_inputs(tasks, self._gather)
 
-  def decode(self, drawn: Task) -> Task:
+  @staticmethod  # so that one program serves samplers that are made anew
+  def decode(drawn: Task) -> Task:
     """Scales the images of a task that was drawn."""
     return _with_inputs(drawn, decoded)
 
@@ -200,6 +200,12 @@ class HostTasks:
   def _gather(self, indices: np.ndarray) -> np.ndarray:
     gathered: np.ndarray = stored(self._images[np.asarray(indices)])
     return gathered
+
+
+@jax.jit
+def _draw_places(places: jax.tree_util.Partial, keys: jax.Array) -> Task:
+  tasks: Task = jax.vmap(places)(keys)
+  return tasks
 
 
 class HostEpisodes(HostTasks):

@@ -4,13 +4,12 @@ A task whose inputs are places is drawn from labels alone: what lies there is
 gathered on the device, or in the memory of the host.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Batch, Task
+from metajax.equality import EqualPartial
 from metajax.tasks.task_sizes import check_sizes, draw_size, split_episode
 
 __all__ = [
@@ -44,7 +43,9 @@ def episode_places(
       f'{shots} shots + {queries} queries, but class {smallest} has only'
       f' {counts.min()} examples'
     )
-  sample = partial(_sample_places, ways, shots, queries, min_ways, min_shots)
+  sample = EqualPartial(
+    _sample_places, ways, shots, queries, min_ways, min_shots
+  )
   return jax.tree_util.Partial(
     sample, table, counts, _table_of_groups(groups, len(classes), ways)
   )
@@ -61,7 +62,7 @@ def classification_places(
     raise ValueError(f'batch_size must be 1 or more, got {batch_size}')
   _, ranks = np.unique(np.asarray(labels), return_inverse=True)
   return jax.tree_util.Partial(
-    partial(_sample_batch, batch_size), ranks.astype(np.int32)
+    EqualPartial(_sample_batch, batch_size), ranks.astype(np.int32)
   )
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Batch, Task
+from metajax.equality import EqualPartial
 
 __all__ = ['sinusoid']
 
@@ -39,12 +40,13 @@ def sinusoid(shots: int, queries: int) -> jax.tree_util.Partial:
       f'shots and queries must be 1 or more, got {shots} and {queries}'
     )
 
-  def sample(key: jax.Array) -> Task:
-    amplitude_key, phase_key, x_key = jax.random.split(key, 3)
-    amplitude = jax.random.uniform(amplitude_key, minval=0.1, maxval=5.0)
-    phase = jax.random.uniform(phase_key, maxval=jnp.pi)
-    x = jax.random.uniform(x_key, (shots + queries, 1), minval=-5.0, maxval=5.0)
-    y = amplitude * jnp.sin(x - phase)
-    return Task(Batch(x[:shots], y[:shots]), Batch(x[shots:], y[shots:]))
+  return jax.tree_util.Partial(EqualPartial(_sample, shots, queries))
 
-  return jax.tree_util.Partial(sample)
+
+def _sample(shots: int, queries: int, key: jax.Array) -> Task:
+  amplitude_key, phase_key, x_key = jax.random.split(key, 3)
+  amplitude = jax.random.uniform(amplitude_key, minval=0.1, maxval=5.0)
+  phase = jax.random.uniform(phase_key, maxval=jnp.pi)
+  x = jax.random.uniform(x_key, (shots + queries, 1), minval=-5.0, maxval=5.0)
+  y = amplitude * jnp.sin(x - phase)
+  return Task(Batch(x[:shots], y[:shots]), Batch(x[shots:], y[shots:]))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Batch, SampleTask, Task
+from metajax.equality import by_value
 from metajax.tasks.signs import SIZE, StrokeProgram, draw_class, render
 from metajax.tasks.task_sizes import check_sizes, draw_size, split_episode
 
@@ -47,6 +48,7 @@ def class_key(split: str, index: jax.Array | int) -> jax.Array:
   return jax.random.fold_in(root, index)
 
 
+@by_value
 def strokes(
   ways: int,
   shots: int,
@@ -103,6 +105,7 @@ def strokes(
   return sample
 
 
+@by_value
 def strokes_classification(
   num_classes: int, batch_size: int, *, split: str = 'train'
 ) -> SampleTask:

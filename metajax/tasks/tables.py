@@ -5,7 +5,6 @@ tested is learning from the rows of a task that was never seen.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Batch, Task
+from metajax.equality import EqualPartial
 from metajax.tasks._table_cells import Column, read_ids, read_numbers
 from metajax.tasks._table_files import choose_columns, listed, open_table
 from metajax.tasks.errors import MAX_UNPACKED_MEBIBYTES, DataError, reason
@@ -278,7 +278,7 @@ def table_tasks(part: Table, shots: int, queries: int) -> jax.tree_util.Partial:
     )
   order = np.argsort(part.tasks, kind='stable')
   return jax.tree_util.Partial(
-    partial(_sample, shots, queries),
+    EqualPartial(_sample, shots, queries),
     jnp.asarray(part.features[order]),
     jnp.asarray(part.targets[order]),
     jnp.asarray(np.cumsum(counts) - counts, jnp.int32),

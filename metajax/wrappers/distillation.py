@@ -30,6 +30,7 @@ from metajax.base import (
   map_tasks,
   values_and_weights,
 )
+from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.objectives import loss_and_metrics, weighted_mean
 
@@ -43,6 +44,7 @@ class _Taught(NamedTuple):
   outputs: jax.Array  # [examples, classes]
 
 
+@by_value
 def distil(
   student: Learner | MetaLearner,
   teacher: Learner | MetaLearner,

@@ -29,6 +29,7 @@ from metajax.base import (
   task_keys,
   values_and_weights,
 )
+from metajax.equality import by_value
 from metajax.inner import partition
 from metajax.objectives import weighted_mean
 from metajax.wrappers.selection import held_out
@@ -49,6 +50,7 @@ class Members(NamedTuple):
   weights: jax.Array  # [members], with sum 1
 
 
+@by_value
 def ensemble(
   meta_learner: MetaLearner,
   size: int,

@@ -23,8 +23,6 @@ References:
   section 4.3, mine classes; tasks are mined here.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
@@ -40,6 +38,7 @@ from metajax.base import (
   map_tasks,
   sample_tasks,
 )
+from metajax.equality import EqualPartial, by_value
 from metajax.estimators import query_loss
 
 __all__ = ['candidates', 'hardest']
@@ -68,7 +67,7 @@ def candidates(
     at_step = partial(_draw_group_at_step, number)
     return ByStep(jax.tree_util.Partial(at_step, sample))
   return jax.tree_util.Partial(
-    partial(_draw_group, number), as_argument(sample)
+    EqualPartial(_draw_group, number), as_argument(sample)
   )
 
 
@@ -82,6 +81,7 @@ def _draw_group(number: int, sample: SampleTask, key: jax.Array) -> Task:
   return sample_tasks(sample, key, number)
 
 
+@by_value
 def hardest(meta_learner: MetaLearner, objective: Objective) -> MetaLearner:
   """Any method, trained on the hardest task of each group of `candidates`.
 

@@ -30,6 +30,7 @@ from metajax.base import (
   PyTree,
   Task,
 )
+from metajax.equality import by_value
 from metajax.objectives import loss_and_metrics
 
 __all__ = ['Selection', 'held_out', 'select']
@@ -42,6 +43,7 @@ class Selection(NamedTuple):
   choice: jax.Array  # int32 []
 
 
+@by_value
 def select(
   learners: Sequence[MetaLearner],
   objective: Objective,

@@ -1,6 +1,11 @@
 """Evaluation: the tasks that a key stands for, judged by one program."""
 
+import dataclasses
+import gc
+import os
+import weakref
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +13,14 @@ import numpy as np
 import pytest
 
 import metajax
+from metajax.base import Learner
 from metajax.models import conv4, mlp
 from metajax.normalisation import population
-from metajax.runs.evaluation import example_task
-from metajax.tasks import episodes, sinusoid
+from metajax.runs.evaluation import _PROGRAMS, _program, example_task
+from metajax.tasks import HostEpisodes, episodes, sinusoid
 
 MODEL = mlp([4], 1)
+LOSS = metajax.mean_squared_error
 LEARNER = metajax.maml(MODEL, metajax.mean_squared_error, 0.05, 1)
 KEY = jax.random.key(0)
 
@@ -137,6 +144,83 @@ def test_any_number_of_tasks_and_any_parameters_need_one_program(params):
     if num_tasks == 2:
       first = len(traces)
   assert len(traces) == first > 0
+
+
+IMAGES = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
+LABELS = np.arange(12) % 3
+
+
+def made_anew(sampler) -> tuple:
+  """All that an evaluation takes, of which nothing was made before."""
+  return (
+    metajax.maml(mlp([4], 2), metajax.cross_entropy, 0.05, 1),
+    metajax.with_metrics(metajax.cross_entropy, metajax.metric.MACRO_F1),
+    sampler(IMAGES.copy(), LABELS.copy(), 2, 1, 3),
+  )
+
+
+@pytest.fixture
+def compilations():
+  """How long compilers took, each time that they ran."""
+  seconds = []
+
+  def note(event, duration, **_):
+    if event.endswith('backend_compile_duration'):
+      seconds.append(duration)
+
+  jax.monitoring.register_event_duration_secs_listener(note)
+  yield seconds
+  jax.monitoring.unregister_event_duration_listener(note)
+
+
+def resident_bytes() -> int:
+  pages = Path('/proc/self/statm').read_text().split()[1]
+  return int(pages) * os.sysconf('SC_PAGE_SIZE')
+
+
+@pytest.mark.parametrize('sampler', [episodes, HostEpisodes])
+def test_what_is_made_anew_is_not_compiled_anew(compilations, sampler):
+  params = mlp([4], 2).init(KEY, jnp.zeros((1, 8)))
+  for number in range(60):
+    learner, objective, sample = made_anew(sampler)
+    metajax.evaluate(
+      learner, objective, params, sample, key=KEY, num_tasks=2, chunk_size=2
+    )
+    example_task(sample, KEY)
+    if number == 0:
+      assert compilations
+      compilations.clear()
+    if number == 9:
+      before = resident_bytes()
+  assert not compilations
+  assert resident_bytes() - before < 10 * 2**20
+
+
+def test_programs_of_what_is_equal_to_none_are_not_kept_for_ever(params):
+  _program.cache_clear()
+  learners = weakref.WeakSet()
+  for _ in range(_PROGRAMS + 2):
+    # It is a function of its own each time, so there is nothing to share.
+    learner = metajax.maml(MODEL, lambda *pair: LOSS(*pair), 0.05, 1)
+    _program(Learner(*learner[:3]), LOSS, 'transductive', None)
+    learners.add(learner.adapt)
+    del learner
+  gc.collect()
+  assert len(learners) <= _PROGRAMS
+
+
+def test_what_can_change_in_place_is_refused(params):
+  @dataclasses.dataclass
+  class Scaled:
+    scale: float
+
+    def __call__(self, outputs, targets):
+      return self.scale * LOSS(outputs, targets)[0]
+
+  with pytest.raises(TypeError, match='Scaled can be changed in place'):
+    metajax.evaluate(
+      LEARNER, Scaled(2.0), params, TEST_SAMPLE, key=KEY, num_tasks=2
+    )
 
 
 @pytest.mark.parametrize(
