@@ -47,6 +47,7 @@ from metajax.estimators import (
 from metajax.inner.accumulate import accumulate
 from metajax.inner.descend import Descent, descend
 from metajax.inner.implicit import implicit_minimum
+from metajax.inner.optimizers import adam, clip_by_global_norm
 from metajax.metric import Metric, with_metrics
 from metajax.objectives import (
   confidence_interval,
@@ -89,11 +90,13 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'TrainStep',
       'Weighted',
       'accumulate',
+      'adam',
       'backprop',
       'by_value',
       'candidates',
       'check',
       'choose_chunk_size',
+      'clip_by_global_norm',
       'confidence_interval',
       'cross_entropy',
       'data_parallel',

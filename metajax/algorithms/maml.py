@@ -48,7 +48,9 @@ def maml(
     first_order: hold the inner gradients constant (this is `fomaml`).
     second_order: how they are differentiated otherwise (see `descend`).
     checkpoint: what is computed again instead of kept (see `descend`).
-    inner_optimizer: makes the inner optimiser from its rate.
+    inner_optimizer: makes the inner optimiser from its rate, such as
+      `optax.sgd` or `metajax.adam`; with `optax.adam` a meta-gradient grows out
+      of bounds where an inner gradient is exactly 0 (see `descend`).
     adapts: which parameters adapt; the others are learned outside only.
 
   Returns:

@@ -40,11 +40,13 @@ from metajax.algorithms.protonet import protonet
 from metajax.algorithms.r2d2 import r2d2
 from metajax.algorithms.recipe import (
   Recipe,
-  adam,
   clipped_adam,
   counted_adam,
   delta_encoder_optimizer,
   interpolation,
+)
+from metajax.algorithms.recipe import (
+  adam as _adam,
 )
 from metajax.algorithms.relationnet import relationnet
 from metajax.algorithms.reptile import reptile
@@ -172,7 +174,7 @@ ALGORITHMS: dict[str, Algorithm] = {
   'es_maml': gradient_method(
     es_maml, options={'scale': 0.02}, adapts_at_random=True
   ),
-  'protomaml': closed_form_method(protomaml, adam, *_STEPS),
+  'protomaml': closed_form_method(protomaml, _adam, *_STEPS),
   'leo': closed_form_method(
     leo, clipped_adam, *_STEPS, weights=_params, adapts_at_random=True
   ),

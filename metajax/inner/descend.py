@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from metajax.base import PyTree
 from metajax.inner import partition
 from metajax.inner._replay import Gradient, Update, descend_segment
+from metajax.inner.optimizers import with_finite_slopes
 from metajax.inner.second_order import SecondOrder, value_and_gradient
 
 __all__ = ['INNER_GRADIENT', 'Checkpoint', 'Descent', 'descend']
@@ -55,8 +56,11 @@ def descend(
       `jax.tree.map(lambda leaf: leaf[step], batches)`.
     params: where to start. Buffers among them stay as they are (see
       `metajax.inner.partition`), and the optimiser does not see them.
-    optimizer: any optax transformation. Adam needs `eps_root > 0` for a finite
-      second-order gradient.
+    optimizer: any optax transformation. Where the derivative of an update is
+      not finite, such as that of the norm of a gradient that is exactly 0, it
+      counts as 0: nothing is clipped there. Where an optimiser divides by the
+      size of gradients (Adam, RMSProp), that of a gradient of 0 is finite but
+      as large as 1 / eps to every step; `metajax.adam` has none.
     num_steps: how many steps, a Python integer.
     optimizer_state: continue from this state; a fresh one by default, that
       of the parameters without buffers.
@@ -103,14 +107,13 @@ def descend(
     lambda params, step: loss(partition.merge(params, buffers), step),
     second_order,
   )
+  finite = with_finite_slopes(optimizer)
   if optimizer_state is None:
     optimizer_state = optimizer.init(params)
 
   def update(gradient: PyTree, carry: PyTree) -> PyTree:
     params, optimizer_state = carry
-    updates, optimizer_state = optimizer.update(
-      gradient, optimizer_state, params
-    )
+    updates, optimizer_state = finite.update(gradient, optimizer_state, params)
     return optax.apply_updates(params, updates), optimizer_state
 
   def step(carry: PyTree, index: jax.Array) -> tuple[PyTree, PyTree]:

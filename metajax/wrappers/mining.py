@@ -64,7 +64,7 @@ def candidates(
       f'number must be 2 or more, or there is no choice; got {number}'
     )
   if isinstance(sample, ByStep):
-    at_step = partial(_draw_group_at_step, number)
+    at_step = EqualPartial(_draw_group_at_step, number)
     return ByStep(jax.tree_util.Partial(at_step, sample))
   return jax.tree_util.Partial(
     EqualPartial(_draw_group, number), as_argument(sample)

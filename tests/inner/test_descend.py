@@ -64,16 +64,6 @@ def test_the_rate_can_be_learned(float64):
   )
 
 
-def test_adam_with_eps_root_has_a_finite_second_order_gradient(float64):
-  def end(start, eps_root):
-    adam = optax.adam(RATE, eps_root=eps_root)
-    return jnp.sum(descend(quadratic, start, adam, 2)[0])
-
-  # At the minimum the gradient is zero, and its square root has no slope.
-  assert np.isfinite(jax.grad(end)(jnp.zeros(2), 1e-8)).all()
-  assert not np.isfinite(jax.grad(end)(jnp.zeros(2), 0.0)).all()
-
-
 def test_a_descent_goes_on_from_its_optimizer_state(float64):
   adam = optax.adam(RATE)
   whole, _ = descend(quadratic, START, adam, 4)
