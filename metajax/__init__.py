@@ -46,7 +46,7 @@ from metajax.estimators import (
 )
 from metajax.inner.accumulate import accumulate
 from metajax.inner.descend import Descent, descend
-from metajax.inner.implicit import implicit_minimum
+from metajax.inner.implicit import implicit_minimum, implicit_root
 from metajax.inner.optimizers import adam, clip_by_global_norm
 from metajax.metric import Metric, with_metrics
 from metajax.objectives import (
@@ -112,6 +112,7 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'hardest',
       'implicit_minimum',
       'learned_descent',
+      'implicit_root',
       'make_mesh',
       'make_train_step',
       'map_tasks',

@@ -28,15 +28,18 @@ from metajax.base import (
   Batch,
   Learner,
   MetaLearner,
+  Metrics,
   Model,
   Objective,
   PyTree,
+  Task,
+  num_tasks,
 )
 from metajax.equality import by_value
-from metajax.estimators import backprop
+from metajax.estimators import gradient_of, query_loss
 from metajax.inner import partition
 from metajax.inner.descend import descend
-from metajax.inner.implicit import Loss, implicit_minimum
+from metajax.inner.implicit import Loss, Solution, implicit_minimum
 from metajax.models.modes import training
 from metajax.objectives import loss_and_metrics
 
@@ -77,7 +80,11 @@ def imaml(
     inner_optimizer: makes the inner optimiser from its rate.
 
   Returns:
-    A `MetaLearner` whose meta-parameters are those of the model.
+    A `MetaLearner` whose meta-parameters are those of the model. Two more
+    metrics say how good its meta-gradient is: `inner_gradient_norm`, of the
+    inner problem where the steps ended, and `solver_residual` of the linear
+    system, relative to the gradient of the query loss. Where one is not small,
+    take more or larger steps, more iterations, or `damping`.
 
   Raises:
     ValueError: if `inner_lr`, `strength` or `solver_iterations` is not
@@ -114,9 +121,12 @@ def imaml(
     )
     return params, Adaptation(descent.losses, descent.trajectory)
 
-  def adapt(
-    key: jax.Array, meta_params: PyTree, support: Batch
-  ) -> tuple[PyTree, Adaptation]:
+  def adapt_with(
+    probe: jax.Array | float,
+    key: jax.Array,
+    meta_params: PyTree,
+    support: Batch,
+  ) -> tuple[PyTree, Solution]:
     apply = training(model.apply, key)  # one loss, so one draw for all steps
     start, buffers = partition.split_learned(meta_params)
 
@@ -125,23 +135,51 @@ def imaml(
       loss, _ = loss_and_metrics(objective, outputs, support.targets)
       return loss + strength / 2 * _squared_distance(params, start)
 
-    params, adaptation = implicit_minimum(
+    params, solution = implicit_minimum(
       proximal_loss,
       solve,
       start,
       max_iterations=solver_iterations,
       tolerance=solver_tolerance,
       damping=damping,
+      probe=probe,
     )
-    trajectory = partition.merge(
-      adaptation.trajectory, partition.repeat(buffers, num_steps + 1)
+    losses, trajectory = solution.info
+    whole = Adaptation(
+      losses,
+      partition.merge(trajectory, partition.repeat(buffers, num_steps + 1)),
     )
-    return partition.merge(params, buffers), Adaptation(
-      adaptation.losses, trajectory
-    )
+    return partition.merge(params, buffers), solution._replace(info=whole)
+
+  def adapt(
+    key: jax.Array, meta_params: PyTree, support: Batch
+  ) -> tuple[PyTree, Adaptation]:
+    adapted, solution = adapt_with(0.0, key, meta_params, support)
+    return adapted, solution.info
 
   learner = Learner(model.init, adapt, model.apply)
-  return MetaLearner(*learner, grad=backprop(learner, objective))
+
+  def task_loss(
+    key: jax.Array, probed: tuple[PyTree, jax.Array], task: Task
+  ) -> tuple[jax.Array, Metrics]:
+    meta_params, probe = probed
+    adapted, solution = adapt_with(probe, key, meta_params, task.support)
+    loss, metrics = query_loss(learner, objective, adapted, task, key)
+    return loss, {**metrics, 'inner_gradient_norm': solution.residual}
+
+  estimate = gradient_of(task_loss)
+
+  def grad(
+    key: jax.Array, meta_params: PyTree, tasks: Task
+  ) -> tuple[PyTree, Metrics]:
+    learned, _ = partition.split_learned(meta_params)
+    dtype = jnp.result_type(*jax.tree.leaves(learned))
+    probed = meta_params, jnp.zeros((), dtype)
+    (gradient, missed), metrics = estimate(key, probed, tasks)
+    # Each task adds its own.
+    return gradient, {**metrics, 'solver_residual': missed / num_tasks(tasks)}
+
+  return MetaLearner(*learner, grad=grad)
 
 
 def _squared_distance(a: PyTree, b: PyTree) -> jax.Array:

@@ -34,6 +34,7 @@ class Algorithm(NamedTuple):
   weights: Callable[[PyTree], PyTree] | None = lambda meta_params: meta_params
   adapts_by_gradient: bool = True
   adapts_at_random: bool = False  # another key, another meta-gradient
+  more_metrics: tuple[str, ...] = ()  # beside those of the objective
   # 'classes': training "tasks" are batches with the labels of all classes.
   trains_on: Literal['tasks', 'classes'] = 'tasks'
   # What a recipe may set beside its own fields, with what is taken otherwise.

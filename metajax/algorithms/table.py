@@ -170,7 +170,9 @@ ALGORITHMS: dict[str, Algorithm] = {
     weights=_params,
     adapts_at_random=True,
   ),
-  'imaml': gradient_method(imaml),
+  'imaml': gradient_method(
+    imaml, more_metrics=('inner_gradient_norm', 'solver_residual')
+  ),
   'es_maml': gradient_method(
     es_maml, options={'scale': 0.02}, adapts_at_random=True
   ),

@@ -1,4 +1,6 @@
-r"""Minima that are differentiated by what they are, not by how they are found.
+r"""Minima and roots that are differentiated by what they are.
+
+How they are found does not matter.
 
 At a minimum the gradient is zero, and it stays so when :math:`\eta`, whatever
 else the loss depends on, changes a little. Therefore
@@ -15,17 +17,29 @@ however many steps led there. Where a loss is not convex they need damping:
 with :math:`\nabla^2_\theta J + \delta I` in its place the system is positive
 definite, and :math:`u` shorter along directions of little curvature.
 
+A root of any function, :math:`f(\theta^*, \eta) = 0`, such as a fixed point of
+:math:`f + \theta`, has likewise
+
+.. math::
+  v^\top \frac{d\theta^*}{d\eta} = -u^\top \frac{\partial f}{\partial \eta}
+  \quad\text{where}\quad
+  \left(\frac{\partial f}{\partial \theta}\right)^\top u = v.
+
+Both are derivatives of the exact solution: where the search has not come to it
+they are wrong without a sign of it, so what it missed by is returned.
+
 References:
   Rajeswaran, Finn, Kakade, Levine (2019), Meta-learning with implicit
   gradients, https://arxiv.org/abs/1909.04630
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import cg
+import optax
+from jax.scipy.sparse.linalg import cg, gmres
 
 from metajax.base import PyTree
 from metajax.inner import partition
@@ -36,11 +50,21 @@ from metajax.inner._hoisting import (
   with_rule,
 )
 
-__all__ = ['Loss', 'Solve', 'implicit_minimum']
+__all__ = ['Loss', 'Solution', 'Solve', 'implicit_minimum', 'implicit_root']
 
 Loss = Callable[[PyTree], jax.Array]
 Solve = Callable[[Loss, PyTree], tuple[PyTree, PyTree]]
-_Gradient = Callable[[PyTree], PyTree]
+Function = Callable[[PyTree], PyTree]
+SolveRoot = Callable[[Function, PyTree], tuple[PyTree, PyTree]]
+
+
+class Solution(NamedTuple):
+  """How a search ended."""
+
+  info: PyTree  # what `solve` returns beside the parameters
+  # [], the norm of what is 0 at the exact solution: of the gradient at a
+  # minimum, of the function at a root.
+  residual: jax.Array
 
 
 def implicit_minimum(
@@ -51,7 +75,8 @@ def implicit_minimum(
   max_iterations: int = 20,
   tolerance: float = 1e-5,
   damping: float = 0.0,
-) -> tuple[PyTree, PyTree]:
+  probe: jax.Array | float = 0.0,
+) -> tuple[PyTree, Solution]:
   """A minimum, as a differentiable function of all that the loss closes over.
 
   The derivative is that of the exact minimum, in reverse mode; it is as good
@@ -66,9 +91,14 @@ def implicit_minimum(
     tolerance: it ends earlier where the residual is this part of the cotangent.
     damping: added to the diagonal of the Hessian, where the derivative is not
       exact any more.
+    probe: a number that counts nothing. Its gradient is the residual of the
+      linear system relative to the cotangent, |v - H u| / |v|: how far from
+      solved it was when the method ended.
 
   Returns:
-    What `solve` returns; there is no derivative of `info`.
+    The parameters that `solve` returns, and a `Solution`, of which there is no
+    derivative. Where `residual`, the norm of the gradient of the loss, is not
+    small, there is no minimum, and the derivative is none of what was computed.
 
   Raises:
     ValueError: if `max_iterations` is not positive, or `damping` negative.
@@ -85,8 +115,7 @@ def implicit_minimum(
     >>> round(float(value), 4), round(float(slope), 4)
     (2.0, 0.3333)
   """
-  if max_iterations < 1:
-    raise ValueError(f'max_iterations must be 1 or more, got {max_iterations}')
+  _check_iterations(max_iterations)
   if not damping >= 0:
     raise ValueError(f'damping must be 0 or more, got {damping}')
   hoisted = hoist(loss, start)
@@ -95,11 +124,25 @@ def implicit_minimum(
     value: jax.Array = hoisted.call(constants, params)
     return value
 
-  def found(start: PyTree, constants: list) -> tuple[PyTree, PyTree]:
-    return solve(lambda params: pure(params, constants), start)
+  def found(start: PyTree, constants: list, _: Any) -> tuple[PyTree, Solution]:
+    def loss(params: PyTree) -> jax.Array:
+      return pure(params, constants)
 
-  def solve_hessian(gradient: _Gradient, at: PyTree, right: PyTree) -> PyTree:
-    _, curvature = jax.linearize(gradient, at)
+    params, info = solve(loss, start)
+    return params, Solution(info, optax.tree.norm(jax.grad(loss)(params)))
+
+  def gradients(params: PyTree, varied: list, fixed: list) -> Any:
+    def loss(params: PyTree, varied: list) -> jax.Array:
+      return pure(params, partition.merge(varied, fixed))
+
+    return jax.grad(loss, argnums=(0, 1))(params, varied)
+
+  def pull_back(
+    at: PyTree, varied: list, fixed: list, right: PyTree
+  ) -> tuple[list, PyTree]:
+    _, curvature = jax.linearize(
+      lambda params: gradients(params, varied, fixed)[0], at
+    )
 
     def product(direction: PyTree) -> PyTree:
       return jax.tree.map(
@@ -108,50 +151,137 @@ def implicit_minimum(
         direction,
       )
 
-    return cg(product, right, tol=tolerance, maxiter=max_iterations)[0]
+    direction, _ = cg(product, right, tol=tolerance, maxiter=max_iterations)
+    _, (_, change) = jax.jvp(
+      lambda params: gradients(params, varied, fixed), (at,), (direction,)
+    )
+    return change, optax.tree.sub(right, product(direction))
 
-  minimum = with_rule(
-    found,
-    _keep_the_minimum(found),
-    _implicit_function_theorem(pure, solve_hessian),
-  )
-  result: tuple[PyTree, PyTree] = minimum(start, hoisted.constants)
-  return result
+  return _solution(found, pull_back, start, hoisted.constants, probe)
 
 
-def _keep_the_minimum(found: Callable[..., PyTree]) -> Callable[..., Any]:
-  """The forward rule: of the way to the minimum nothing is kept."""
+def implicit_root(
+  function: Function,
+  solve: SolveRoot,
+  start: PyTree,
+  *,
+  max_iterations: int = 20,
+  tolerance: float = 1e-5,
+  probe: jax.Array | float = 0.0,
+) -> tuple[PyTree, Solution]:
+  """A root, as a differentiable function of all that its function closes over.
+
+  A fixed point of `step` is a root of `step(params) - params`. The derivative
+  is that of the exact root, in reverse mode; it does not depend on `start`.
+
+  Args:
+    function: `(params) -> residuals` of the same structure and shapes, with a
+      Jacobian at the root that can be inverted, symmetric or not. What it
+      closes over may be traced.
+    solve: `(function, start) -> (params, info)`; it closes over nothing traced.
+    start: where it starts.
+    max_iterations: of the generalised method of minimal residuals, as many
+      vectors as it keeps.
+    tolerance: it ends earlier where the residual is this part of the cotangent.
+    probe: as for `implicit_minimum`.
+
+  Returns:
+    The parameters that `solve` returns, and a `Solution`, of which there is no
+    derivative; `residual` is the norm of the function there.
+
+  Raises:
+    ValueError: if `max_iterations` is not positive, or if `function` returns
+      what is not like its parameters.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> def solve(function, start):  # repeats x + function(x)
+    ...   step = lambda _, x: x + function(x)
+    ...   return jax.lax.fori_loop(0, 50, step, start), ()
+    >>> def fixed_point(y):  # where x = (x + y) / 4
+    ...   function = lambda x: (x + y) / 4 - x
+    ...   return implicit_root(function, solve, 0.0)[0]
+    >>> value, slope = jax.value_and_grad(fixed_point)(6.0)
+    >>> round(float(value), 4), round(float(slope), 4)
+    (2.0, 0.3333)
+  """
+  _check_iterations(max_iterations)
+  hoisted = hoist(function, start)
+  if jax.tree.map(jnp.shape, hoisted.shapes) != jax.tree.map(jnp.shape, start):
+    raise ValueError(
+      'a root needs a function whose result is like its parameters; got'
+      f' {jax.tree.map(jnp.shape, hoisted.shapes)} for'
+      f' {jax.tree.map(jnp.shape, start)}'
+    )
+
+  def found(start: PyTree, constants: list, _: Any) -> tuple[PyTree, Solution]:
+    def function(params: PyTree) -> PyTree:
+      return hoisted.call(constants, params)
+
+    params, info = solve(function, start)
+    return params, Solution(info, optax.tree.norm(function(params)))
+
+  def pull_back(
+    at: PyTree, varied: list, fixed: list, right: PyTree
+  ) -> tuple[list, PyTree]:
+    _, pull = jax.vjp(
+      lambda params, varied: hoisted.call(
+        partition.merge(varied, fixed), params
+      ),
+      at,
+      varied,
+    )
+    direction, _ = gmres(
+      lambda direction: pull(direction)[0],
+      right,
+      tol=tolerance,
+      restart=max_iterations,
+      maxiter=1,
+    )
+    product, change = pull(direction)
+    return change, optax.tree.sub(right, product)
+
+  return _solution(found, pull_back, start, hoisted.constants, probe)
+
+
+def _check_iterations(max_iterations: int) -> None:
+  if max_iterations < 1:
+    raise ValueError(f'max_iterations must be 1 or more, got {max_iterations}')
+
+
+# From where it is, what of the constants is differentiated, the rest, and a
+# cotangent v: the product of -v with the derivative by the constants, and what
+# the linear system was missed by.
+_PullBack = Callable[[PyTree, list, list, PyTree], tuple[list, PyTree]]
+
+
+def _solution(
+  found: Callable[..., tuple[PyTree, Solution]],
+  pull_back: _PullBack,
+  start: PyTree,
+  constants: list,
+  probe: jax.Array | float,
+) -> tuple[PyTree, Solution]:
+  """What is found, with the derivative that the implicit function has."""
 
   def forward(*inputs: PyTree) -> tuple[PyTree, PyTree]:
-    start, constants = jax.tree.map(lambda leaf: leaf.value, inputs)
+    values = jax.tree.map(lambda leaf: leaf.value, inputs)
     varied, fixed = split_perturbed(inputs[1])
-    params, info = found(start, constants)
-    return (params, info), (params, varied, fixed)
-
-  return forward
-
-
-def _implicit_function_theorem(
-  pure: Callable[..., jax.Array], solve_hessian: Callable[..., PyTree]
-) -> Callable[..., Any]:
-  """The backward rule: one linear system, one directional derivative."""
+    result = found(*values)
+    return result, (result[0], varied, fixed)
 
   def backward(kept: PyTree, cotangents: PyTree) -> tuple[PyTree, ...]:
     params, varied, fixed = kept
-    cotangent, _ = cotangents
+    right = jax.tree.map(instantiated, cotangents[0])
+    change, missed = pull_back(params, varied, fixed, right)
+    size = optax.tree.norm(right)
+    # Without a cotangent there is nothing to miss.
+    relative = optax.tree.norm(missed) / jnp.where(size == 0, 1, size)
+    return None, jax.tree.map(jnp.negative, change), relative
 
-    def gradients(params: PyTree) -> tuple[PyTree, PyTree]:
-      def loss(params: PyTree, varied: list) -> jax.Array:
-        return pure(params, partition.merge(varied, fixed))
-
-      return jax.grad(loss, argnums=(0, 1))(params, varied)
-
-    direction = solve_hessian(
-      lambda params: gradients(params)[0],
-      params,
-      jax.tree.map(instantiated, cotangent),
-    )
-    _, (_, change) = jax.jvp(gradients, (params,), (direction,))
-    return None, jax.tree.map(jnp.negative, change)
-
-  return backward
+  ruled = with_rule(found, forward, backward)
+  dtype = jnp.result_type(*jax.tree.leaves(start))
+  result: tuple[PyTree, Solution] = ruled(
+    start, constants, jnp.asarray(probe, dtype)
+  )
+  return result

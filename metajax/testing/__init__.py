@@ -6,7 +6,7 @@ function of its own, too, of a `Trial`. They compute in double precision,
 whatever is set outside, so that rounding hides no mistake.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 
@@ -66,6 +66,7 @@ def check_method(
   num_steps: int | None = None,
   weights: Callable[[PyTree], PyTree] | None = None,
   exact: bool = True,
+  more_metrics: Collection[str] = (),
   key: jax.Array | None = None,
 ) -> None:
   """Checks all that a method must do, in half a minute or less.
@@ -84,6 +85,8 @@ def check_method(
     exact: whether the meta-gradient is the derivative of the `loss` that is
       reported with it. It is not where the method approximates, as first-order
       and evolutionary ones do, or adds terms of its own.
+    more_metrics: names of what it reports beside `loss` and the metrics of the
+      objective.
     key: of everything that is drawn.
 
   Raises:
@@ -105,7 +108,7 @@ def check_method(
   )
   check_structure(trial)
   check_finite(trial)
-  check_metrics(trial)
+  check_metrics(trial, more=more_metrics)
   check_trajectory(trial, num_steps=num_steps, weights=weights)
   check_before_adaptation(trial)
   check_same_key(trial)

@@ -1,6 +1,6 @@
 """Each check of a method, of a `Trial`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import ParamSpec, TypeVar
 
 import jax
@@ -104,8 +104,12 @@ def check_finite(trial: Trial) -> None:
 
 
 @in_double
-def check_metrics(trial: Trial) -> None:
+def check_metrics(trial: Trial, *, more: Collection[str] = ()) -> None:
   """Whether metrics are finite scalars: `loss`, and those of the objective.
+
+  Args:
+    trial: of the method.
+    more: names of what the method reports beside them.
 
   Raises:
     AssertionError: names the metric.
@@ -116,7 +120,7 @@ def check_metrics(trial: Trial) -> None:
     outputs = trial.learner.predict(adapted, task.query.inputs)
     return loss_and_metrics(trial.objective, outputs, task.query.targets)[1]
 
-  expected = {'loss', *jax.eval_shape(of_objective, trial.task(0))}
+  expected = {'loss', *jax.eval_shape(of_objective, trial.task(0)), *more}
   require(
     set(trial.metrics) == expected,
     f'metrics should be {sorted(expected)}; found {sorted(trial.metrics)}',

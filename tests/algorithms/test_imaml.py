@@ -105,6 +105,27 @@ def test_the_meta_gradient_is_that_of_a_descent_that_has_converged(float64):
   assert error < 1e-3 * np.linalg.norm(wanted)
 
 
+def test_metrics_say_whether_the_inner_problem_was_solved(float64):
+  tasks, phi = regressions(3), np.array([1.0, -2.0, 0.5])
+
+  def metrics_of(num_steps, iterations):
+    learner = metajax.imaml(
+      LINEAR, metajax.mean_squared_error, 0.1, num_steps, strength=STRENGTH,
+      solver_tolerance=1e-12, solver_iterations=iterations,
+    )  # fmt: skip
+    together = jax.jit(learner.grad)(KEY, phi, tasks)[1]
+    chunks = jax.jit(metajax.microbatch(learner.grad, 1))(KEY, phi, tasks)[1]
+    for name, value in together.items():
+      np.testing.assert_allclose(chunks[name], value, rtol=1e-8, atol=1e-11)
+    return together
+
+  solved = metrics_of(2000, 3)
+  assert solved['inner_gradient_norm'] < 1e-8
+  assert solved['solver_residual'] < 1e-8
+  assert metrics_of(2, 3)['inner_gradient_norm'] > 0.1
+  assert 0.05 < metrics_of(2000, 1)['solver_residual'] < 1
+
+
 def test_damping_holds_where_the_loss_curves_down(float64):
   """By more than the pull makes up for; undamped, the sign is wrong."""
 
