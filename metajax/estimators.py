@@ -163,7 +163,8 @@ def backprop(
 
   Returns:
     The estimator. Its metrics are `loss` and those of the objective, after
-    adaptation, averaged over tasks.
+    adaptation, averaged over tasks. It raises ValueError if there are not as
+    many weights as steps.
   """
 
   def task_loss(
@@ -177,6 +178,12 @@ def backprop(
       lambda adapted: query_loss(learner, objective, adapted, task, key)
     )(later)
     last = jax.tree.map(lambda leaf: leaf[-1], metrics)
+    if jnp.shape(step_weights) != losses.shape:
+      raise ValueError(
+        'step_weights must be one number for each of the'
+        f' {len(losses)} steps of the adaptation, [{len(losses)}]; got shape'
+        f' {jnp.shape(step_weights)}'
+      )
     return jnp.vdot(step_weights, losses), last
 
   return gradient_of(task_loss)

@@ -247,3 +247,14 @@ def test_counts_that_would_be_taken_for_buffers_are_refused(estimator):
     estimator(learner, metajax.cross_entropy)(
       KEY, learner.init(KEY, inputs[0]), Task(batch, batch)
     )
+
+
+@pytest.mark.parametrize('weights', [np.ones(3), np.ones((2, 1)), 1.0])
+def test_weights_of_steps_that_there_are_not_are_refused(weights):
+  learner = metajax.maml(
+    metajax.models.mlp([2], 1), metajax.mean_squared_error, 0.1, 2
+  )
+  grad = metajax.backprop(learner, metajax.mean_squared_error, weights)
+  params = learner.init(KEY, TWO_LINES.support.inputs[0])
+  with pytest.raises(ValueError, match=r'each of the 2 steps of the adapt'):
+    jax.eval_shape(grad, KEY, params, TWO_LINES)

@@ -24,7 +24,7 @@ from metajax.base import (
 )
 from metajax.equality import by_value
 from metajax.inner import partition
-from metajax.inner.descend import Checkpoint, descend
+from metajax.inner.descend import Checkpoint, check_num_steps, descend
 from metajax.inner.second_order import SecondOrder
 from metajax.models.modes import training
 from metajax.objectives import loss_and_metrics
@@ -66,9 +66,10 @@ def gradient_learner(
 
   Raises:
     ValueError: if `inner_lr` is a number that is not positive, `num_steps` is
-      negative, or `second_order` or `checkpoint` is unknown.
+      negative or no Python integer, `second_order` or `checkpoint` is
+      unknown, or `inner_optimizer` is an optimiser itself.
   """
-  check_inner_loop(inner_lr, num_steps)
+  check_inner_loop(inner_lr, num_steps, inner_optimizer)
 
   def adapt(
     key: jax.Array, meta_params: PyTree, support: Batch
@@ -99,10 +100,17 @@ def gradient_learner(
   return Learner(model.init, adapt, model.apply)
 
 
-def check_inner_loop(inner_lr: Any, num_steps: int) -> None:
-  """Refuses rates and step counts that cannot be meant."""
+def check_inner_loop(
+  inner_lr: Any, num_steps: int, inner_optimizer: Any = optax.sgd
+) -> None:
+  """Refuses rates, step counts and optimisers that cannot be meant."""
+  if not callable(inner_optimizer):
+    raise ValueError(
+      'inner_optimizer makes an optimiser from a rate, as optax.sgd does;'
+      f' got {type(inner_optimizer).__name__}, which would not have inner_lr;'
+      ' give lambda rate: ...'
+    )
   # A traced (learned) rate cannot be looked at.
   if isinstance(inner_lr, (int, float)) and not inner_lr > 0:
     raise ValueError(f'inner_lr must be above 0, got {inner_lr}')
-  if num_steps < 0:
-    raise ValueError(f'num_steps must be 0 or more, got {num_steps}')
+  check_num_steps(num_steps)

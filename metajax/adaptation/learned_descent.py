@@ -90,7 +90,7 @@ def learned_descent(
     ...   init_inner=lambda key, params: jnp.log(0.01),
     ...   inner_optimizer=lambda rate: optax.sgd(jnp.exp(rate)))
   """
-  check_inner_loop(None, num_steps)
+  check_inner_loop(None, num_steps, inner_optimizer)
 
   def init(key: jax.Array, inputs: PyTree) -> LearnedDescent:
     params = model.init(key, inputs)

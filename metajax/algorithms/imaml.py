@@ -101,7 +101,7 @@ def imaml(
     >>> learner.predict(adapted, task.query.inputs).shape
     (10, 1)
   """
-  check_inner_loop(inner_lr, num_steps)
+  check_inner_loop(inner_lr, num_steps, inner_optimizer)
   if not strength > 0:
     raise ValueError(f'strength must be above 0, got {strength}')
   if solver_iterations < 1:

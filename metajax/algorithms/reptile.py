@@ -110,7 +110,7 @@ def reptile(
     >>> learner = metajax.reptile(
     ...   conv4(5, pool='flatten'), metajax.cross_entropy, inner_batch=25)
   """
-  check_inner_loop(inner_lr, num_steps)
+  check_inner_loop(inner_lr, num_steps, inner_optimizer)
   if inner_batch is not None and inner_batch < 1:
     raise ValueError(f'inner_batch must be 1 or more, got {inner_batch}')
   optimizer = inner_optimizer(inner_lr)

@@ -1,6 +1,7 @@
 """Gradient descent that can itself be differentiated."""
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -15,7 +16,13 @@ from metajax.inner._replay import Gradient, Update, descend_segment
 from metajax.inner.optimizers import with_finite_slopes
 from metajax.inner.second_order import SecondOrder, value_and_gradient
 
-__all__ = ['INNER_GRADIENT', 'Checkpoint', 'Descent', 'descend']
+__all__ = [
+  'INNER_GRADIENT',
+  'Checkpoint',
+  'Descent',
+  'check_num_steps',
+  'descend',
+]
 
 _Checkpoint = Literal['none', 'step', 'nested']
 Checkpoint = _Checkpoint | Callable[..., Any]
@@ -31,15 +38,19 @@ class Descent(NamedTuple):
   losses: jax.Array  # [steps], the loss before each step
   trajectory: PyTree  # leaves [steps + 1, ...]: parameters after 0, 1, ...
   optimizer_state: PyTree  # after the last step
+  aux: PyTree = ()  # leaves [steps, ...], what the loss returns with its value
 
 
 def descend(
-  loss: Callable[[PyTree, jax.Array], jax.Array],
+  loss: Callable[[PyTree, jax.Array], Any],
   params: PyTree,
   optimizer: optax.GradientTransformation,
   num_steps: int,
   *,
   optimizer_state: PyTree | None = None,
+  start_step: int | jax.Array = 0,
+  active_steps: int | jax.Array | None = None,
+  has_aux: bool = False,
   second_order: SecondOrder = 'mixed',
   checkpoint: Checkpoint = 'none',
 ) -> tuple[PyTree, Descent]:
@@ -52,18 +63,26 @@ def descend(
   state, and of everything that `loss` and `optimizer` close over.
 
   Args:
-    loss: `(params, step) -> scalar`; `step` counts from 0, so minibatches are
-      `jax.tree.map(lambda leaf: leaf[step], batches)`.
+    loss: `(params, step) -> scalar`; `step` counts from `start_step`, so
+      minibatches are `jax.tree.map(lambda leaf: leaf[step], batches)`.
     params: where to start. Buffers among them stay as they are (see
       `metajax.inner.partition`), and the optimiser does not see them.
     optimizer: any optax transformation. Where the derivative of an update is
       not finite, such as that of the norm of a gradient that is exactly 0, it
       counts as 0: nothing is clipped there. Where an optimiser divides by the
       size of gradients (Adam, RMSProp), that of a gradient of 0 is finite but
-      as large as 1 / eps to every step; `metajax.adam` has none.
+      as large as 1 / eps to every step; `metajax.adam` has none. One that wants
+      more than gradients (`optax.GradientTransformationExtraArgs`) is given
+      `value`, `grad` and `value_fn` of the loss of the step.
     num_steps: how many steps, a Python integer.
     optimizer_state: continue from this state; a fresh one by default, that
       of the parameters without buffers.
+    start_step: the number of the first step, which may be traced; to continue a
+      descent, that of the steps before.
+    active_steps: only so many of the first steps move, all by default. It may
+      be traced, so one program serves any number; the others are computed, and
+      leave parameters and state as they are.
+    has_aux: whether the loss returns `(scalar, aux)`.
     second_order: how the inner gradients are differentiated, see
       `metajax.inner.second_order`. `'mixed'` (forward over reverse) needs the
       least memory, `'reverse'` gives the same and allows forward mode outside,
@@ -82,8 +101,9 @@ def descend(
     The parameters after the last step, and a `Descent`.
 
   Raises:
-    ValueError: if `num_steps` is negative, if `second_order` or `checkpoint`
-      is none of the above, or if parameters are no numbers.
+    ValueError: if `num_steps` is negative or no Python integer, `active_steps`
+      a Python integer that is not from 0 to `num_steps`, if `second_order` or
+      `checkpoint` is none of the above, or if parameters are no numbers.
 
   Example:
     >>> import jax, optax
@@ -95,63 +115,124 @@ def descend(
     >>> float(value), float(gradient)
     (5.0, 4.0)
   """
-  if num_steps < 0:
-    raise ValueError(f'num_steps must be 0 or more, got {num_steps}')
+  check_num_steps(num_steps)
+  if isinstance(active_steps, int) and not 0 <= active_steps <= num_steps:
+    raise ValueError(
+      f'active_steps must be from 0 to num_steps={num_steps}, got'
+      f' {active_steps}'
+    )
   if not callable(checkpoint) and checkpoint not in get_args(_Checkpoint):
     raise ValueError(
       f'checkpoint must be one of {", ".join(get_args(_Checkpoint))}, or a'
       f' policy of jax.checkpoint_policies; got {checkpoint!r}'
     )
   params, buffers = partition.split_learned(params)
-  both = value_and_gradient(
-    lambda params, step: loss(partition.merge(params, buffers), step),
-    second_order,
-  )
-  finite = with_finite_slopes(optimizer)
-  if optimizer_state is None:
-    optimizer_state = optimizer.init(params)
 
-  def update(gradient: PyTree, carry: PyTree) -> PyTree:
-    params, optimizer_state = carry
-    updates, optimizer_state = finite.update(gradient, optimizer_state, params)
-    return optax.apply_updates(params, updates), optimizer_state
+  def loss_of(params: PyTree, step: jax.Array) -> Any:
+    return loss(partition.merge(params, buffers), step)
+
+  value_of = (lambda *at: loss_of(*at)[0]) if has_aux else loss_of
+  aux_of = (lambda *at: loss_of(*at)[1]) if has_aux else (lambda *at: ())
+  both = value_and_gradient(value_of, second_order)
+  first_step = jnp.asarray(start_step, jnp.int32)
+  end = None if active_steps is None else first_step + active_steps
+  update = _updating(value_of, optimizer, end)
+
+  def gradient(params: PyTree, index: jax.Array) -> tuple[jax.Array, PyTree]:
+    value, slope = both(params, index)
+    return value, (value, slope)  # the update may want both
 
   def step(carry: PyTree, index: jax.Array) -> tuple[PyTree, PyTree]:
-    value, gradient = both(carry[0], index)
-    carry = update(checkpoint_name(gradient, INNER_GRADIENT), carry)
-    return carry, (value, carry[0])
+    value, slope = gradient(carry[0], index)
+    aux = aux_of(carry[0], index)
+    carry = update(checkpoint_name(slope, INNER_GRADIENT), carry)
+    return carry, (value, carry[0], aux)
 
   # The first step stands outside of the loop: under a vmap over tasks a loop
   # would give every task its own copy of the parameters, where the first step
   # can still multiply with the ones that all tasks share.
-  carry = (params, optimizer_state)
-  visited, losses = [_stack(params)], []
+  if optimizer_state is None:
+    optimizer_state = optimizer.init(params)
+  carry = (params, (first_step, optimizer_state))
+  # Of each step its loss, the parameters after it, and what else there is.
+  parts: list[PyTree] = []
   if num_steps > 0:
-    carry, (value, first) = _checkpointed(step, checkpoint)(carry, jnp.int32(0))
-    visited.append(_stack(first))
-    losses.append(value[None])
+    carry, out = _checkpointed(step, checkpoint)(carry, first_step)
+    parts.append(jax.tree.map(lambda leaf: leaf[None], out))
   if num_steps > 1:
-    indices = jnp.arange(1, num_steps)
+    indices = first_step + jnp.arange(1, num_steps, dtype=jnp.int32)
     if checkpoint == 'nested':
-      carry, (values, later) = _nested(both, update, carry, indices)
+      carry, (values, later) = _nested(gradient, update, carry, indices)
+      first = jax.tree.map(lambda leaf: leaf[0], parts[0][1])
+      before = partition.prepend(first, jax.tree.map(lambda x: x[:-1], later))
+      aux = jax.lax.map(lambda at: aux_of(*at), (before, indices))
+      parts.append((values, later, aux))
     else:
-      carry, (values, later) = jax.lax.scan(
-        _checkpointed(step, checkpoint), carry, indices
-      )
-    visited.append(later)
-    losses.append(values)
-  last, optimizer_state = carry
-  trajectory = jax.tree.map(lambda *parts: jnp.concatenate(parts), *visited)
-  all_losses = jnp.concatenate(losses) if losses else jnp.zeros((0,))
+      carry, out = jax.lax.scan(_checkpointed(step, checkpoint), carry, indices)
+      parts.append(out)
+  if not parts:
+    shapes = jax.eval_shape(lambda: (params, aux_of(params, first_step)))
+    nothing = jax.tree.map(lambda x: jnp.zeros((0, *x.shape), x.dtype), shapes)
+    parts.append((jnp.zeros((0,)), *nothing))
+  last, (_, optimizer_state) = carry
+  losses, later, aux = jax.tree.map(
+    lambda *leaves: jnp.concatenate(leaves), *parts
+  )
+  trajectory = partition.merge(
+    partition.prepend(params, later), partition.repeat(buffers, num_steps + 1)
+  )
   return partition.merge(last, buffers), Descent(
-    all_losses,
-    partition.merge(trajectory, partition.repeat(buffers, num_steps + 1)),
-    optimizer_state,
+    losses, trajectory, optimizer_state, aux
   )
 
 
-def _stack(params: PyTree) -> PyTree:
-  return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
+def check_num_steps(num_steps: Any) -> None:
+  """Refuses what is no number of steps.
+
+  Raises:
+    ValueError: if it is negative or no Python integer, such as a traced one.
+  """
+  try:
+    number = operator.index(num_steps)
+  except TypeError as error:
+    raise ValueError(
+      f'num_steps must be a Python integer, got {type(num_steps).__name__}; for'
+      ' a number that is traced, give the greatest one to descend, and this as'
+      ' active_steps'
+    ) from error
+  if number < 0:
+    raise ValueError(f'num_steps must be 0 or more, got {number}')
+
+
+def _updating(
+  value_of: Callable[[PyTree, jax.Array], jax.Array],
+  optimizer: optax.GradientTransformation,
+  end: jax.Array | None,
+) -> Update:
+  """What moves parameters and state, up to the step `end`."""
+  finite = with_finite_slopes(optimizer)
+
+  def update(gradient: PyTree, carry: PyTree) -> PyTree:
+    value, slope = gradient
+    params, (index, state) = carry
+    updates, new_state = finite.update(
+      slope,
+      state,
+      params,
+      value=value,
+      grad=slope,
+      value_fn=lambda params: value_of(params, index),
+    )
+    moved = optax.apply_updates(params, updates), new_state
+    if end is not None:
+      moved = jax.tree.map(
+        lambda new, old: jnp.where(index < end, new, old),
+        moved,
+        (params, state),
+      )
+    return moved[0], (index + 1, moved[1])
+
+  return update
 
 
 _Step = Callable[[PyTree, jax.Array], tuple[PyTree, PyTree]]

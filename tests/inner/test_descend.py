@@ -99,3 +99,137 @@ def test_no_steps_change_nothing_and_have_derivative_one():
 def test_a_negative_number_of_steps_is_refused():
   with pytest.raises(ValueError, match='num_steps must be 0 or more, got -1'):
     descend(quadratic, START, optax.sgd(RATE), -1)
+
+
+@pytest.mark.parametrize('number', [2.0, jnp.float32(2)])
+def test_a_number_of_steps_that_is_none_is_refused(number):
+  with pytest.raises(ValueError, match='must be a Python integer, got'):
+    descend(quadratic, START, optax.sgd(RATE), number)
+
+
+def test_a_traced_number_of_steps_is_told_about_active_steps():
+  with pytest.raises(ValueError, match='and this as active_steps'):
+    jax.jit(lambda n: descend(square, jnp.ones(()), optax.sgd(RATE), n))(3)
+
+
+def square(params, step):
+  del step
+  return params**2
+
+
+ADAM = optax.adam(RATE)
+CHECKPOINTS = pytest.mark.parametrize('checkpoint', ['none', 'step', 'nested'])
+
+
+@CHECKPOINTS
+@pytest.mark.parametrize('active', [0, 1, 4, 5])
+def test_a_traced_number_of_active_steps_is_that_many(
+  float64, traced_once, active, checkpoint
+):
+  @jax.jit
+  @traced_once
+  def both(start, active):
+    def end(start):
+      last, descent = descend(
+        quadratic, start, ADAM, 5, active_steps=active, checkpoint=checkpoint
+      )
+      return last @ jnp.arange(1.0, 3), descent
+
+    return jax.value_and_grad(end, has_aux=True)(start)
+
+  def plainly(start):
+    last, descent = descend(quadratic, start, ADAM, active)
+    return last @ jnp.arange(1.0, 3), descent
+
+  (value, descent), slope = both(START, active)
+  both(START, 3)
+  (expected, plain), wanted = jax.value_and_grad(plainly, has_aux=True)(START)
+  np.testing.assert_allclose(value, expected, rtol=1e-12)
+  np.testing.assert_allclose(slope, wanted, rtol=1e-12)
+  np.testing.assert_allclose(
+    descent.trajectory[: active + 1], plain.trajectory, rtol=1e-12
+  )
+  np.testing.assert_array_equal(
+    descent.trajectory[active:],
+    jnp.broadcast_to(descent.trajectory[active], (6 - active, 2)),
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12),
+    descent.optimizer_state,
+    plain.optimizer_state,
+  )
+
+
+@pytest.mark.parametrize('active', [-1, 6])
+def test_active_steps_that_there_are_not_are_refused(active):
+  with pytest.raises(ValueError, match=f'0 to num_steps=5, got {active}'):
+    descend(quadratic, START, ADAM, 5, active_steps=active)
+
+
+@CHECKPOINTS
+def test_a_descent_that_goes_on_counts_on(float64, checkpoint):
+  weights = jnp.arange(1.0, 6.0)
+
+  def loss(params, step):
+    return weights[step] * quadratic(params, step)
+
+  whole, descent = descend(loss, START, ADAM, 5, checkpoint=checkpoint)
+
+  @jax.jit
+  def continued(middle, state, start_step):
+    return descend(
+      loss, middle, ADAM, 3, optimizer_state=state, start_step=start_step,
+      checkpoint=checkpoint,
+    )  # fmt: skip
+
+  middle, first = descend(loss, START, ADAM, 2, checkpoint=checkpoint)
+  last, then = continued(middle, first.optimizer_state, 2)
+  np.testing.assert_allclose(last, whole, rtol=1e-12)
+  np.testing.assert_allclose(then.losses, descent.losses[2:], rtol=1e-12)
+
+
+@CHECKPOINTS
+@pytest.mark.parametrize('num_steps', [0, 1, 4])
+def test_a_loss_may_return_more(float64, checkpoint, num_steps):
+  def loss(params, step):
+    value = quadratic(params, step)
+    return value, {'step': step, 'double': 2 * value}
+
+  def total(start):
+    _, descent = descend(
+      loss, start, ADAM, num_steps, has_aux=True, checkpoint=checkpoint
+    )
+    return jnp.sum(descent.aux['double']), descent
+
+  def expected(start):
+    _, descent = descend(quadratic, start, ADAM, num_steps)
+    return 2 * jnp.sum(descent.losses)
+
+  (value, descent), slope = jax.value_and_grad(total, has_aux=True)(START)
+  np.testing.assert_array_equal(descent.aux['step'], np.arange(num_steps))
+  np.testing.assert_allclose(value, expected(START), rtol=1e-12)
+  np.testing.assert_allclose(slope, jax.grad(expected)(START), rtol=1e-12)
+
+
+@CHECKPOINTS
+def test_optimisers_that_want_the_value_of_the_loss_have_it(
+  float64, checkpoint
+):
+  polyak = optax.polyak_sgd(max_learning_rate=10.0)
+  last, _ = descend(quadratic, START, polyak, 2, checkpoint=checkpoint)
+  place = START
+  for _ in range(2):
+    slope = HESSIAN @ place
+    place = place - 0.5 * place @ HESSIAN @ place / (slope @ slope) * slope
+  np.testing.assert_allclose(last, place, rtol=1e-12)
+
+
+def test_a_line_search_has_the_function(float64):
+  last, descent = descend(quadratic, START, optax.lbfgs(), 6)
+  np.testing.assert_allclose(last, np.zeros(2), atol=1e-6)
+  assert (np.diff(descent.losses) < 0).all()
+
+
+def test_losses_have_the_type_of_the_loss():
+  _, descent = descend(square, jnp.ones((), jnp.bfloat16), optax.sgd(RATE), 2)
+  assert descent.losses.dtype == descent.trajectory.dtype == jnp.bfloat16
