@@ -6,24 +6,15 @@ from pathlib import Path
 
 import jax
 import pytest
+import quick_compilation
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-# Compilation is most of the time that the tests take: programs that are run
-# once are worth no optimisation.
-QUICK_COMPILATION = [
-  '--xla_llvm_disable_expensive_passes=true',
-  '--xla_backend_optimization_level=0',
-]
-if jax.__version_info__ < (0, 11):  # a newer compiler has one way, and refuses
-  QUICK_COMPILATION.append('--xla_cpu_use_fusion_emitters=false')
 
 
 def pytest_configure(config: pytest.Config) -> None:
   del config
   os.environ['XLA_FLAGS'] = ' '.join(
-    [os.environ.get('XLA_FLAGS', ''), *QUICK_COMPILATION]
+    [os.environ.get('XLA_FLAGS', ''), *quick_compilation.FLAGS]
   )
   jax.config.update('jax_numpy_rank_promotion', 'raise')
   jax.config.update('jax_num_cpu_devices', 8)  # for the tests of meshes

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.runner.errors import UsageError, shown
+from experiments.runner.records import Missing
 from experiments.runner.settings import Base
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
 # Its name in `config.json`, beside those of settings.
 DIGEST = 'data_digest'
 # What a record may have under this name.
-DIGEST_ENTRY = {DIGEST: (dict, NoneType)}
+DIGEST_ENTRY = {DIGEST: (dict, NoneType, Missing)}
 
 # Of each split the digests of its names and of its arrays.
 Digests = dict[str, dict[str, str]]

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from experiments.runner.errors import UsageError, shown
 
-__all__ = ['PLAN', 'RECORD', 'RESULT', 'check_record', 'read_record']
+__all__ = ['PLAN', 'RECORD', 'RESULT', 'Missing', 'check_record', 'read_record']
 
 # Names of files in a workdir.
 RECORD = 'config.json'
@@ -53,6 +53,13 @@ def _refuse_constant(name: str) -> NoReturn:
   raise ValueError(f'{name} is no JSON')
 
 
+class Missing:
+  """What stands for a value that a record lacks."""
+
+  def __repr__(self) -> str:
+    return 'nothing'
+
+
 def check_record(
   record: Mapping[str, Any],
   wanted: Mapping[str, tuple[type, ...]],
@@ -64,7 +71,7 @@ def check_record(
   Args:
     record: what `read_record` has read.
     wanted: the types that a value may be of, by its names with dots between
-      them; `float` means any finite number, and `NoneType` null or nothing.
+      them; `float` means any finite number, `Missing` that there may be none.
     path: of the file.
     setting: the one by which it was found.
 
@@ -74,7 +81,7 @@ def check_record(
   for names, types in wanted.items():
     value: Any = record
     for name in names.split('.'):
-      value = value.get(name) if isinstance(value, dict) else None
+      value = value.get(name, Missing()) if isinstance(value, dict) else None
     if not any(_is_a(value, each) for each in types):
       kinds = ' or '.join(_KINDS[each] for each in types)
       raise UsageError(
@@ -87,6 +94,7 @@ def check_record(
 _KINDS = {
   int: 'a whole number', float: 'a finite number', str: 'a text',
   bool: 'true or false', dict: 'an object', list: 'a list', type(None): 'null',
+  Missing: 'nothing',
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from experiments.runner.errors import UsageError, printable, shown, unwritable
 from experiments.runner.records import (
   RECORD,
   RESULT,
+  Missing,
   check_record,
   read_record,
 )
@@ -181,10 +182,11 @@ _NUMBER = (float, NoneType)
 # What others read of it.
 _ENTRIES: dict[str, tuple[type, ...]] = {
   'config.tasks_per_step': (int,), 'parameters': (int,), 'steps': (int,),
-  'protocol.shots': (int,), 'protocol.ways': (int, NoneType),
-  'protocol.evaluation': (str, NoneType), 'tasks_per_second': _NUMBER,
+  'protocol.shots': (int,), 'protocol.ways': (int, NoneType, Missing),
+  'protocol.evaluation': (str, NoneType, Missing),
+  'tasks_per_second': _NUMBER,
   'test': (dict,), 'training_seconds': (float,),
-  f'config.{DIGEST}': (dict, NoneType),
+  f'config.{DIGEST}': (dict, NoneType, Missing),
 }  # fmt: skip
 _METRIC: dict[str, tuple[type, ...]] = {
   'metric.name': (str,), 'metric.unit': (str,), 'metric.label': (str,),

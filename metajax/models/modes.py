@@ -120,7 +120,11 @@ def refuse_key(model: Model) -> None:
 
 def without_key(function: Callable[..., Any]) -> Apply:
   """The function at test, which takes no key."""
-  return lambda params, inputs: function(params, inputs)
+
+  def apply(params: PyTree, inputs: PyTree) -> PyTree:
+    return function(params, inputs)
+
+  return apply
 
 
 def like(original: Callable[..., Any], function: Callable[..., Any]) -> Apply:

@@ -1,8 +1,9 @@
 """Evaluation: how well a learner adapts to tasks that it has never seen."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,9 @@ _PROGRAMS = 32
 _Shared = tuple[PyTree, Callable[[PyTree], Task], jax.Array]
 
 
-class Evaluation(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
   """Metrics on the queries of unseen tasks, after 0, 1, ... inner steps."""
 
   mean: Metrics  # each [steps + 1]
@@ -45,7 +48,9 @@ class Evaluation(NamedTuple):
   values: Metrics  # each [tasks, steps + 1]
   # What a query shared its batch statistics with: `'transductive'`,
   # `'support'`, or `'population'` if the learner held those.
-  normalisation: str = 'transductive'
+  normalisation: str = dataclasses.field(
+    default='transductive', metadata={'static': True}
+  )
 
 
 def evaluate(

@@ -153,8 +153,10 @@ def pad_task(task: Task, ways: int | None, support: int, queries: int) -> Task:
   Example:
     >>> import numpy as np
     >>> small = Batch(np.zeros((2, 4, 4, 1)), np.array([1, 0]))
-    >>> pad_task(Task(small, small), ways=5, support=4, queries=3)[0].targets
-    Weighted(values=array([1, 0, 1, 0]), weights=array([1., 1., 0., 0.]))
+    >>> padded = pad_task(Task(small, small), ways=5, support=4, queries=3)
+    >>> values, weights = padded.support.targets
+    >>> values.tolist(), weights.tolist()
+    ([1, 0, 1, 0], [1.0, 1.0, 0.0, 0.0])
   """
   known, asked = (
     _checked_targets(name, batch, ways)

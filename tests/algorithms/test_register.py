@@ -114,7 +114,7 @@ def test_what_was_not_registered_is_not_taken_out():
   with pytest.raises(ValueError, match="no method 'maml' from outside"):
     unregister('maml')
   register('mine', ROW)
-  with pytest.raises(ValueError, match='there are mine'):
+  with pytest.raises(ValueError, match=r'there are .*mine'):
     unregister('yours')
 
 

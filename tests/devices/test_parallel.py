@@ -268,16 +268,21 @@ def test_parameters_in_pieces_are_judged_as_they_are(float64):
 
 def test_only_one_program_of_an_evaluation_is_on_its_way(monkeypatch):
   """Two, on devices that share threads, can wait for each other for ever."""
-  compute, earlier, waiting = evaluation._evaluate_chunk, [], []
+  program, earlier, waiting = evaluation._program, [], []
 
-  def noted(*arguments):
-    waiting.extend(
-      not leaf.is_ready() for chunk in earlier for leaf in chunk.values()
-    )
-    earlier.append(compute(*arguments))
-    return earlier[-1]
+  def noted(*made_for):
+    compute = program(*made_for)
 
-  monkeypatch.setattr(evaluation, '_evaluate_chunk', noted)
+    def computed(*arguments):
+      waiting.extend(
+        not leaf.is_ready() for chunk in earlier for leaf in chunk.values()
+      )
+      earlier.append(compute(*arguments))
+      return earlier[-1]
+
+    return computed
+
+  monkeypatch.setattr(evaluation, '_program', noted)
   evaluated(mesh=mesh_of(2), chunk_size=1)
   assert len(earlier) > 2
   assert not any(waiting)

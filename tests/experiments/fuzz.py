@@ -17,6 +17,7 @@ import json
 import os
 import re
 import resource
+import select
 import signal
 import sys
 import tempfile
@@ -31,12 +32,18 @@ from typing import NamedTuple
 import numpy as np
 from fuzz_inputs import KINDS, Input
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import quick_compilation
+
+# What is answered quickly comes more often.
+TURN = [*KINDS, 'flags', 'pictures', 'flags', 'table', 'flags', 'pictures']
 PATIENCE = 120  # seconds for one answer
 MEMORY = 12 * 2**30  # bytes that one answer may ask for
 
 # What is met in an answer that no user should see.
 NOT_FOR_USERS = re.compile(
-  r'Traceback|Error:|RESOURCE_EXHAUSTED|\x1b|site-packages|\.py:\d+'
+  r'^(Traceback|\w+Error:)|RESOURCE_EXHAUSTED|\x1b|site-packages|\.py:\d+',
+  re.MULTILINE,
 )
 
 
@@ -94,17 +101,13 @@ def _become(out: Path, err: Path) -> None:
 
 def _wait(pid: int) -> int | None:
   """The exit code; None if there was none in time."""
-  deadline = time.monotonic() + PATIENCE
-  pause = 0.002
-  while time.monotonic() < deadline:
-    found, status = os.waitpid(pid, os.WNOHANG)
-    if found:
-      return os.waitstatus_to_exitcode(status)
-    time.sleep(pause)
-    pause = min(2 * pause, 0.05)
-  os.kill(pid, signal.SIGKILL)
-  os.waitpid(pid, 0)
-  return None
+  ended = os.pidfd_open(pid)
+  in_time, _, _ = select.select([ended], [], [], PATIENCE)
+  os.close(ended)
+  if not in_time:
+    os.kill(pid, signal.SIGKILL)
+  _, status = os.waitpid(pid, 0)
+  return os.waitstatus_to_exitcode(status) if in_time else None
 
 
 def make(kind: str, number: int, folder: Path) -> Input:
@@ -123,11 +126,11 @@ def once(kind: str, number: int) -> tuple[str, int, Answer]:
 def turns(seconds: float, share: int, shares: int) -> Iterator[tuple[str, int]]:
   """Inputs in turn, a share of them, for so long."""
   end = time.monotonic() + seconds
-  kinds = list(KINDS)
-  for turn in itertools.count(share, shares):
+  numbers = {kind: itertools.count(share, shares) for kind in KINDS}
+  for kind in itertools.cycle(TURN):
     if time.monotonic() >= end:
       return
-    yield kinds[turn % len(kinds)], turn // len(kinds)
+    yield kind, next(numbers[kind])
 
 
 def work(seconds: float, share: int, shares: int, pipe: int) -> None:
@@ -141,22 +144,31 @@ def work(seconds: float, share: int, shares: int, pipe: int) -> None:
 
 def in_processes(seconds: float, processes: int) -> list[tuple]:
   """All answers, made side by side."""
-  pipes = []
+  pipes, workers = [], []
   for share in range(processes):
     read, write = os.pipe()
-    if os.fork() == 0:
+    if (worker := os.fork()) == 0:
       os.close(read)
-      work(seconds, share, processes, write)
+      try:
+        work(seconds, share, processes, write)
+      except BaseException:
+        traceback.print_exc()
+        os._exit(1)
       os._exit(0)
     os.close(write)
     pipes.append(read)
+    workers.append(worker)
 
   def collect(pipe: int) -> list[tuple]:
     with os.fdopen(pipe) as lines:
       return [tuple(json.loads(line)) for line in lines]
 
   with ThreadPoolExecutor(processes) as pool:
-    return [each for found in pool.map(collect, pipes) for each in found]
+    answers = [each for found in pool.map(collect, pipes) for each in found]
+  statuses = [os.waitpid(worker, 0)[1] for worker in workers]
+  if any(statuses):
+    raise SystemExit('a worker of this script has failed, see above')
+  return answers
 
 
 def report(answers: list[tuple], show: Callable[[str], None]) -> int:
@@ -194,6 +206,9 @@ def main() -> int:
   parser.add_argument('--lines', action='store_true', help='shows refusals')
   options = parser.parse_args()
   warnings.simplefilter('ignore', RuntimeWarning)  # of forks; JAX is idle yet
+  os.environ['XLA_FLAGS'] = ' '.join(
+    [os.environ.get('XLA_FLAGS', ''), *quick_compilation.FLAGS]
+  )
   if options.again:
     kind, number = options.again.split(':')
     folder = options.keep or Path(tempfile.mkdtemp())

@@ -102,7 +102,7 @@ MISFITS = {
     r'/_ResidualBlock_0/Conv_0.* \(3, 3, 3, 4\).* \(3, 3, 1, 4\)',
   ),
   'other size': (
-    conv4(5, pool='flatten'), (1, 28, 28, 1), (1, 84, 84, 1),
+    conv4(5, pool='flatten'), (1, 28, 28, 1), (2, 84, 84, 1),
     r'/head.* \(2304, 5\).* \(256, 5\)',
   ),
   'other features': (

@@ -63,7 +63,7 @@ def test_a_run_whose_record_is_damaged_is_neither_resumed_nor_loaded(tmp_path):
   given = sinusoid.Settings(workdir=tmp_path / 'run', resume=True, steps=1)
   for content, expected in (
     ('[]', '--workdir: .* is not readable'),
-    ('{}', '--workdir: .* is damaged: algorithm must be a text, got None'),
+    ('{}', '--workdir: .* is damaged: algorithm must be a text, got nothing'),
     ('{"algorithm": "mam"}', '--workdir: .*/run holds a run with other sett'),
     ('{"algorithm": "maml", "data_digest": 3}', '.*: data_digest must be'),
   ):
@@ -167,7 +167,10 @@ def test_a_run_with_a_damaged_record_is_not_tested_by_shots(tmp_path):
     ({'plugin': 5}, '--plugin=5: must be a list of texts'),
     ({'dataset': 3}, '--dataset=3: must be one of'),
     ({'inner_lr': 'x'}, '--inner_lr=x: must be a finite number'),
-    ({'data_digest': []}, 'data_digest must be an object or null, got []'),
+    (
+      {'data_digest': []},
+      'data_digest must be an object or null or nothing, got []',
+    ),
   ):
     (run / 'config.json').write_text(json.dumps(good | changes))
     line = refusal(by_shots.run, given)
