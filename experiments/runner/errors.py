@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
+from metajax.tasks.errors import printable
+
 __all__ = ['UsageError', 'printable', 'shown', 'suggestion', 'unwritable']
 
 _LONGEST = 200  # characters of a value that a message quotes
@@ -30,18 +32,6 @@ def unwritable(setting: str, path: Path, error: OSError) -> UsageError:
   return UsageError(
     setting,
     f'{path} cannot be written ({error.strerror}); name a directory that can',
-  )
-
-
-def printable(text: str) -> str:
-  r"""A text whose characters all have a form, as names from outside may not.
-
-  Example:
-    >>> print(printable('a\x1b[31m b\n'))
-    a\x1b[31m b\n
-  """
-  return ''.join(
-    each if each.isprintable() else ascii(each)[1:-1] for each in text
   )
 
 
