@@ -10,6 +10,8 @@ from experiments.runner.errors import UsageError, shown
 
 __all__ = ['PLAN', 'RECORD', 'RESULT', 'Missing', 'check_record', 'read_record']
 
+# Nothing that is measured or counted comes near it; charts of more fail.
+_LARGEST = 2**63
 # Names of files in a workdir.
 RECORD = 'config.json'
 RESULT = 'result.json'
@@ -104,8 +106,8 @@ def _is_a(value: Any, kind: type) -> bool:
       number = isinstance(value, int | float) and math.isfinite(value)
     except OverflowError:  # an integer beyond all floats
       return False
-    return number and not isinstance(value, bool)
+    return number and not isinstance(value, bool) and abs(value) < _LARGEST
   if kind is int:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole and abs(value) < 2**63
+    return whole and abs(value) < _LARGEST
   return isinstance(value, kind)

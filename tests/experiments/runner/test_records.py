@@ -57,6 +57,14 @@ def test_a_value_of_another_type_is_refused(value, tmp_path):
   check_record({'config': {'steps': 3}}, wanted, tmp_path, 'runs')
 
 
+@pytest.mark.parametrize('value', [1e308, -1e20, float('nan'), '1', 10**400])
+def test_a_number_that_no_run_has_measured_is_refused(value, tmp_path):
+  record, wanted = {'seconds': value}, {'seconds': (float,)}
+  line = refusal(check_record, record, wanted, tmp_path, 'runs')
+  assert 'seconds must be a finite number, got ' in line
+  check_record({'seconds': 1e9}, wanted, tmp_path, 'runs')
+
+
 def test_a_run_whose_record_is_damaged_is_neither_resumed_nor_loaded(tmp_path):
   record = tmp_path / 'run' / 'config.json'
   (tmp_path / 'run' / 'checkpoints').mkdir(parents=True)
