@@ -12,18 +12,6 @@ little before it says what that batch was:
 In the last two, the prediction for a query does not depend on other queries. A
 query alone has no others: normalised by itself, a model that was trained on
 batches predicts little better than chance, and `BatchNorm` warns of it.
-
-  >>> import jax, jax.numpy as jnp, metajax
-  >>> from metajax.models import conv4
-  >>> learner = metajax.maml(conv4(2, width=4), metajax.cross_entropy, 0.1, 1)
-  >>> support = metajax.Batch(jnp.ones((4, 8, 8, 1)), jnp.array([0, 1, 0, 1]))
-  >>> one = metajax.Batch(support.inputs[:1], support.targets[:1])
-  >>> key = jax.random.key(0)
-  >>> meta_params = learner.init(key, support.inputs)
-  >>> adapted, _ = learner.adapt(key, meta_params, support)
-  >>> task = metajax.Task(support, one)
-  >>> predict_queries(learner, adapted, task, 'support').shape
-  (1, 2)
 """
 
 from collections.abc import Callable

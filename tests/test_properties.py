@@ -148,7 +148,7 @@ def test_a_file_name_has_one_spelling(folder, text):
 # --- tasks ---
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
   some.lists(some.integers(3, 6), min_size=2, max_size=5),
   some.integers(1, 2),
@@ -191,7 +191,7 @@ def test_padding_of_numbers_changes_no_loss(examples, more, seed):
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(some.integers(2, 4), some.integers(1, 2), some.integers(0, 3), SEEDS)
 def test_padding_of_classes_changes_no_loss(ways, each, more, seed):
   generator = np.random.default_rng(seed)

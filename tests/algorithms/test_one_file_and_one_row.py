@@ -15,6 +15,7 @@ COPIED = (
   'experiments',
   'pyproject.toml',
   'tests/conftest.py',
+  'tests/quick_compilation.py',
   'tests/test_import.py',
   'tests/algorithms/test_conformance.py',
 )

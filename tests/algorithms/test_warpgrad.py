@@ -80,6 +80,7 @@ def test_it_learns_a_step_from_every_place_with_the_places_held_constant(
   )
 
 
+@pytest.mark.in_ci
 def test_with_a_single_step_it_is_the_derivative_of_what_it_reports(float64):
   tasks, params = tasks_and_start()
   learner = metajax.warpgrad(MODEL, OBJECTIVE, 0.05, 1)

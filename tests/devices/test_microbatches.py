@@ -132,7 +132,9 @@ def test_an_accelerator_takes_all_tasks(monkeypatch):
 
 
 @pytest.mark.usefixtures('all_work_is_little')
-@pytest.mark.parametrize('total', [7, 12])
+@pytest.mark.parametrize(
+  'total', [7, pytest.param(12, marks=pytest.mark.in_ci)]
+)
 def test_a_chunk_fits_into_memory_and_divides_the_tasks(total):
   problem = regression(total, num_examples=500)
   needs = cache(lambda size: memory_of(compiled_for(*problem, size)))

@@ -396,6 +396,7 @@ def test_directory_that_holds_something_else(refused, tmp_path):
   )
 
 
+@pytest.mark.in_ci
 def test_directory_that_cannot_be_written(refused, tmp_path):
   (tmp_path / 'file').write_text('')
   for flag in ('workdir', 'cache_dir'):
@@ -420,6 +421,7 @@ def small_disk(tmp_path):
   subprocess.run(['umount', '--lazy', directory], check=True)
 
 
+@pytest.mark.in_ci
 def test_read_only_disk(refused, small_disk):
   remount = ['mount', '-o', 'remount,ro', small_disk]
   if subprocess.run(remount, capture_output=True).returncode:

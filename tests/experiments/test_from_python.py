@@ -32,6 +32,7 @@ def untimed(outcome: dict) -> dict:
   return kept
 
 
+@pytest.mark.in_ci
 def test_a_run_gives_the_same_whenever_it_is_called(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   cache = jax.config.jax_compilation_cache_dir
@@ -69,6 +70,7 @@ def test_it_is_what_the_binary_finds(launcher, cache, tmp_path):
   assert names[0] == names[1]
 
 
+@pytest.mark.in_ci
 def test_images_from_python_with_every_metric_and_its_interval(squares):
   outcome = images.run(
     images.Settings(

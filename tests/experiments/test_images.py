@@ -177,7 +177,7 @@ def long(*values):
       'protonet', ['--queries=2', '--train_ways=3', '--train_queries=2'],
       'population', marks=pytest.mark.in_ci,
     ),
-    ('pixels', [], 'transductive'),
+    pytest.param('pixels', [], 'transductive', marks=pytest.mark.in_ci),
     long('scratch', ['--eval_inner_steps=2'], 'transductive'),
   ],
 )  # fmt: skip
@@ -227,6 +227,7 @@ def test_images_on_the_host_give_the_same_run(launcher, cache, npz, tmp_path):
     assert device == pytest.approx(host, rel=1e-5)
 
 
+@pytest.mark.in_ci
 def test_model_of_another_run(launcher, cache, squares, strokes, tmp_path):
   """What was trained on strokes is tested on something else."""
   _, source = strokes

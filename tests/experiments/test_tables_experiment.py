@@ -39,6 +39,7 @@ def given(table, **changes):
   } | changes  # fmt: skip
 
 
+@pytest.mark.in_ci
 def test_a_run_on_a_table_with_two_targets(launcher, cache, table, tmp_path):
   flags = [f'--{name}={value}' for name, value in given(table).items()]
   workdir = tmp_path / 'run'

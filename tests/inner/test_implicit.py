@@ -195,6 +195,7 @@ def test_the_derivative_of_a_fixed_point_is_that_of_differences(float64):
     np.testing.assert_allclose(slope[index], (ahead - behind) / 2e-5, rtol=1e-7)
 
 
+@pytest.mark.in_ci
 def test_fixed_points_that_are_vectorised_are_those_of_each(float64):
   slope = jax.grad(lambda tilt: jnp.sum(fixed_point(MIXING, tilt)[0] ** 2))
   together = jax.jit(jax.vmap(slope))(TILTS)

@@ -37,6 +37,7 @@ while True:
 """
 
 
+@pytest.mark.in_ci
 def test_sigkill_at_any_moment_leaves_the_newest_complete_step(
   tmp_path: Path,
 ) -> None:

@@ -162,6 +162,7 @@ def test_what_tensorflow_datasets_decodes() -> None:
     )
 
 
+@pytest.mark.in_ci
 def test_reading_leaves_tensorflow_alone() -> None:
   code = (
     'import sys\n'
@@ -383,6 +384,7 @@ def test_prepare_into_a_bad_place(tmp_path: Path) -> None:
     omniglot.prepare(tmp_path, splits=('big',))
 
 
+@pytest.mark.in_ci
 def test_killed_preparation_leaves_nothing_prepared(
   tmp_path: Path, serve: Callable[[Path], str]
 ) -> None:

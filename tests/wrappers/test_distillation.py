@@ -115,6 +115,7 @@ def test_padding_teaches_nothing(float64):
   assert_close(*gradients)
 
 
+@pytest.mark.in_ci
 def test_a_student_comes_closer_to_its_teacher():
   learner = distil(
     STUDENT, TEACHER, params_of(TEACHER, scale=3.0), metajax.cross_entropy,

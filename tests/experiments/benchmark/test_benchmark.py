@@ -144,6 +144,7 @@ def test_a_curve_has_points_until_one_takes_too_long():
   assert 'metajax ends before width 4: took more than' in said[-1]
 
 
+@pytest.mark.in_ci
 def test_a_worker_says_what_went_wrong(tmp_path):
   with Worker(tmp_path) as process:
     with pytest.raises(WorkerError, match='AttributeError'):

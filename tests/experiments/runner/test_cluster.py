@@ -62,6 +62,7 @@ print(sum('XLAEigen' in thread.read_text() for thread in threads))
 """
 
 
+@pytest.mark.in_ci
 @pytest.mark.skipif(
   not Path('/proc/self/task').exists(), reason='threads cannot be counted'
 )

@@ -100,6 +100,7 @@ def test_a_run_that_knows_no_digest_goes_on(before, tmp_path):
   assert images.run(before)['steps'] == 2
 
 
+@pytest.mark.in_ci
 def test_what_is_loaded_has_learned_from_these_data_or_others_are_meant(
   before, tmp_path
 ):
@@ -119,6 +120,7 @@ def test_what_is_loaded_has_learned_from_these_data_or_others_are_meant(
   )
 
 
+@pytest.mark.in_ci
 def test_a_table_that_changed_is_refused(tmp_path):
   rng = np.random.default_rng(0)
 
