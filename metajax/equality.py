@@ -15,6 +15,7 @@ what is changed in place afterwards is not seen.
 import functools
 import hashlib
 import inspect
+import types
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -54,6 +55,9 @@ def by_value(
   Args:
     factory: returns a function, or a NamedTuple of functions such as a `Model`
       or a `MetaLearner`. What it returns must follow from its arguments alone.
+      Other things that it returns stay as they are; give a sampler that holds
+      arrays an `EqualPartial` inside of its `jax.tree_util.Partial`. NumPy
+      arrays among the arguments are read at every call.
 
   Returns:
     The factory. Each function that it returns is equal to, and has the hash of,
@@ -77,13 +81,11 @@ def by_value(
     bound.apply_defaults()
     origin = EqualPartial(make, *bound.args, **bound.kwargs)
     value = _value(origin)
-    if callable(result):
-      made: Any = _made(result, origin, value, None)
-      return made
-    parts = (
-      _made(part, origin, value, index) for index, part in enumerate(result)
-    )
-    return type(result)(*parts)
+    made: Any = _made(result, origin, value, None)
+    if hasattr(result, '_fields'):
+      parts = enumerate(result)
+      made = type(result)(*(_made(x, origin, value, at) for at, x in parts))
+    return made
 
   return make
 
@@ -127,12 +129,28 @@ class _Made:
 def _made(
   part: Any, origin: EqualPartial, value: Any, index: int | None
 ) -> Any:
-  if not callable(part) or isinstance(part, EqualPartial):
+  if not _is_function(part):
     return part
   # Of factories that call each other the outermost counts: what it gives to the
   # others may be functions of its own, which are equal to none.
   function = part.__wrapped__ if isinstance(part, _Made) else part
   return _Made(function, origin, value, index)
+
+
+def _is_function(part: Any) -> bool:
+  """Whether it is no more than a function.
+
+  What is called may be more: a `jax.tree_util.Partial` and other trees have
+  arrays, which are arguments of what is compiled, and a sampler on the host
+  has methods. These have an equality of their own.
+  """
+  if isinstance(part, EqualPartial) or not jax.tree_util.all_leaves([part]):
+    return False
+  jitted = hasattr(part, 'lower') and hasattr(part, 'trace')
+  return jitted or isinstance(
+    part,
+    (types.FunctionType, types.MethodType, functools.partial, _Made),
+  )
 
 
 def _make_again(origin: EqualPartial, part: int | None) -> Any:

@@ -28,6 +28,7 @@ __all__ = [
   'mean_squared_error',
   'negative_log_likelihood',
   'weighted_mean',
+  'without_padding',
 ]
 
 # Names among the metrics of training, which an objective's may not have.
@@ -231,9 +232,7 @@ def negative_log_likelihood(outputs: jax.Array, targets: PyTree) -> jax.Array:
 def confidence_interval(values: jax.Array) -> jax.Array:
   r"""Half the width of the 95% interval of a mean over independent tasks.
 
-  .. math:: 1.96 \, s / \sqrt{n}
-
-  with s the sample standard deviation.
+  .. math:: 1.96 \, s / \sqrt{n}, with s the sample standard deviation
 
   Args:
     values: `[tasks, ...]`, at least two tasks.
@@ -277,9 +276,14 @@ def loss_and_metrics(
     (1.0, {})
   """
   result = objective(outputs, targets)
+  name = getattr(objective, '__name__', type(objective).__name__)
+  if isinstance(result, tuple) and len(result) != 2:
+    raise ValueError(
+      f'the objective {name} must return a loss, or a loss and a dict of'
+      f' metrics; got {len(result)} values'
+    )
   loss, metrics = result if isinstance(result, tuple) else (result, None)
   metrics = {} if metrics is None else metrics
-  name = getattr(objective, '__name__', type(objective).__name__)
   if jnp.shape(loss) or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
     raise ValueError(
       f'the loss of the objective {name} must be a floating-point scalar, a'
@@ -329,9 +333,19 @@ def weighted_mean(
     >>> float(weighted_mean(values, weights))
     1.5
   """
+  values = jnp.asarray(values)
   if weights is None:
     return jnp.mean(values)
+  if not jnp.issubdtype(values.dtype, jnp.inexact):  # such as hits and misses
+    values = values.astype(jnp.float32)
   return _mean(values, _of_shape('weighted_mean', weights, values))
+
+
+def without_padding(values: jax.Array, weights: jax.Array | None) -> jax.Array:
+  """Numbers, with 0 for those of weight 0, as 0 * nan is none."""
+  if weights is None:
+    return values
+  return jnp.where(_of_shape('weights', weights, values) == 0, 0, values)
 
 
 def _of_shape(name: str, weights: jax.Array, values: jax.Array) -> jax.Array:
@@ -349,9 +363,12 @@ def _of_shape(name: str, weights: jax.Array, values: jax.Array) -> jax.Array:
 
 
 def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-  total = jnp.sum(weights)
+  halves = jnp.finfo(values.dtype).bits < 32  # which end at 65504
+  wide = jnp.float32 if halves else values.dtype
+  total = jnp.sum(weights, dtype=wide)
   products = jnp.where(weights == 0, 0, weights * values)
-  return jnp.sum(products) / jnp.where(total == 0, 1, total)
+  mean = jnp.sum(products, dtype=wide) / jnp.where(total == 0, 1, total)
+  return mean.astype(values.dtype)
 
 
 def _classes(

@@ -21,6 +21,7 @@ from metajax.models.encoders import encoder
 from metajax.normalisation import population
 from metajax.precision import drawn_like_inputs, with_precision
 from metajax.tasks import (
+  HostEpisodes,
   classification,
   completion,
   episodes,
@@ -198,3 +199,21 @@ def test_the_checks_of_a_method_do_not_know_the_difference():
     metajax.protonet(testing.small_network(), OBJECTIVE, 3)
   )
   testing.check_structure(trial)
+
+
+def test_samplers_of_a_factory_stay_what_they_are():
+  """Their arrays are arguments of programs; a step moves them; a host draws."""
+  images = np.arange(12.0, dtype=np.float32)[:, None]
+
+  @by_value
+  def sampler(make):
+    return make()
+
+  partial_ = sampler(lambda: episodes(images, LABELS, 2, 1, 1))
+  assert isinstance(partial_, jax.tree_util.Partial)
+  assert jax.tree.leaves(partial_)
+  curriculum = sampler(lambda: metajax.ByStep(lambda key, step: step))
+  assert isinstance(curriculum, metajax.ByStep)
+  assert int(curriculum.at(4)(jax.random.key(0))) == 4
+  host = sampler(lambda: HostEpisodes(images, LABELS, 2, 1, 1))
+  assert isinstance(host, HostEpisodes)

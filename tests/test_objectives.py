@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import metajax
+from metajax.algorithms.neural_process import gaussian_likelihood
 from metajax.base import Weighted
 from metajax.models import mlp
 from metajax.objectives import (
@@ -19,6 +20,7 @@ from metajax.objectives import (
   macro_f1,
   mean_squared_error,
   negative_log_likelihood,
+  weighted_mean,
 )
 from metajax.tasks import sinusoid
 
@@ -341,3 +343,30 @@ def test_methods_train_and_test_with_a_loss_alone():
     key=jax.random.key(1), num_tasks=2,
   )  # fmt: skip
   assert sorted(tested.mean) == ['loss']
+
+
+def test_a_mean_of_hits_is_none_of_integers():
+  hits, weights = jnp.array([True, True, False]), jnp.array([0.5, 0.25, 0.25])
+  assert float(weighted_mean(hits, weights)) == 0.75
+  assert float(weighted_mean(jnp.array([1, 3]), jnp.array([0.5, 0.5]))) == 2.0
+
+
+def test_a_mean_of_many_halves_does_not_overflow():
+  ones = jnp.ones((300, 300), jnp.float16)
+  mean = weighted_mean(ones, jnp.ones((300, 300)))
+  assert mean == 1
+  assert mean.dtype == jnp.float16
+
+
+def test_an_objective_of_three_values_is_refused():
+  with pytest.raises(ValueError, match='objective <lambda> must return a loss'):
+    loss_and_metrics(lambda outputs, targets: (1.0, {}, 2), 0, 0)
+
+
+def test_a_likelihood_of_padding_has_no_part_in_the_gradient():
+  targets = Weighted(jnp.array([[1.0], [jnp.nan]]), jnp.array([1.0, 0.0]))
+  gradient = jax.grad(lambda outputs: gaussian_likelihood(outputs, targets)[0])(
+    jnp.zeros((2, 2))
+  )
+  np.testing.assert_array_equal(gradient[1], np.zeros(2))
+  assert np.abs(gradient[0]).max() > 0

@@ -20,6 +20,7 @@ __all__ = [
   'encode_targets',
   'memberships',
   'one_step',
+  'present',
   'rule_out_absent',
   'unit_length',
 ]
@@ -83,9 +84,13 @@ def memberships(
   if weights is None:
     weights = jnp.ones(classes.shape, dtype)
   inside = (classes >= 0) & (classes < num_classes)
-  weights = jnp.where(inside | (weights == 0), weights.astype(dtype), jnp.nan)
   members = jax.nn.one_hot(classes, num_classes, dtype=dtype)
-  return weights[:, None] * members
+  # No product with nan: the compiler takes one with booleans for a choice.
+  return jnp.where(
+    (inside | (weights == 0))[:, None],
+    weights.astype(dtype)[:, None] * members,
+    jnp.nan,
+  )
 
 
 def are_numbers(targets: PyTree) -> bool:
@@ -104,7 +109,7 @@ class Targets(NamedTuple):
   @property
   def real(self) -> jax.Array:
     """Booleans `[examples]`; the others are padding."""
-    return self.weights > 0
+    return ~(self.weights <= 0)  # what is no number is to be seen
 
   @property
   def members(self) -> jax.Array:
@@ -137,8 +142,7 @@ def encode_targets(
     if weights is None:
       weights = jnp.ones((examples,), dtype)
     rows = jnp.where(weights[:, None] != 0, values.astype(dtype), 0)
-    present = jnp.ones((outputs,), bool)
-    return Targets(rows, weights.astype(dtype), present)
+    return Targets(rows, weights.astype(dtype), jnp.ones((outputs,), bool))
   if num_classes is None:
     values, _ = values_and_weights(targets)
     raise ValueError(
@@ -155,7 +159,16 @@ def encode_classes(
   members = memberships(targets, num_classes, dtype)
   weights = jnp.sum(members, axis=1)
   rows = members / jnp.where(weights == 0, 1, weights)[:, None]
-  return Targets(rows, weights, jnp.any(members > 0, axis=0))
+  return Targets(rows, weights, present(members, axis=0))
+
+
+def present(members: jax.Array, axis: int) -> jax.Array:
+  """Whether there is any weight along an axis.
+
+  What is no number, as an example of no class that there is, counts too: it is
+  to be seen in the logits.
+  """
+  return jnp.any(~(members <= 0), axis=axis)
 
 
 def class_means(features: jax.Array, members: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from metajax.base import (
   PyTree,
 )
 from metajax.equality import by_value
-from metajax.models.modes import like, with_key
+from metajax.models.modes import like, takes_key, with_key
 
 __all__ = [
   'TransferParams',
@@ -47,10 +47,12 @@ def with_head(model: Model, head: Model) -> Model:
   def apply(
     params: TransferParams, inputs: PyTree, key: jax.Array | None = None
   ) -> PyTree:
-    features = with_key(model.apply, key)(params.params, inputs)
-    return head.apply(params.head, features)
+    keys = (None, None) if key is None else jax.random.split(key)
+    features = with_key(model.apply, keys[0])(params.params, inputs)
+    return with_key(head.apply, keys[1])(params.head, features)
 
-  return Model(init, like(model.apply, apply))
+  takes = model.apply if takes_key(model.apply) else head.apply
+  return Model(init, like(takes, apply))
 
 
 @by_value

@@ -141,7 +141,8 @@ def freeze_buffers(
       if partition.is_count(path, leaf):
         raise ValueError(
           f'{path} counts steps, which this optimiser does not; train with'
-          ' metajax.outer_optimizer(optimizer, labels)'
+          ' metajax.outer_optimizer(optimizer, labels), or give it another name'
+          ' if it is a buffer that is to stay as it is'
         )
       return True
 
@@ -169,14 +170,17 @@ def _moved_integers(
       moved.add(path)
 
   if jax.tree.leaves(partition.split_learned(visible)[1]):
-    updates = jax.eval_shape(
-      lambda params: optimizer.update(
-        jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf)), params),
-        optimizer.init(params),
-        params,
-      )[0],
-      visible,
-    )
+    try:
+      updates = jax.eval_shape(
+        lambda params: optimizer.update(
+          jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf)), params),
+          optimizer.init(params),
+          params,
+        )[0],
+        visible,
+      )
+    except Exception:  # it was not made for integers, and is to see none
+      return moved
     partition.map_with_path(look, updates)
   return moved
 

@@ -35,7 +35,7 @@ from metajax.base import (
 from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.inner import partition
-from metajax.models.modes import refuse_key
+from metajax.models.modes import like, refuse_key, with_key
 
 __all__ = ['Hallucinated', 'hallucinate', 'identity', 'noisy_copies']
 
@@ -79,8 +79,8 @@ def hallucinate(
     A `MetaLearner` whose meta-parameters are `Hallucinated`.
 
   Raises:
-    ValueError: if `num_extra` is negative; in `grad`, if meta-parameters of the
-      learner are integers.
+    ValueError: if `num_extra` is negative; in `grad`, if the learner counts
+      its steps.
 
   Example:
     >>> import metajax
@@ -126,11 +126,13 @@ def hallucinate(
       ),
     )
 
-  def predict(adapted: Hallucinated, inputs: PyTree) -> PyTree:
+  def predict(
+    adapted: Hallucinated, inputs: PyTree, key: jax.Array | None = None
+  ) -> PyTree:
     features = embedding.apply(adapted.params, inputs)
-    return learner.predict(adapted.learner, features)
+    return with_key(learner.predict, key)(adapted.learner, features)
 
-  whole = Learner(init, adapt, predict)
+  whole = Learner(init, adapt, like(learner.predict, predict))
   return MetaLearner(*whole, grad=backprop(whole, objective))
 
 

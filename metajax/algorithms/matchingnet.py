@@ -28,6 +28,7 @@ from metajax.adaptation.classes import (
   check_num_classes,
   encode_classes,
   one_step,
+  present,
   rule_out_absent,
   unit_length,
 )
@@ -146,7 +147,7 @@ def matchingnet(
 
   def predict(adapted: Matching, inputs: PyTree) -> jax.Array:
     meta_params, features, members = adapted
-    real, present = jnp.any(members > 0, axis=1), jnp.any(members > 0, axis=0)
+    real, occurs = (present(members, axis=axis) for axis in (1, 0))
     queries = model.apply(meta_params.params, inputs)
     context = meta_params.context
     if isinstance(context, FullContext):
@@ -157,11 +158,11 @@ def matchingnet(
     cosines = unit_length(queries, axis=1) @ directions.T
     attention = jax.nn.log_softmax(_only(real[None], scale * cosines))
     # What is ruled out has a finite derivative too.
-    weights = jnp.where(present[None], members, 1)
+    weights = jnp.where(occurs[None], members, 1)
     logits = jax.scipy.special.logsumexp(
       attention[:, :, None], b=weights[None], axis=1
     )
-    return rule_out_absent(logits, present)
+    return rule_out_absent(logits, occurs)
 
   learner = Learner(init, adapt, predict)
   return MetaLearner(*learner, grad=backprop(learner, objective))

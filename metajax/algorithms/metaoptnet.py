@@ -27,6 +27,7 @@ from metajax.adaptation.classes import (
   Targets,
   check_num_classes,
   encode_classes,
+  present,
 )
 from metajax.adaptation.solved_head import (
   solve_definite,
@@ -157,11 +158,11 @@ def _distances_to_bounds(
   root = jnp.sqrt(ridge / steepest)
   momentum = (1 - root) / (1 + root)
   # Classes that the task does not have stay at their bound.
-  present = jnp.any(members > 0, axis=0)[None]
+  occurs = present(members, axis=0)[None]
 
   def project(distances: jax.Array) -> jax.Array:
     return jax.vmap(projection_simplex)(
-      jnp.where(present, distances, EXCLUDED), limits
+      jnp.where(occurs, distances, EXCLUDED), limits
     )
 
   def step(

@@ -39,7 +39,7 @@ from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.models import mlp
 from metajax.models.modes import refuse_key
-from metajax.objectives import weighted_mean
+from metajax.objectives import weighted_mean, without_padding
 from metajax.precision import drawn_like_inputs
 
 __all__ = [
@@ -148,7 +148,8 @@ def neural_process(
         f' targets; got {values.dtype} of shape {values.shape}'
       )
     codes = encode.apply(
-      meta_params.encoder, jnp.concatenate([inputs, values], axis=1)
+      meta_params.encoder,
+      jnp.concatenate([inputs, without_padding(values, weights)], axis=1),
     )
     if weights is None:
       weights = jnp.ones((len(codes),), codes.dtype)
@@ -254,7 +255,7 @@ def gaussian_likelihood(
       f' got outputs {outputs.shape} and targets {values.shape}'
     )
   mean, log_variance = jnp.split(outputs, 2, axis=-1)
-  squares = jnp.square(values - mean)
+  squares = jnp.square(without_padding(values, weights) - mean)
   scaled = log_variance + jnp.exp(-log_variance) * squares
   loss = weighted_mean(jnp.log(2 * jnp.pi) + scaled, weights) / 2
   return loss, {'mse': weighted_mean(squares, weights)}

@@ -19,6 +19,7 @@ from metajax.adaptation.classes import (
   class_means,
   memberships,
   one_step,
+  present,
   rule_out_absent,
 )
 from metajax.base import (
@@ -82,7 +83,7 @@ def protonet(
     features = model.apply(meta_params, support.inputs)
     members = memberships(support.targets, num_classes, features.dtype)
     means = class_means(features, members)
-    adapted = Prototypes(meta_params, means, jnp.any(members > 0, axis=0))
+    adapted = Prototypes(meta_params, means, present(members, axis=0))
     before = Prototypes(
       meta_params, jnp.zeros_like(means), jnp.ones((num_classes,), bool)
     )

@@ -22,12 +22,12 @@ __all__ = [
   'Evaluation',
   'Recipe',
   'Schedule',
-  'adam',
   'clipped_adam',
   'counted_adam',
   'delta_encoder_optimizer',
   'interpolation',
   'outer_rate',
+  'plain_adam',
 ]
 
 Evaluation = Literal['transductive', 'support', 'population']
@@ -94,14 +94,14 @@ def outer_rate(recipe: Recipe) -> float | optax.Schedule:
   return SCHEDULES[recipe.outer_schedule](recipe.outer_lr, recipe.steps)
 
 
-def adam(recipe: Recipe) -> optax.GradientTransformation:
+def plain_adam(recipe: Recipe) -> optax.GradientTransformation:
   """The outer optimiser of most methods."""
   return optax.adam(outer_rate(recipe))
 
 
 def counted_adam(recipe: Recipe) -> optax.GradientTransformation:
   """Adam, beside which MAML++ counts its steps."""
-  return outer_optimizer(adam(recipe), MAML_PLUS_PLUS)
+  return outer_optimizer(plain_adam(recipe), MAML_PLUS_PLUS)
 
 
 def interpolation(recipe: Recipe) -> optax.GradientTransformation:
@@ -111,11 +111,11 @@ def interpolation(recipe: Recipe) -> optax.GradientTransformation:
 
 def delta_encoder_optimizer(recipe: Recipe) -> optax.GradientTransformation:
   """Adam, but for the moments of codes, which average themselves."""
-  return outer_optimizer(adam(recipe), DELTA_ENCODER)
+  return outer_optimizer(plain_adam(recipe), DELTA_ENCODER)
 
 
 def clipped_adam(recipe: Recipe) -> optax.GradientTransformation:
   """Rusu et al. (recalled): by value, then by norm."""
   return optax.chain(
-    optax.clip(0.1), optax.clip_by_global_norm(0.1), adam(recipe)
+    optax.clip(0.1), optax.clip_by_global_norm(0.1), plain_adam(recipe)
   )

@@ -161,6 +161,7 @@ def relationnet(
   check_num_classes(num_classes)
   refuse_key(model)
   compare = relation or relation_module()
+  refuse_key(compare)
 
   def init(key: jax.Array, inputs: PyTree) -> RelationParams:
     params = model.init(key, inputs)

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import optax
 
-from metajax.algorithms.recipe import Recipe, adam
+from metajax.algorithms.recipe import Recipe, plain_adam
 from metajax.base import Head, MetaLearner, Model, Objective, PyTree
 
 __all__ = [
@@ -28,7 +28,7 @@ class Algorithm(NamedTuple):
   """A row of the table: what a method is, on any kind of problem."""
 
   make: Make
-  optimizer: Callable[[Recipe], optax.GradientTransformation] = adam
+  optimizer: Callable[[Recipe], optax.GradientTransformation] = plain_adam
   head: Head = Head('outputs')  # what it wants at the end of a network
   # The weights of the model among the meta-parameters; None: there are none.
   weights: Callable[[PyTree], PyTree] | None = lambda meta_params: meta_params
@@ -63,7 +63,7 @@ def own_options(factory: Callable[..., Any], **taken: Any) -> dict[str, Any]:
 
 def gradient_method(
   factory: Callable[..., MetaLearner],
-  optimizer: Callable[[Recipe], optax.GradientTransformation] = adam,
+  optimizer: Callable[[Recipe], optax.GradientTransformation] = plain_adam,
   *fields: str,
   options: Mapping[str, Any] = MappingProxyType({}),
   **row: Any,
@@ -99,7 +99,7 @@ def gradient_method(
 
 def closed_form_method(
   factory: Callable[..., MetaLearner],
-  optimizer: Callable[[Recipe], optax.GradientTransformation] = adam,
+  optimizer: Callable[[Recipe], optax.GradientTransformation] = plain_adam,
   *fields: str,
   options: Mapping[str, Any] = MappingProxyType({}),
   **row: Any,

@@ -44,9 +44,7 @@ from metajax.algorithms.recipe import (
   counted_adam,
   delta_encoder_optimizer,
   interpolation,
-)
-from metajax.algorithms.recipe import (
-  adam as _adam,
+  plain_adam,
 )
 from metajax.algorithms.relationnet import relationnet
 from metajax.algorithms.reptile import reptile
@@ -176,7 +174,7 @@ ALGORITHMS: dict[str, Algorithm] = {
   'es_maml': gradient_method(
     es_maml, options={'scale': 0.02}, adapts_at_random=True
   ),
-  'protomaml': closed_form_method(protomaml, _adam, *_STEPS),
+  'protomaml': closed_form_method(protomaml, plain_adam, *_STEPS),
   'leo': closed_form_method(
     leo, clipped_adam, *_STEPS, weights=_params, adapts_at_random=True
   ),

@@ -116,7 +116,8 @@ def descend(
     (5.0, 4.0)
   """
   check_num_steps(num_steps)
-  if isinstance(active_steps, int) and not 0 <= active_steps <= num_steps:
+  known = None if active_steps is None else _known_integer(active_steps)
+  if known is not None and not 0 <= known <= num_steps:
     raise ValueError(
       f'active_steps must be from 0 to num_steps={num_steps}, got'
       f' {active_steps}'
@@ -184,6 +185,14 @@ def descend(
   return partition.merge(last, buffers), Descent(
     losses, trajectory, optimizer_state, aux
   )
+
+
+def _known_integer(number: Any) -> int | None:
+  """Its value, unless it is traced."""
+  try:
+    return operator.index(number)
+  except TypeError:
+    return None
 
 
 def check_num_steps(num_steps: Any) -> None:

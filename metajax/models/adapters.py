@@ -1,5 +1,6 @@
 """Modules of other libraries as `metajax.Model`s."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,7 +92,7 @@ def from_linen(module: nn.Module, mode: Mode | None = None) -> Model:
       return module.apply(
         variables,
         inputs,
-        rngs=None if key is None else {'dropout': key, 'params': key},
+        rngs=_streams(key),
         mutable=list(mutable),
         **arguments(key is not None),
       )
@@ -117,12 +118,22 @@ def from_linen(module: nn.Module, mode: Mode | None = None) -> Model:
   return Model(init, with_statistics(None), measure, freeze)
 
 
+def _streams(key: jax.Array | None) -> dict[str, jax.Array] | None:
+  """Keys to draw from; flax takes `params` for streams without their own."""
+  if key is None:
+    return None
+  return {'dropout': key, 'params': jax.random.fold_in(key, 1)}
+
+
 def _mode_of(module: nn.Module) -> Mode | None:
   """How a call tells a module that it trains, by the names that are common."""
   arguments = inspect.signature(type(module).__call__).parameters
   for name in ('train', 'training', 'is_training', 'deterministic'):
-    # An attribute that is given decides by itself.
-    if name in arguments and getattr(module, name, None) is None:
+    # An attribute that is given decides by itself; a default is not given.
+    usual = {
+      field.name: field.default for field in dataclasses.fields(module)
+    }.get(name)
+    if name in arguments and getattr(module, name, None) in (None, usual):
       return partial(_argument, name)
   return None
 

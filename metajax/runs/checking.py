@@ -46,7 +46,7 @@ def check(
   Args:
     learner: any method, or a way to adapt alone.
     objective: what it is judged by.
-    sample: the task distribution.
+    sample: the task distribution; of one `ByStep`, what it is at.
 
   Raises:
     ValueError: if something does not fit; it says what, and the error that it
@@ -102,14 +102,18 @@ def check_learner(learner: Learner | MetaLearner, sample: SampleTask) -> None:
 
 
 def unfit_targets(
-  learner: Learner | MetaLearner, sample: SampleTask, key: jax.Array
+  learner: Learner | MetaLearner,
+  sample: SampleTask,
+  key: jax.Array,
+  objective: Objective | None = None,
 ) -> str | None:
   """Says which targets of a task no output stands for, if there are some.
 
-  Integers are taken for classes where outputs have the form of logits.
+  Integers are taken for classes where outputs have the form of logits, unless
+  there is an objective which has a loss for them.
   """
   task = jax.eval_shape(sample, key)
-  return _unfit(_adapted_shapes(learner, task)[1], sample, key, None)
+  return _unfit(_adapted_shapes(learner, task)[1], sample, key, objective)
 
 
 def _adapted_shapes(
@@ -294,13 +298,16 @@ def _why_unfit(outputs: PyTree, targets: PyTree) -> str | None:
   if values.dtype.kind not in 'iu':
     finite = np.isfinite(low) and np.isfinite(high)
     return None if finite else 'there are targets that are not finite'
-  if jnp.shape(outputs)[:-1] != jnp.shape(values_and_weights(targets)[0]):
+  if not hasattr(outputs, 'shape') or (
+    outputs.shape[:-1] != jnp.shape(values_and_weights(targets)[0])
+  ):
     return None
   ways = outputs.shape[-1]
   if low >= 0 and high < ways:
     return None
+  counted = f', {high + 1} ways' if low == 0 else ''
   return (
-    f'tasks have classes from {low} to {high} as targets, {high + 1} ways, but'
+    f'tasks have classes from {low} to {high} as targets{counted}, but'
     f' the learner has {ways} outputs, for classes from 0 to {ways - 1}'
   )
 

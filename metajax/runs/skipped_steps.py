@@ -4,7 +4,13 @@ import warnings
 
 import jax
 
-from metajax.base import MetaLearner, Metrics, SampleTask, task_keys
+from metajax.base import (
+  ByStep,
+  MetaLearner,
+  Metrics,
+  SampleTask,
+  task_keys,
+)
 from metajax.devices.streaming import step_keys
 from metajax.runs.checking import unfit_targets
 from metajax.runs.state import CountedRun, Run, TrainState
@@ -22,6 +28,9 @@ def reporting(
   """Makes what also says that steps were skipped, and why."""
 
   def reported(state: TrainState, num_steps: int) -> tuple[TrainState, Metrics]:
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(state)):
+      state, metrics, _ = run(state, num_steps)  # there is nobody to tell
+      return state, metrics
     first = int(state.step)
     state, metrics, with_loss = run(state, num_steps)
     skipped = int(metrics.get('skipped', 0))
@@ -32,7 +41,10 @@ def reporting(
         text += f', and training stopped at step {first + taken}'
       # The last one, so that the key is that of tasks which were skipped.
       key = step_keys(state.key, state.step - 1)[0]
-      why = _cause(int(with_loss), meta_learner, sample, key)
+      drawn = sample
+      if isinstance(sample, ByStep):
+        drawn = sample.at(state.step - 1)
+      why = _cause(int(with_loss), meta_learner, drawn, key)
       warnings.warn(f'{text}: {why}', SkippedSteps, stacklevel=2)
     elif num_steps > 0 and int(state.step) == first:
       warnings.warn(
@@ -50,16 +62,19 @@ def _cause(
   with_loss: int, meta_learner: MetaLearner, sample: SampleTask, key: jax.Array
 ) -> str:
   """Why steps were skipped, as far as can be told."""
-  if not with_loss:
-    unfit = unfit_targets(meta_learner, sample, task_keys(key, 1)[0])
-    return unfit or (
-      'the loss was not finite; a smaller learning rate, inner or outer, may'
-      ' keep it so'
+  if with_loss:
+    return (
+      f'of {with_loss} the loss was finite, the meta-gradient or the new'
+      ' parameters were not. A norm, a square root or a quotient has no finite'
+      ' derivative at 0: look for one in the losses, inner and outer. In inner'
+      ' loops those of optimisers have one, which for optax.adam is as large as'
+      ' 1 / eps; that of metajax.adam is 0'
     )
-  return (
-    f'of {with_loss} the loss was finite, the meta-gradient or the new'
-    ' parameters were not. A norm, a'
-    ' square root or a division in the inner loop has no derivative at 0:'
-    ' metajax.adam and metajax.clip_by_global_norm have one there, those of'
-    ' optax have none'
+  try:
+    unfit = unfit_targets(meta_learner, sample, task_keys(key, 1)[0])
+  except Exception:  # whatever it is, the state must not be lost over it
+    unfit = None
+  return unfit or (
+    'the loss was not finite; a smaller learning rate, inner or outer, may keep'
+    ' it so'
   )

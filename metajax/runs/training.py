@@ -44,6 +44,7 @@ from metajax.devices.streaming import (
   stream,
   stream_shapes,
 )
+from metajax.inner import partition
 from metajax.runs.checking import (
   check_gradient,
   check_learner,
@@ -290,7 +291,9 @@ def _make_step(
       optax.apply_updates(state.meta_params, updates),
       optimizer_state,
     )
-    finite = all_finite((gradient, metrics.get('loss', 0.0), proposed[0]))
+    # A buffer may hold what is not finite, such as a mask of minus infinities.
+    learned, _ = partition.split_learned(proposed[0])
+    finite = all_finite((gradient, metrics.get('loss', 0.0), learned))
     current = (state.meta_params, state.optimizer_state)
     meta_params, optimizer_state = jax.tree.map(
       lambda new, old: jnp.where(finite, new, old), proposed, current

@@ -61,8 +61,7 @@ def distil(
 
   Args:
     student: any method that adapts differentiably, and whose meta-parameters
-      are all numbers to differentiate by (no counts of steps, as MAML++ and
-      Reptile keep).
+      hold no counts of steps, as those of MAML++ and Reptile do.
     teacher: any method whose outputs are logits of the same classes.
     teacher_params: its meta-parameters; they are not changed.
     objective: of the queries, for the student.

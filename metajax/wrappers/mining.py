@@ -65,7 +65,7 @@ def candidates(
     )
   if isinstance(sample, ByStep):
     at_step = EqualPartial(_draw_group_at_step, number)
-    return ByStep(jax.tree_util.Partial(at_step, sample))
+    return ByStep(jax.tree_util.Partial(at_step, sample), sample.step)
   return jax.tree_util.Partial(
     EqualPartial(_draw_group, number), as_argument(sample)
   )

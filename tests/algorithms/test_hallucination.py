@@ -1,6 +1,7 @@
 """Examples that are made up, in front of different learners."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy_draws import at, classes, parameters
@@ -139,3 +140,25 @@ def test_a_learner_that_counts_its_steps_is_refused():
   )
   with pytest.raises(ValueError, match='take a learner that keeps no count'):
     learner.grad(KEY, draw(learner, tasks), tasks)
+
+
+def test_a_learner_that_takes_a_key_trains_with_it():
+  """In its inner steps, and for the loss on the queries."""
+  calls = []
+
+  def apply(params, inputs, key=None):
+    calls.append(key is not None)
+    return inputs @ params
+
+  head = metajax.Model(lambda key, inputs: jnp.zeros((2, 2)), apply)
+  base = metajax.maml(head, metajax.cross_entropy, 0.1, 1)
+  learner = metajax.hallucinate(
+    mlp([], 2), metajax.cross_entropy, base, noisy_copies(4)
+  )
+  batch = metajax.Batch(jnp.ones((1, 2, 3)), jnp.array([[0, 1]]))
+  params = learner.init(jax.random.key(0), batch.inputs[0])
+  calls.clear()
+  jax.eval_shape(
+    learner.grad, jax.random.key(0), params, metajax.Task(batch, batch)
+  )
+  assert all(calls)

@@ -21,6 +21,7 @@ from metajax.models import (
   resnet12,
   transformer,
 )
+from metajax.models.modes import takes_key
 
 
 def test_linen_and_nnx_compute_the_same():
@@ -355,3 +356,31 @@ def test_networks_of_the_library_follow_inputs_in_double_precision(
       lambda dtype=dtype: model.init(jax.random.key(0), jnp.ones(inputs, dtype))
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {dtype}
+
+
+def test_streams_of_flax_draw_different_numbers():
+  class Noisy(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, train=False):
+      if not train:
+        return inputs
+      drawn = [
+        jax.random.uniform(self.make_rng(name)) for name in ('dropout', 'noise')
+      ]
+      return inputs + jnp.stack(drawn)[None]
+
+  outputs = from_linen(Noisy()).apply(
+    {}, jnp.zeros((1, 2)), key=jax.random.key(0)
+  )
+  assert outputs[0, 0] != outputs[0, 1]
+
+
+def test_a_default_of_an_attribute_does_not_decide():
+  class Both(nn.Module):
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, inputs, train=False):
+      return nn.Dropout(0.5)(inputs, deterministic=not train)
+
+  assert takes_key(from_linen(Both()).apply)

@@ -301,3 +301,25 @@ def test_the_result_says_what_queries_share():
   assert said(held, (params, statistics), normalisation='support') == (
     'population'
   )
+
+
+def test_targets_that_the_objective_understands_are_not_blamed(params):
+  """One task that diverges is no reason to speak of its classes."""
+
+  def from_one(outputs, targets):
+    return metajax.cross_entropy(outputs, targets - 1)
+
+  features = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+  good = episodes(features, np.arange(12) % 3, ways=3, shots=1, queries=1)
+
+  def sample(key):
+    return jax.tree.map(
+      lambda leaf: leaf + 1 if leaf.dtype == jnp.int32 else leaf, good(key)
+    )
+
+  learner = metajax.maml(mlp([4], 3), from_one, 1e38, 3)
+  result = metajax.evaluate(
+    learner, from_one, learner.init(KEY, features[:1]), sample,
+    key=KEY, num_tasks=2,
+  )  # fmt: skip
+  assert np.isnan(result.mean['loss']).any()

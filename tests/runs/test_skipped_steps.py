@@ -85,3 +85,57 @@ def test_nothing_is_said_of_steps_that_were_applied(recwarn):
   state, metrics = trained(learner, SINUSOID)
   assert (int(state.step), int(metrics['skipped'])) == (3, 0)
   assert not [each for each in recwarn if each.category is metajax.SkippedSteps]
+
+
+def test_a_constant_need_not_be_finite():
+  """A mask of minus infinities is no reason to skip a step."""
+
+  def apply(params, inputs):
+    masked = jnp.maximum(params['constants']['mask'], params['scale'])
+    return inputs * jnp.max(masked)
+
+  model = metajax.Model(
+    lambda key, inputs: {
+      'scale': jnp.ones(1), 'constants': {'mask': jnp.array([-jnp.inf])}
+    },
+    apply,
+  )  # fmt: skip
+  learner = metajax.maml(model, metajax.mean_squared_error, 0.01, 1)
+  state, _ = trained(learner, SINUSOID)
+  assert int(state.skipped) == 0
+
+
+def test_the_reason_is_looked_for_where_it_can_be():
+  """A learner that does not adapt to what it trains on loses nothing by it."""
+  learner = metajax.maml(mlp([4], 1), metajax.mean_squared_error, 1e38, 3)
+  mined = metajax.hardest(learner, metajax.mean_squared_error)
+  with pytest.warns(metajax.SkippedSteps, match='the loss was not finite'):
+    state, _ = trained(mined, metajax.candidates(SINUSOID, 2))
+  assert int(state.skipped) == 3
+
+
+def test_the_reason_is_looked_for_at_the_step_that_was_skipped():
+  features = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+  good = episodes(features, np.arange(12) % 3, ways=3, shots=1, queries=1)
+
+  def sample(key, step):
+    task = good(key)
+    query = task.query._replace(targets=task.query.targets + (step >= 2))
+    return task._replace(query=query)
+
+  learner = metajax.maml(mlp([], 3), metajax.cross_entropy, 0.1, 1)
+  with pytest.warns(metajax.SkippedSteps, match='classes from 1 to 3'):
+    state, _ = trained(learner, metajax.ByStep(sample), 5)
+  assert int(state.skipped) == 3
+
+
+@pytest.mark.filterwarnings('ignore:Some donated buffers')
+def test_a_run_that_is_traced_has_nobody_to_tell():
+  learner = metajax.maml(mlp([], 1), metajax.mean_squared_error, 0.01, 1)
+  train = metajax.make_train_step(
+    learner, optax.sgd(0.1), SINUSOID, tasks_per_step=2
+  )
+  seeds = jax.random.split(KEY, 2)
+  losses = jax.vmap(lambda key: train.run(train.init(key), 2)[1]['loss'])(seeds)
+  alone = train.run(train.init(seeds[1]), 2)[1]['loss']
+  np.testing.assert_allclose(losses[1], alone, rtol=1e-4)

@@ -85,5 +85,8 @@ def test_a_group_is_of_the_step_that_training_is_at():
     del key
     return Task(*2 * [Batch(jnp.ones((2, 1)), jnp.full((2, 1), step * 1.0))])
 
-  group = candidates(ByStep(sample), 3).at(7)(KEY)
-  np.testing.assert_array_equal(group.query.targets, np.full((3, 2, 1), 7.0))
+  for group in (
+    candidates(ByStep(sample), 3).at(7)(KEY),
+    candidates(ByStep(sample).at(7), 3)(KEY),
+  ):
+    np.testing.assert_array_equal(group.query.targets, np.full((3, 2, 1), 7.0))
