@@ -8,10 +8,12 @@ Here equality is that of values: of the factory, and of what it was called with.
 Arguments are compared by value where they have one: numbers (with their type),
 text, arrays, lists, dictionaries, partial functions, whatever is hashable. All
 others, plain functions among them, are equal where they are the same: name a
-`lambda` once, outside of a loop. A factory keeps to itself what it was given;
-what is changed in place afterwards is not seen.
+`lambda` once, outside of a loop. A factory is given copies of lists,
+dictionaries and arrays; what is changed in other objects afterwards, and what a
+function reads besides its arguments, is not seen.
 """
 
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -76,9 +78,10 @@ def by_value(
 
   @functools.wraps(factory)
   def make(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
-    result: Any = factory(*args, **kwargs)
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
+    bound.arguments.update(_kept(bound.arguments))
+    result: Any = factory(*bound.args, **bound.kwargs)
     origin = EqualPartial(make, *bound.args, **bound.kwargs)
     value = _value(origin)
     made: Any = _made(result, origin, value, None)
@@ -158,10 +161,27 @@ def _make_again(origin: EqualPartial, part: int | None) -> Any:
   return result if part is None else result[part]
 
 
+def _kept(each: Any) -> Any:
+  """Copies of what could be changed in place: lists, dictionaries, arrays."""
+  if type(each) in (list, tuple):
+    return type(each)(map(_kept, each))
+  if isinstance(each, dict):
+    return {key: _kept(item) for key, item in each.items()}
+  if type(each) is np.ndarray and each.flags.writeable:
+    return each.copy()
+  return each
+
+
 def _value(each: Any) -> Any:
   """Something hashable that is equal where two arguments are."""
   if isinstance(each, float):
     return type(each), each.hex()  # tells 0.0 from -0.0, and knows a nan again
+  if isinstance(each, complex):
+    return type(each), each.real.hex(), each.imag.hex()
+  if isinstance(each, np.generic):
+    return type(each), each.dtype, each.tobytes()
+  if isinstance(each, frozenset):
+    return type(each), frozenset(map(_value, each))
   if isinstance(each, (list, tuple)):
     return type(each), *map(_value, each)
   if isinstance(each, dict):
@@ -169,7 +189,7 @@ def _value(each: Any) -> Any:
     return type(each), items
   if isinstance(each, functools.partial):
     return type(each), *map(_value, (each.func, each.args, each.keywords))
-  if isinstance(each, np.ndarray) and not each.dtype.hasobject:
+  if type(each) is np.ndarray and not each.dtype.hasobject:
     return np.ndarray, each.shape, each.dtype, _digest(each)
   if isinstance(each, jax.Array):
     return _OfArray(each)
@@ -177,12 +197,20 @@ def _value(each: Any) -> Any:
     hash(each)
   except TypeError:
     return _Same(each)
+  if dataclasses.is_dataclass(each) and _is_value(each):
+    fields = (getattr(each, x.name, None) for x in dataclasses.fields(each))
+    return type(each), each, *map(_value, fields)
   return type(each), each
 
 
 def _digest(array: np.ndarray | jax.Array) -> bytes:
   contiguous = np.ascontiguousarray(array)
   return hashlib.sha256(contiguous.view(np.uint8).data).digest()
+
+
+def _is_value(each: Any) -> bool:
+  """Whether a dataclass is equal by its fields, which may differ in type."""
+  return not isinstance(each, type) and type(each).__eq__ is not object.__eq__
 
 
 class _Same:

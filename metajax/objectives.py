@@ -64,11 +64,9 @@ def cross_entropy(
   """
   outputs, classes, weights = _classes('cross_entropy', outputs, targets)
   losses = optax.softmax_cross_entropy_with_integer_labels(outputs, classes)
-  correct = jnp.argmax(outputs, axis=-1) == classes
-  return (
-    _mean(losses, weights),
-    {'accuracy': _mean(correct.astype(outputs.dtype), weights)},
-  )
+  correct = (jnp.argmax(outputs, axis=-1) == classes).astype(outputs.dtype)
+  correct = jnp.where(jnp.isnan(losses), jnp.nan, correct)  # as is the loss
+  return _mean(losses, weights), {'accuracy': _mean(correct, weights)}
 
 
 def mean_squared_error(

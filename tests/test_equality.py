@@ -1,6 +1,7 @@
 """Functions that are equal where they were made alike, and nowhere else."""
 
 import copy
+import dataclasses
 import pickle
 from functools import partial
 
@@ -217,3 +218,36 @@ def test_samplers_of_a_factory_stay_what_they_are():
   assert int(curriculum.at(4)(jax.random.key(0))) == 4
   host = sampler(lambda: HostEpisodes(images, LABELS, 2, 1, 1))
   assert isinstance(host, HostEpisodes)
+
+
+def test_what_is_changed_afterwards_does_not_change_what_was_made():
+  for argument, change in (
+    (np.ones(2), lambda x: x.__imul__(10)),
+    ([1.0], lambda x: x.append(2.0)),
+    ({'a': 1.0}, lambda x: x.update(a=2.0)),
+  ):
+    first = made(copy.deepcopy(argument))
+    held = made(argument)
+    change(argument)
+    assert held == first
+    assert repr(held(0)) == repr(first(0))
+    assert made(argument) != first
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+  held: object
+
+
+@pytest.mark.parametrize(
+  ('one', 'other'),
+  [
+    (Holder(1), Holder(1.0)), (Holder(1), Holder(True)),
+    (frozenset([1]), frozenset([1.0])), (complex(0, 0.0), complex(0, -0.0)),
+    (np.float32(0.0), np.float32(-0.0)), (np.float32(1), np.float64(1)),
+    (nn.Dense(2), nn.Dense(2.0)),
+  ],
+)  # fmt: skip
+def test_types_tell_values_apart_wherever_they_stand(one, other):
+  assert made(one) == made(copy.copy(one))
+  assert made(one) != made(other)

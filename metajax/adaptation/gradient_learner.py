@@ -26,7 +26,7 @@ from metajax.equality import by_value
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint, check_num_steps, descend
 from metajax.inner.second_order import SecondOrder
-from metajax.models.modes import training
+from metajax.models.modes import check_model, training
 from metajax.objectives import loss_and_metrics
 
 __all__ = ['InnerOptimizer', 'check_inner_loop', 'gradient_learner']
@@ -69,6 +69,7 @@ def gradient_learner(
       negative or no Python integer, `second_order` or `checkpoint` is
       unknown, or `inner_optimizer` is an optimiser itself.
   """
+  check_model(model)
   check_inner_loop(inner_lr, num_steps, inner_optimizer)
 
   def adapt(
@@ -110,6 +111,9 @@ def check_inner_loop(
       f' got {type(inner_optimizer).__name__}, which would not have inner_lr;'
       ' give lambda rate: ...'
     )
+  if isinstance(inner_lr, (str, optax.GradientTransformation)):
+    what = type(inner_lr).__name__
+    raise ValueError(f'inner_lr must be a number above 0, got {what}')
   # A traced (learned) rate cannot be looked at.
   if isinstance(inner_lr, (int, float)) and not inner_lr > 0:
     raise ValueError(f'inner_lr must be above 0, got {inner_lr}')

@@ -27,7 +27,7 @@ from metajax.equality import by_value
 from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
-from metajax.models.modes import like, with_key
+from metajax.models.modes import check_model, like, with_key
 
 __all__ = [
   'InitInner',
@@ -90,6 +90,7 @@ def learned_descent(
     ...   init_inner=lambda key, params: jnp.log(0.01),
     ...   inner_optimizer=lambda rate: optax.sgd(jnp.exp(rate)))
   """
+  check_model(model)
   check_inner_loop(None, num_steps, inner_optimizer)
 
   def init(key: jax.Array, inputs: PyTree) -> LearnedDescent:

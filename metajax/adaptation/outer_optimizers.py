@@ -82,7 +82,8 @@ def freeze(
     An optimiser of all parameters.
 
   Raises:
-    ValueError: when it is used, if `select` selects none of them.
+    ValueError: if `select` is no function; when it is used, if it selects none
+      of them, or all.
 
   Example:
     >>> import jax.numpy as jnp, optax
@@ -92,15 +93,29 @@ def freeze(
     >>> {name: float(update) for name, update in updates.items()}
     {'body': 0.0, 'head': -0.5}
   """
+  if not callable(select):
+    raise ValueError(
+      'select is a function of the path of a parameter; got'
+      f' {select!r}: give lambda path: ...'
+    )
 
   def stays(params: PyTree) -> PyTree:
     still = partition.map_with_path(lambda path, leaf: select(path), params)
+    name = getattr(select, '__name__', select)
     if not any(jax.tree.leaves(still)):
-      name = getattr(select, '__name__', select)
       raise ValueError(f'{name} selects none of the parameters to freeze')
+    if all(jax.tree.leaves(still)):
+      raise ValueError(
+        f'{name} selects all of the parameters, and leaves none to train:'
+        f' {", ".join(jax.tree.leaves(partition.map_with_path(_path, params)))}'
+      )
     return still
 
   return _without(freeze_buffers(optimizer), stays)
+
+
+def _path(path: str, _: jax.Array) -> str:
+  return path
 
 
 def freeze_buffers(

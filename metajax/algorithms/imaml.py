@@ -40,7 +40,7 @@ from metajax.estimators import gradient_of, query_loss
 from metajax.inner import partition
 from metajax.inner.descend import descend
 from metajax.inner.implicit import Loss, Solution, implicit_minimum
-from metajax.models.modes import training
+from metajax.models.modes import check_model, training
 from metajax.objectives import loss_and_metrics
 
 __all__ = ['imaml']
@@ -101,6 +101,7 @@ def imaml(
     >>> learner.predict(adapted, task.query.inputs).shape
     (10, 1)
   """
+  check_model(model)
   check_inner_loop(inner_lr, num_steps, inner_optimizer)
   if not strength > 0:
     raise ValueError(f'strength must be above 0, got {strength}')
@@ -144,11 +145,10 @@ def imaml(
       damping=damping,
       probe=probe,
     )
-    losses, trajectory = solution.info
-    whole = Adaptation(
-      losses,
-      partition.merge(trajectory, partition.repeat(buffers, num_steps + 1)),
+    trajectory = partition.merge(
+      solution.info.trajectory, partition.repeat(buffers, num_steps + 1)
     )
+    whole = solution.info._replace(trajectory=trajectory)
     return partition.merge(params, buffers), solution._replace(info=whole)
 
   def adapt(

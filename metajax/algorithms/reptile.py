@@ -33,7 +33,7 @@ from metajax.equality import by_value
 from metajax.estimators import displacement
 from metajax.inner import partition
 from metajax.inner.descend import descend
-from metajax.models.modes import training
+from metajax.models.modes import check_model, training
 from metajax.objectives import loss_and_metrics
 
 __all__ = [
@@ -110,6 +110,7 @@ def reptile(
     >>> learner = metajax.reptile(
     ...   conv4(5, pool='flatten'), metajax.cross_entropy, inner_batch=25)
   """
+  check_model(model)
   check_inner_loop(inner_lr, num_steps, inner_optimizer)
   if inner_batch is not None and inner_batch < 1:
     raise ValueError(f'inner_batch must be 1 or more, got {inner_batch}')

@@ -196,5 +196,7 @@ def _logits(
 
 def _most_similar(logits: jax.Array, members: jax.Array) -> jax.Array:
   """Takes the largest logit of each class, of `[queries, examples]`."""
-  of_class = jnp.where(members[None] > 0, logits[:, :, None], EXCLUDED)
+  # Members that are no numbers stay so.
+  taken = jnp.where(jnp.isnan(members[None]), jnp.nan, logits[:, :, None])
+  of_class = jnp.where(members[None] <= 0, EXCLUDED, taken)
   return jnp.max(of_class, axis=1)

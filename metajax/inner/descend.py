@@ -116,11 +116,11 @@ def descend(
     (5.0, 4.0)
   """
   check_num_steps(num_steps)
-  known = None if active_steps is None else _known_integer(active_steps)
-  if known is not None and not 0 <= known <= num_steps:
+  _check_active(active_steps, num_steps)
+  if not hasattr(optimizer, 'update'):
     raise ValueError(
-      f'active_steps must be from 0 to num_steps={num_steps}, got'
-      f' {active_steps}'
+      'optimizer must be an optimiser of optax, such as optax.sgd(0.1); got'
+      f' {getattr(optimizer, "__name__", repr(optimizer))}'
     )
   if not callable(checkpoint) and checkpoint not in get_args(_Checkpoint):
     raise ValueError(
@@ -135,6 +135,8 @@ def descend(
   value_of = (lambda *at: loss_of(*at)[0]) if has_aux else loss_of
   aux_of = (lambda *at: loss_of(*at)[1]) if has_aux else (lambda *at: ())
   both = value_and_gradient(value_of, second_order)
+  if not jnp.issubdtype(jnp.result_type(start_step), jnp.integer):
+    raise ValueError(f'start_step must be an integer, got {start_step}')
   first_step = jnp.asarray(start_step, jnp.int32)
   end = None if active_steps is None else first_step + active_steps
   update = _updating(value_of, optimizer, end)
@@ -187,12 +189,16 @@ def descend(
   )
 
 
-def _known_integer(number: Any) -> int | None:
-  """Its value, unless it is traced."""
+def _check_active(active_steps: Any, num_steps: int) -> None:
+  """Refuses a number of active steps that there are not, if it is known."""
   try:
-    return operator.index(number)
-  except TypeError:
-    return None
+    known = operator.index(active_steps)
+  except TypeError:  # None, or traced
+    return
+  if not 0 <= known <= num_steps:
+    raise ValueError(
+      f'active_steps must be from 0 to num_steps={num_steps}, got {known}'
+    )
 
 
 def check_num_steps(num_steps: Any) -> None:

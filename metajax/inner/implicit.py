@@ -118,6 +118,7 @@ def implicit_minimum(
   _check_iterations(max_iterations)
   if not damping >= 0:
     raise ValueError(f'damping must be 0 or more, got {damping}')
+  _check_tolerance(tolerance)
   hoisted = hoist(loss, start)
 
   def pure(params: PyTree, constants: list) -> jax.Array:
@@ -158,6 +159,12 @@ def implicit_minimum(
     return change, optax.tree.sub(right, product(direction))
 
   return _solution(found, pull_back, start, hoisted.constants, probe)
+
+
+def _check_tolerance(tolerance: float) -> None:
+  """Refuses one that would end the solver before it has begun."""
+  if not 0 <= tolerance < 1:
+    raise ValueError(f'tolerance must be from 0 to below 1, got {tolerance}')
 
 
 def implicit_root(

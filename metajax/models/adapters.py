@@ -24,6 +24,8 @@ __all__ = ['check_statistics', 'from_linen', 'from_tree', 'network']
 _STATISTICS = ('statistics', 'batch_stats')
 
 Mode = Callable[[bool], dict[str, Any]]
+# Arguments of a call that tell whether it trains.
+_MODES = ('train', 'training', 'is_training', 'is_train', 'deterministic')
 
 
 @by_value
@@ -41,7 +43,7 @@ def from_linen(module: nn.Module, mode: Mode | None = None) -> Model:
       example.
     mode: from whether it trains to the keyword arguments of a call, such as
       `lambda training: {'dropout_rate': 0.5 * training}`. By default it is
-      told by an argument `train`, `training`, `is_training` or
+      told by an argument `train`, `training`, `is_training`, `is_train` or
       `deterministic`, where a call has one.
 
   Returns:
@@ -60,6 +62,11 @@ def from_linen(module: nn.Module, mode: Mode | None = None) -> Model:
     >>> model.apply(params, jnp.zeros((5, 2))).shape
     (5, 3)
   """
+  if not isinstance(module, nn.Module):
+    raise ValueError(
+      'from_linen wants a module of flax linen, such as Dense(3); got'
+      f' {getattr(module, "__name__", type(module).__name__)}'
+    )
   mode = mode or _mode_of(module)
 
   def arguments(training: bool) -> dict[str, Any]:
@@ -128,13 +135,21 @@ def _streams(key: jax.Array | None) -> dict[str, jax.Array] | None:
 def _mode_of(module: nn.Module) -> Mode | None:
   """How a call tells a module that it trains, by the names that are common."""
   arguments = inspect.signature(type(module).__call__).parameters
-  for name in ('train', 'training', 'is_training', 'deterministic'):
+  usual = {field.name: field.default for field in dataclasses.fields(module)}
+  for name, argument in arguments.items():
+    if argument.default not in (None, True, False, inspect.Parameter.empty):
+      continue  # such as a number of training steps
     # An attribute that is given decides by itself; a default is not given.
-    usual = {
-      field.name: field.default for field in dataclasses.fields(module)
-    }.get(name)
-    if name in arguments and getattr(module, name, None) in (None, usual):
+    if getattr(module, name, None) not in (None, usual.get(name)):
+      continue
+    if name in _MODES:
       return partial(_argument, name)
+    if any(part in name for part in ('train', 'eval', 'infer', 'determin')):
+      raise ValueError(
+        f'from_linen: a call of this module has an argument {name}, which may'
+        ' tell it that it trains; say so by mode, such as'
+        f" mode=lambda training: {{'{name}': training}}"
+      )
   return None
 
 

@@ -16,6 +16,7 @@ from metajax.equality import by_value
 
 __all__ = [
   'at_test',
+  'check_model',
   'like',
   'refuse_key',
   'takes_key',
@@ -104,12 +105,26 @@ def at_test(model: Model) -> Model:
   )
 
 
+def check_model(model: Any) -> None:
+  """Refuses what is no model, such as a module that has yet to be wrapped.
+
+  Raises:
+    ValueError: if it is no `Model`.
+  """
+  if not isinstance(model, Model):
+    raise ValueError(
+      f'a model is a metajax.Model(init, apply); got {type(model).__name__}:'
+      ' wrap modules of flax by metajax.models.from_linen or from_nnx'
+    )
+
+
 def refuse_key(model: Model) -> None:
   """Refuses a model that would be in training, for a method that has no way to.
 
   Raises:
-    ValueError: if its `apply` takes a key.
+    ValueError: if its `apply` takes a key, or if it is no model.
   """
+  check_model(model)
   if takes_key(model.apply):
     raise ValueError(
       'this method calls a model alike in training and at test, but this one'

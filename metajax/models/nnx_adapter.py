@@ -34,9 +34,9 @@ def from_nnx(make: Callable[[nnx.Rngs], Callable[..., Any]]) -> Model:
     constants, those are under `params` and `constants`.
 
   Raises:
-    ValueError: if the module keeps other statistics than means and variances;
-      when it is used, if it changes its constants, or draws random numbers at
-      test.
+    ValueError: if `make` makes none, or if the module keeps other statistics
+      than means and variances; when it is used, if it changes its constants,
+      or draws random numbers at test.
 
   Example:
     >>> from flax import nnx
@@ -46,6 +46,11 @@ def from_nnx(make: Callable[[nnx.Rngs], Callable[..., Any]]) -> Model:
     >>> model.apply(params, jnp.zeros((5, 2))).shape
     (5, 3)
   """
+  if isinstance(make, nnx.Module) or not callable(make):
+    raise ValueError(
+      'from_nnx wants what makes a module from nnx.Rngs, such as lambda rngs:'
+      f' nnx.Linear(2, 3, rngs=rngs); got {type(make).__name__}'
+    )
   kinds = (nnx.Param, nnx.BatchStat, nnx.RngState, ...)
   structure, *templates = nnx.split(
     nnx.eval_shape(lambda: make(nnx.Rngs(0))), *kinds

@@ -1,7 +1,9 @@
 """Whether a learner, an objective and tasks fit together, before training."""
 
+import traceback
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -64,6 +66,9 @@ def check(
     adapt: mean_squared_error wants outputs and targets of one shape; got (5, 2) and (5, 1)
   """  # noqa: E501
   key = jax.random.key(0)
+  for name, given in (('objective', objective), ('sample', sample)):
+    if not callable(given):
+      raise ValueError(f'{name} must be a function; got {type(given).__name__}')
   task = _stage('sample', sample, key)
   check_task(task)
   meta_params, outputs = _adapted_shapes(learner, task)
@@ -147,7 +152,19 @@ def _stage(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.eval_shape(function, *arguments)
   except Exception as error:
     text = str(error).strip().split('\n')[0] or type(error).__name__
-    raise ValueError(f'{name}: {text}') from error
+    raise ValueError(f'{name}: {text}{_place(error)}') from error
+
+
+def _place(error: Exception) -> str:
+  """Where it was met, if that is in code of the user's own."""
+  here = Path(__file__).parents[1]
+  for frame in reversed(traceback.extract_tb(error.__traceback__)):
+    path = Path(frame.filename)
+    if here not in path.parents and not {'site-packages', 'lib'} & {
+      *path.parts
+    }:
+      return f' (line {frame.lineno} of {path.name})'
+  return ''
 
 
 def check_task(task: Any) -> None:
@@ -278,6 +295,9 @@ def _unfit(
 
   targets = draw(as_argument(sample), key)
   for shapes, drawn in zip(outputs, targets, strict=True):
+    weights = values_and_weights(drawn)[1]
+    if weights is not None and not jnp.all(weights >= 0):
+      return 'there are weights that are below 0, or no numbers'
     reason = _why_unfit(shapes, drawn)
     if reason and not (objective and _has_loss(objective, shapes, drawn)):
       return reason
@@ -305,7 +325,7 @@ def _why_unfit(outputs: PyTree, targets: PyTree) -> str | None:
   ways = outputs.shape[-1]
   if low >= 0 and high < ways:
     return None
-  counted = f', {high + 1} ways' if low == 0 else ''
+  counted = f', {high + 1} ways' if low == 0 else ' (they count from 0)'
   return (
     f'tasks have classes from {low} to {high} as targets{counted}, but'
     f' the learner has {ways} outputs, for classes from 0 to {ways - 1}'

@@ -27,6 +27,7 @@ from metajax.devices.streaming import HostSampler
 from metajax.normalisation import Normalisation, predict_queries
 from metajax.objectives import confidence_interval, loss_and_metrics
 from metajax.runs.checking import check_adaptation, check_task, unfit_targets
+from metajax.runs.state import TrainState
 
 __all__ = ['Evaluation', 'evaluate', 'example_task']
 
@@ -71,7 +72,8 @@ def evaluate(
   are given the same key and distribution are tested on the same tasks. What is
   compiled serves every learner, objective and distribution that are equal,
   which those of the library are if made alike (`metajax.equality`); a `lambda`
-  is equal to itself alone.
+  is equal to itself alone. As under `jax.jit`, what a function reads besides
+  its arguments, such as a global, is what it was when it was compiled.
 
   Args:
     learner: any method.
@@ -99,6 +101,12 @@ def evaluate(
     TypeError: if a function of the learner, or the objective, has no hash.
   """
   key = as_key(key)
+  if not callable(objective):
+    raise ValueError(
+      f'objective must be a function; got {type(objective).__name__}'
+    )
+  if isinstance(meta_params, TrainState):
+    raise ValueError('meta_params are wanted, as in state.meta_params')
   if normalisation not in ('transductive', 'support'):
     raise ValueError(
       "normalisation must be 'transductive' or 'support', got"

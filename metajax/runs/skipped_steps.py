@@ -12,6 +12,7 @@ from metajax.base import (
   task_keys,
 )
 from metajax.devices.streaming import step_keys
+from metajax.inner.descend import check_num_steps
 from metajax.runs.checking import unfit_targets
 from metajax.runs.state import CountedRun, Run, TrainState
 
@@ -28,6 +29,7 @@ def reporting(
   """Makes what also says that steps were skipped, and why."""
 
   def reported(state: TrainState, num_steps: int) -> tuple[TrainState, Metrics]:
+    check_num_steps(num_steps)
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(state)):
       state, metrics, _ = run(state, num_steps)  # there is nobody to tell
       return state, metrics

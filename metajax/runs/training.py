@@ -170,6 +170,11 @@ def make_train_step(
     raise ValueError(
       f'max_skipped_in_a_row must be 1 or more, got {max_skipped_in_a_row}'
     )
+  if not (hasattr(optimizer, 'init') and hasattr(optimizer, 'update')):
+    raise ValueError(
+      'optimizer must be an optimiser of optax, such as optax.adam(1e-3); got'
+      f' {getattr(optimizer, "__name__", repr(optimizer))}'
+    )
   check_learner(meta_learner, sample)
   optimizer = freeze_buffers(optimizer)
   estimate = _make_estimate(microbatch(meta_learner.grad, chunk_size), mesh)
@@ -294,6 +299,8 @@ def _make_step(
     # A buffer may hold what is not finite, such as a mask of minus infinities.
     learned, _ = partition.split_learned(proposed[0])
     finite = all_finite((gradient, metrics.get('loss', 0.0), learned))
+    # A moment that has overflown would hold the parameters still for ever.
+    finite &= _stays_finite(state.optimizer_state, optimizer_state)
     current = (state.meta_params, state.optimizer_state)
     meta_params, optimizer_state = jax.tree.map(
       lambda new, old: jnp.where(finite, new, old), proposed, current
@@ -362,6 +369,15 @@ def _check_shares(tasks_per_step: int, mesh: Mesh) -> None:
       f'{tasks_per_step} tasks per step cannot be divided over the {shares}'
       f' devices of the axis {TASK!r}; take a multiple of {shares}'
     )
+
+
+def _stays_finite(before: PyTree, after: PyTree) -> jax.Array:
+  """Whether what was finite still is: optimisers may begin with infinities."""
+  return all_finite(
+    jax.tree.map(
+      lambda old, new: jnp.where(jnp.isfinite(old), new, 0), before, after
+    )
+  )
 
 
 def all_finite(tree: PyTree) -> jax.Array:

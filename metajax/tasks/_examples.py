@@ -75,7 +75,7 @@ def stored(examples: Any) -> Any:
         f' to {high}, so number the tokens anew'
       )
   kept = np.int32 if wide else jax.dtypes.canonicalize_dtype(kind)
-  return examples.astype(kept, copy=False)
+  return examples.astype(np.dtype(kept).newbyteorder('='), copy=False)
 
 
 def decoded(examples: jax.Array) -> jax.Array:

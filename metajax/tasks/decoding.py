@@ -78,6 +78,13 @@ def decode(
   ):
     if value is not None and value < 1:
       raise DataError(f'{name}={value}: must be 1 or more')
+  if image_size is not None and image_size**2 > max_image_pixels:
+    raise DataError(
+      f'image_size={image_size}: images would have more than the'
+      f' {max_image_pixels} pixels that are allowed; max_image_pixels raises'
+      ' that',
+      parameter='image_size',
+    )
   with _without_limit_of_pillow():
     return _decode(
       pictures, number, origin, image_size, skip_unreadable, max_image_pixels
@@ -144,10 +151,12 @@ def _pixels(
     width, height = opened.size
     if width * height > max_image_pixels:
       raise _TooLargeError(f'{width} x {height}')
-    if opened.mode.startswith(_DEEP):
+    deep = any(';16' in str(part) for part in getattr(opened, 'tile', ()))
+    if deep or opened.mode.startswith(_DEEP):
       # Pillow would cut off at 255 whatever is above.
       raise ValueError(
-        f'its pixels have the mode {opened.mode}; save it with 8 bits'
+        f'its pixels have the mode {opened.mode}{" of 16 bits" * deep}; save it'
+        ' with 8 bits'
       )
     grey = opened.mode in _GREY
     image = _on_ground(_upright(opened))

@@ -66,7 +66,8 @@ def episodes(
       there are more or fewer labels than images or groups than classes, fewer
       classes than `ways` (in every group), or if a class has fewer than
       `shots + queries` examples; if images seem to have 16 bits or their
-      channels first, or integers do not fit into 32 bits.
+      channels first (uint8), or integers do not fit into 32 bits; if labels are
+      no integers.
 
   Example:
     >>> import jax, numpy as np
@@ -249,6 +250,11 @@ def _check_labels(images: np.ndarray | jax.Array, labels: np.ndarray) -> None:
     raise ValueError(
       f'{len(images)} images need as many integer labels, in one dimension;'
       f' got {np.size(labels)} labels of shape {np.shape(labels)}'
+    )
+  if np.asarray(labels).dtype.kind not in 'iub':
+    raise ValueError(
+      f'labels must be integers, got {np.asarray(labels).dtype}; number the'
+      ' classes, as numpy.unique(labels, return_inverse=True)[1] does'
     )
 
 

@@ -184,6 +184,8 @@ def _checked_targets(name: str, batch: Batch, ways: int | None) -> Weighted:
   weights = np.ones(values.shape[:1], np.float32)
   if given is not None:
     weights = np.asarray(given)
+  if weights.dtype.kind not in 'iufb' or not (weights >= 0).all():
+    raise ValueError(f'the {name} has weights that are no numbers from 0')
   are_classes = values.dtype.kind in 'iu'
   if are_classes != (ways is not None):
     raise ValueError(

@@ -140,3 +140,14 @@ def test_an_update_without_the_parameters_is_refused():
   state = optimizer.init(jnp.ones(()))
   with pytest.raises(ValueError, match='has to see the parameters'):
     optimizer.update(jnp.ones(()), state)
+
+
+def test_what_leaves_nothing_to_train_is_refused():
+  params = {'a': jnp.ones(()), 'b': jnp.ones(())}
+  optimizer = metajax.freeze(optax.sgd(0.1), lambda path: True)
+  with pytest.raises(
+    ValueError, match=r'selects all of the parameters.*: a, b'
+  ):
+    optimizer.init(params)
+  with pytest.raises(ValueError, match="got 'a': give lambda path"):
+    metajax.freeze(optax.sgd(0.1), 'a')

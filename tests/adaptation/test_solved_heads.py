@@ -9,7 +9,7 @@ import metajax
 from metajax.adaptation.solved_head import ridge_regression, solve_definite
 from metajax.algorithms.lr_d2 import newton_step
 from metajax.algorithms.metaoptnet import support_vector_machine
-from metajax.base import Batch, Model, Task
+from metajax.base import Batch, Model, Task, Weighted
 from metajax.models import mlp
 from metajax.testing import slopes
 
@@ -275,7 +275,9 @@ def test_padding_and_classes_that_are_not_there_change_nothing(float64, method):
   whole = batch(0, 6)
   there = whole.targets < 2
   small = Batch(whole.inputs[there], whole.targets[there])
-  padded = whole._replace(targets=np.where(there, whole.targets, -1))
+  padded = whole._replace(
+    targets=Weighted(whole.targets, there.astype(np.float64))
+  )
   queries = batch(1, 4).inputs
   outputs = []
   for ways, support in ((2, small), (WAYS, padded)):
@@ -290,7 +292,9 @@ def test_losses_of_lr_d2_leave_padding_out(float64):
   whole = batch(0, 6)
   padded = Batch(
     whole.inputs[[0, 1, 2, 3, 4, 5, 0, 1]],
-    np.append(whole.targets, np.int32([-1, -1])),
+    Weighted(
+      np.append(whole.targets, np.int32([0, 1])), np.r_[np.ones(6), 0, 0]
+    ),
   )
   _, _, adaptation = adapt(metajax.lr_d2, padded)
   _, _, expected = adapt(metajax.lr_d2, whole)

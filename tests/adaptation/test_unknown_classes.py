@@ -18,6 +18,9 @@ LEARNERS = {
   'r2d2': metajax.r2d2(EMBEDDING, LOSS, 3),
   'lr_d2': metajax.lr_d2(EMBEDDING, LOSS, 3),
   'metaoptnet': metajax.metaoptnet(EMBEDDING, LOSS, 3),
+  'siamese': metajax.siamese(EMBEDDING, LOSS, 3),
+  'relationnet': metajax.relationnet(EMBEDDING, LOSS, 3),
+  'in_context': metajax.in_context(EMBEDDING, LOSS, 3, width=8, depth=1),
   'maml': metajax.maml(mlp([], 3), LOSS, 0.1, 1),
 }
 

@@ -384,3 +384,22 @@ def test_a_default_of_an_attribute_does_not_decide():
       return nn.Dropout(0.5)(inputs, deterministic=not train)
 
   assert takes_key(from_linen(Both()).apply)
+
+
+def test_what_is_no_module_is_refused():
+  with pytest.raises(ValueError, match='from_linen wants a module'):
+    from_linen(nn.Dense)
+  with pytest.raises(ValueError, match=r'from_nnx wants what makes a module'):
+    from_nnx(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+
+
+def test_an_argument_that_may_tell_the_mode_is_not_passed_over():
+  class Mode(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, train_mode=False):
+      return nn.Dropout(0.5)(inputs, deterministic=not train_mode)
+
+  with pytest.raises(ValueError, match=r"mode=lambda training: {'train_mode'"):
+    from_linen(Mode())
+  model = from_linen(Mode(), mode=lambda training: {'train_mode': training})
+  assert takes_key(model.apply)

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,3 +91,15 @@ def test_a_model_at_test_holds_statistics_without_a_key_too():
     return NOISY
 
   assert not takes_key(at_test(NOISY._replace(freeze=freeze)).freeze(()).apply)
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda module: metajax.maml(module, metajax.cross_entropy, 0.1, 1),
+    lambda module: metajax.protonet(module, metajax.cross_entropy, 3),
+  ],
+)
+def test_a_module_that_is_no_model_is_refused(make):
+  with pytest.raises(ValueError, match=r'wrap modules of flax by .*from_linen'):
+    make(nn.Dense(3))

@@ -315,3 +315,31 @@ def test_what_init_is_given():
   environment = {'state': jnp.ones((2, 3))}
   whole = init_inputs(Task(environment, None))
   np.testing.assert_array_equal(whole['state'], np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize('weights', [[-1.0, 1, 1], [jnp.nan, 1, 1]])
+def test_weights_that_are_none(weights):
+  broken = with_targets(lambda t: Weighted(t, jnp.array(weights)))
+  with pytest.raises(ValueError, match='weights that are below 0'):
+    check(REGRESSION, metajax.mean_squared_error, broken)
+
+
+def test_an_error_in_code_of_ones_own_says_where():
+  def sample(key):
+    return undefined_name  # noqa: F821
+
+  with pytest.raises(ValueError, match=r'line \d+ of test_checking.py'):
+    check(REGRESSION, metajax.mean_squared_error, sample)
+
+
+@pytest.mark.parametrize('optimizer', [optax.adam, 1e-3, None])
+def test_what_is_no_optimiser_is_refused(optimizer):
+  with pytest.raises(ValueError, match='optimizer must be an optimiser of opt'):
+    metajax.make_train_step(REGRESSION, optimizer, SINUSOID, tasks_per_step=1)
+
+
+def test_what_is_no_function_is_refused():
+  with pytest.raises(ValueError, match='sample must be a function; got Task'):
+    check(REGRESSION, metajax.mean_squared_error, SINUSOID(jax.random.key(0)))
+  with pytest.raises(ValueError, match='objective must be a function; got str'):
+    check(REGRESSION, 'mse', SINUSOID)

@@ -139,3 +139,28 @@ def test_a_run_that_is_traced_has_nobody_to_tell():
   losses = jax.vmap(lambda key: train.run(train.init(key), 2)[1]['loss'])(seeds)
   alone = train.run(train.init(seeds[1]), 2)[1]['loss']
   np.testing.assert_allclose(losses[1], alone, rtol=1e-4)
+
+
+def test_a_moment_that_overflows_is_not_kept():
+  """It would hold its parameter still in all later steps, without a word."""
+
+  def objective(outputs, targets):
+    loss = jnp.mean(jnp.square(outputs - targets))
+    return loss * jnp.where(targets[0, 0] > 0, 1e25, 1.0)
+
+  learner = metajax.maml(mlp([], 1), objective, 1e-30, 1)
+  with pytest.warns(metajax.SkippedSteps):
+    state, _ = trained(learner, SINUSOID, 30, optax.adam(1e-3))
+  assert all(
+    np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.optimizer_state)
+  )
+
+
+def test_a_state_that_begins_with_infinities_is_no_reason():
+  learner = metajax.maml(mlp([], 1), metajax.mean_squared_error, 0.01, 1)
+  infinite = optax.GradientTransformation(
+    lambda params: jnp.inf, lambda updates, state, params: (updates, state)
+  )
+  optimizer = optax.chain(infinite, optax.sgd(0.01))
+  state, _ = trained(learner, SINUSOID, optimizer=optimizer)
+  assert int(state.skipped) == 0

@@ -178,7 +178,12 @@ def test_what_does_not_fit_into_memory_is_no_damaged_file(folder):
   with pytest.raises(
     DataError, match='18 images do not fit into memory; a smaller image_size'
   ):
-    load_folder(folder, image_size=10**8, skip_unreadable=True)
+    load_folder(
+      folder,
+      image_size=10**8,
+      skip_unreadable=True,
+      max_image_pixels=10**16,
+    )
 
 
 def test_lists_that_nothing_is_left_of_are_refused(folder):
