@@ -210,6 +210,7 @@ def test_one_process_dies_and_the_code_is_its_own(local, tmp_path):
   assert re.search(r'^\[0\] The tasks have crashed', err, re.MULTILINE), err
 
 
+@pytest.mark.in_ci
 def test_misused_flags_end_all_with_one_message_each(local, tmp_path):
   script = local('2', 'sinusoid', '--stepps=3')
   assert script.wait(PATIENCE) == 2

@@ -48,6 +48,7 @@ def reptile():
 DECAYING = optax.adamw(0.1, weight_decay=0.5)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   ('learner', 'optimizer'),
   [

@@ -24,6 +24,7 @@ def es_maml(num_pairs: int, **settings):
   )
 
 
+@pytest.mark.in_ci
 def test_with_4096_pairs_it_points_where_the_gradient_of_maml_does():
   tasks, params = sinusoids(2, 5), parameters(MODEL.init, np.zeros((5, 1)))
   evolved, metrics = jax.jit(es_maml(2048, scale=0.01, chunk_size=256).grad)(

@@ -105,6 +105,7 @@ def test_the_meta_gradient_is_that_of_a_descent_that_has_converged(float64):
   assert error < 1e-3 * np.linalg.norm(wanted)
 
 
+@pytest.mark.in_ci
 def test_metrics_say_whether_the_inner_problem_was_solved(float64):
   tasks, phi = regressions(3), np.array([1.0, -2.0, 0.5])
 

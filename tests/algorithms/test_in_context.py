@@ -8,7 +8,7 @@ import pytest
 from numpy_draws import at, parameters, sinusoids, stacked
 
 import metajax
-from metajax.base import Batch, Task
+from metajax.base import Batch, Task, Weighted
 from metajax.models import mlp
 from metajax.testing import slopes
 
@@ -104,7 +104,8 @@ def test_other_ways_and_shots_than_in_training_are_possible(float64):
 def test_padding_and_classes_that_are_not_there_change_nothing(learned):
   small = batch(0, np.array([1, 0, 1, 0], np.int32))
   padded = Batch(
-    small.inputs[[0, 1, 1, 2, 3]], np.array([1, 0, -1, 1, 0], np.int32)
+    small.inputs[[0, 1, 1, 2, 3]],
+    Weighted(np.int32([1, 0, 2, 1, 0]), np.array([1.0, 1, 0, 1, 1])),
   )
   outputs = [learned(support, batch(1).inputs) for support in (small, padded)]
   np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-9)

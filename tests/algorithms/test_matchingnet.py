@@ -8,7 +8,7 @@ import pytest
 from numpy_draws import at, parameters, stacked
 
 import metajax
-from metajax.base import Batch, Task
+from metajax.base import Batch, Task, Weighted
 from metajax.models import mlp
 from metajax.testing import slopes
 
@@ -166,7 +166,8 @@ def test_padding_and_classes_that_are_not_there_change_nothing(
   targets = np.array([1, 0, 1, 0])
   small = batch(0, targets)
   more = np.array([0, 1, 1, 2, 3])
-  padded = Batch(small.inputs[more], np.array([1, 0, -1, 1, 0], np.int32))
+  classes, weights = np.int32([1, 0, 2, 1, 0]), np.array([1.0, 1, 0, 1, 1])
+  padded = Batch(small.inputs[more], Weighted(classes, weights))
   queries = batch(1).inputs
   learner, params = make(full_context, ways=2)
   expected = logits(learner, params, small, queries)

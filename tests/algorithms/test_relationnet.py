@@ -8,7 +8,7 @@ from numpy_draws import parameters, stacked
 
 import metajax
 from metajax.algorithms.relationnet import relation_module
-from metajax.base import Batch, Model, Task
+from metajax.base import Batch, Model, Task, Weighted
 from metajax.models import conv4, mlp
 from metajax.testing import slopes
 
@@ -78,7 +78,8 @@ def test_the_relation_error_is_that_of_numpy():
 
 def test_the_relation_error_leaves_out_padding():
   outputs, error = np.array([[2.0, -1.0], [5.0, 5.0]]), metajax.relation_error
-  padded, _ = jax.jit(error)(outputs, np.array([0, -1]))
+  targets = Weighted(np.array([0, 1]), np.array([1.0, 0.0]))
+  padded, _ = jax.jit(error)(outputs, targets)
   alone, _ = jax.jit(error)(outputs[:1], np.array([0]))
   np.testing.assert_allclose(padded, alone, rtol=1e-6)
 
@@ -93,7 +94,8 @@ def test_before_the_support_set_all_classes_are_equally_likely(float64):
 def test_padding_and_classes_that_are_not_there_change_nothing(float64):
   small = batch(0, (1, 0, 1, 0))
   padded = Batch(
-    small.inputs[[0, 1, 1, 2, 3]], np.array([1, 0, -1, 1, 0], np.int32)
+    small.inputs[[0, 1, 1, 2, 3]],
+    Weighted(np.int32([1, 0, 2, 1, 0]), np.array([1.0, 1, 0, 1, 1])),
   )
   outputs = [
     predictions(*make(ways), support, batch(1).inputs)[1]

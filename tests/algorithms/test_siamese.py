@@ -149,6 +149,7 @@ def test_pairs_of_one_kind_alone_have_a_finite_loss():
     )
 
 
+@pytest.mark.in_ci
 def test_verification_is_learned_and_holds_for_new_classes():
   """Classes are directions; twins of any two examples tell them apart."""
 

@@ -139,6 +139,7 @@ def test_a_stream_divides_tasks_over_devices():
   assert_same(decode(jax.tree.map(np.asarray, tasks)), expected())
 
 
+@pytest.mark.in_ci
 def test_steps_that_are_not_finite_are_left_out_of_the_means():
   images = IMAGES.astype(np.float32) / 255
   images[::7] = np.nan  # most tasks hold one
@@ -175,6 +176,7 @@ def test_a_host_sampler_is_tested_as_one_on_the_device_is():
     )
 
 
+@pytest.mark.in_ci
 def test_the_program_of_a_streamed_step_can_be_had():
   for mesh in (None, make_mesh({'task': 8})):
     train = make_train(ON_HOST, mesh=mesh)

@@ -380,6 +380,7 @@ def test_directory_that_another_run_is_using(launcher, tmp_path):
   )
 
 
+@pytest.mark.in_ci
 def test_nothing_to_resume(refused, tmp_path):
   line = refused('--resume', f'--workdir={tmp_path / "run"}')
   assert line == (
@@ -388,6 +389,7 @@ def test_nothing_to_resume(refused, tmp_path):
   )
 
 
+@pytest.mark.in_ci
 def test_directory_that_holds_something_else(refused, tmp_path):
   (tmp_path / 'thesis.tex').write_text('precious')
   line = refused(f'--workdir={tmp_path}')

@@ -75,6 +75,7 @@ def test_what_cannot_be_completed_is_refused(
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.in_ci
 def test_pixels_find_their_places_again():
   image = jax.random.uniform(jax.random.key(0), (1, 5, 3, 1))
   task = completion(image, shots=4, queries=11)(jax.random.key(1))

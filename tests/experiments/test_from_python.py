@@ -89,6 +89,7 @@ def test_images_from_python_with_every_metric_and_its_interval(squares):
   assert outcome['config']['network'] == 'mlp'
 
 
+@pytest.mark.in_ci
 def test_a_run_in_another_thread_needs_no_signals():
   outcomes = []
   given = sinusoid.Settings(**(SMALL | {'steps': 1}), algorithm='r2d2')

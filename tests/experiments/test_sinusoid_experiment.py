@@ -73,9 +73,8 @@ def test_table(maml):
 
 
 # Every row is traced with its published setting by the conformance test.
-@pytest.mark.parametrize(
-  'algorithm', [pytest.param('reptile', marks=pytest.mark.in_ci), 'scratch']
-)
+@pytest.mark.in_ci
+@pytest.mark.parametrize('algorithm', ['reptile', 'scratch'])
 def test_algorithm(launcher, cache, tmp_path, algorithm):
   recipe = published(regression, algorithm)
   trained = ['--steps=2'] if recipe.steps else []

@@ -203,6 +203,7 @@ def test_fixed_points_that_are_vectorised_are_those_of_each(float64):
     np.testing.assert_allclose(one, slope(tilt), rtol=1e-9)
 
 
+@pytest.mark.in_ci
 def test_a_root_says_what_it_missed_by(float64):
   _, solution = fixed_point(MIXING, TILTS[0])
   assert solution.residual < 1e-12

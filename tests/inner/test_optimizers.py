@@ -103,6 +103,7 @@ def test_every_derivative_is_finite_and_elsewhere_what_it_was(float64, name):
     )
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('options', [{}, {'b1': 0.5, 'eps_root': 1e-4}])
 def test_adam_is_that_of_optax_where_a_gradient_is_not_0(float64, options):
   theirs, ours = optax.adam(0.1, **options), metajax.adam(0.1, **options)
@@ -152,6 +153,7 @@ def clipped(clip, optimizer, rate):
   return optax.chain(clip(1.0), optimizer(rate))
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   'inner_optimizer',
   [

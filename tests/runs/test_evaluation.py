@@ -246,6 +246,7 @@ def test_old_style_keys_stand_for_the_same_tasks(seven, evaluate):
     evaluate(key=0, num_tasks=2)
 
 
+@pytest.mark.in_ci
 def test_targets_that_no_output_stands_for_are_refused():
   features = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
   sample = episodes(features, np.arange(30) % 5, ways=5, shots=1, queries=1)
@@ -278,6 +279,7 @@ def test_an_adaptation_of_wrong_form_is_refused(params, change, message):
     )  # fmt: skip
 
 
+@pytest.mark.in_ci
 def test_the_result_says_what_queries_share():
   features = np.random.default_rng(0).normal(size=(12, 3))
   sample = episodes(features.astype(np.float32), np.arange(12) % 3, 3, 1, 1)
@@ -303,6 +305,7 @@ def test_the_result_says_what_queries_share():
   )
 
 
+@pytest.mark.in_ci
 def test_targets_that_the_objective_understands_are_not_blamed(params):
   """One task that diverges is no reason to speak of its classes."""
 

@@ -129,6 +129,7 @@ def test_the_reason_is_looked_for_at_the_step_that_was_skipped():
   assert int(state.skipped) == 3
 
 
+@pytest.mark.in_ci
 @pytest.mark.filterwarnings('ignore:Some donated buffers')
 def test_a_run_that_is_traced_has_nobody_to_tell():
   learner = metajax.maml(mlp([], 1), metajax.mean_squared_error, 0.01, 1)
@@ -141,6 +142,7 @@ def test_a_run_that_is_traced_has_nobody_to_tell():
   np.testing.assert_allclose(losses[1], alone, rtol=1e-4)
 
 
+@pytest.mark.in_ci
 def test_a_moment_that_overflows_is_not_kept():
   """It would hold its parameter still in all later steps, without a word."""
 

@@ -277,6 +277,7 @@ def test_damaged_names_are_refused(tmp_path: Path) -> None:
   refused(tmp_path, 'has the label Balinese_x')
 
 
+@pytest.mark.in_ci
 def test_prepare_equals_the_builder_of_tensorflow_datasets(
   tmp_path: Path, serve: Callable[[Path], str], capfd: pytest.CaptureFixture
 ) -> None:

@@ -45,6 +45,7 @@ def test_members_start_apart():
   assert len(np.unique(kernels[:, 0])) == SIZE
 
 
+@pytest.mark.in_ci
 def test_every_member_has_the_meta_gradient_that_it_has_alone(float64):
   learner, tasks = ensemble(MEMBER, SIZE), drawn()
   params = jax.jit(learner.init)(KEY, tasks.support.inputs[0])

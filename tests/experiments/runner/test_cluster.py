@@ -44,6 +44,7 @@ def test_a_cpu_is_as_many_devices_as_it_has_cores_that_divide_the_tasks():
   assert devices('2,32', '2,25', '64,32', '6,25') == [2, 1, 8, 5, 5]
 
 
+@pytest.mark.in_ci
 def test_the_number_of_devices_that_the_user_chose_stays():
   assert devices('2,32', JAX_NUM_CPU_DEVICES='4') == [4, 4]
   forced = '--xla_force_host_platform_device_count=3'

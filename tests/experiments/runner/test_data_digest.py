@@ -171,6 +171,7 @@ def test_runs_on_different_data_are_not_compared(run_before, tmp_path):
     same.check('c', other, 'runs')
 
 
+@pytest.mark.in_ci
 def test_checkpoints_that_are_gone_are_not_passed_over_in_silence(
   before, tmp_path
 ):

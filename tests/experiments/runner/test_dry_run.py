@@ -106,6 +106,7 @@ def test_a_step_that_does_not_fit_is_reported(compiled):
   assert 'NO' in ended.stdout
 
 
+@pytest.mark.in_ci
 @needs_compiler
 def test_a_mesh_that_is_not_the_topology_is_refused(compiled):
   assert 'a mesh of task:3 needs 3 devices, and there are 4' in refusal(

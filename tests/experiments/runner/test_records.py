@@ -65,6 +65,7 @@ def test_a_number_that_no_run_has_measured_is_refused(value, tmp_path):
   check_record({'seconds': 1e9}, wanted, tmp_path, 'runs')
 
 
+@pytest.mark.in_ci
 def test_a_run_whose_record_is_damaged_is_neither_resumed_nor_loaded(tmp_path):
   record = tmp_path / 'run' / 'config.json'
   (tmp_path / 'run' / 'checkpoints').mkdir(parents=True)
