@@ -36,7 +36,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import quick_compilation
 
 # What is answered quickly comes more often.
-TURN = [*KINDS, 'flags', 'pictures', 'flags', 'table', 'flags', 'pictures']
+TURN = [*KINDS, *3 * ['flags', 'pictures', 'flags'], 'table']
 PATIENCE = 120  # seconds for one answer
 MEMORY = 12 * 2**30  # bytes that one answer may ask for
 
