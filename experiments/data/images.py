@@ -294,12 +294,7 @@ def load_folder_of_images(wanted: Wanted) -> Data:
     lists = split_dir or has_lists(data_dir)
     origin = 'lists of files' if lists else 'folders'
     refuse_seed(wanted, origin)
-    try:
-      splits = tasks.load_folder(data_dir, split_dir, **how)
-    except tasks.DataError as error:
-      if split_dir and str(error).startswith(str(split_dir)):
-        raise UsageError('split_dir', str(error)) from error
-      raise
+    splits = tasks.load_folder(data_dir, split_dir, **how)
   return labelled(wanted, splits, origin)
 
 

@@ -5,7 +5,8 @@ a header that says so, as miniImageNet has them (Ravi and Larochelle 2017,
 Optimization as a model for few-shot learning). Otherwise a folder is a class.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -92,13 +93,17 @@ def load_folder(
       ' them by load_class_folders and divide them, as by split_by_seed'
     )
   root = directory
-  if split_dir is None and not has_lists(directory):
-    parts = [_of_part(directory / name) for name in PARTS]
-  else:
-    lists_in = directory if split_dir is None else Path(split_dir).expanduser()
-    root = inner if (inner := directory / 'images').is_dir() else directory
-    parts = [read_list(lists_in / name, root, directory) for name in LISTS]
-  check_apart(parts)
+  lists = None if split_dir is None else 'split_dir'
+  with _blaming(lists):
+    if split_dir is None and not has_lists(directory):
+      parts = [_of_part(directory / name) for name in PARTS]
+    else:
+      lists_in = directory
+      if split_dir is not None:
+        lists_in = Path(split_dir).expanduser()
+      root = inner if (inner := directory / 'images').is_dir() else directory
+      parts = [read_list(lists_in / name, root, directory) for name in LISTS]
+    check_apart(parts)
   entries = [entry for part in parts for entry in part]
   images, kept = _decoded(
     entries,
@@ -111,7 +116,8 @@ def load_folder(
   made, start = [], 0
   for part, end in zip(parts, ends, strict=True):
     labels = [entries[index].label for index in kept[start:end]]
-    made.append(_labelled(part[0].part, images[start:end], labels))
+    with _blaming(lists):
+      made.append(_labelled(part[0].part, images[start:end], labels))
     start = end
   return Splits(*made)
 
@@ -231,6 +237,15 @@ def _decoded(
     skip_unreadable=skip_unreadable,
     max_image_pixels=max_image_pixels,
   )
+
+
+@contextlib.contextmanager
+def _blaming(parameter: str | None) -> Iterator[None]:
+  """What is wrong is to be put right by this parameter, if there is one."""
+  try:
+    yield
+  except DataError as error:
+    raise DataError(str(error), error.parameter or parameter) from error
 
 
 def _labelled(

@@ -186,6 +186,22 @@ def test_what_does_not_fit_into_memory_is_no_damaged_file(folder):
     )
 
 
+def test_what_is_wrong_is_blamed_on_the_lists_or_on_the_files(tmp_path):
+  """Also where the files lie below the lists."""
+  (tmp_path / 'files').mkdir()
+  folder = make_folder(tmp_path / 'files')
+  for name in LISTS:
+    (tmp_path / name).write_text((folder / name).read_text())
+  (folder / '0.png').write_bytes(b'')
+  with pytest.raises(DataError, match='cannot be read') as error:
+    load_folder(folder, tmp_path)
+  assert error.value.parameter is None
+  (tmp_path / 'val.csv').write_text('a,b')
+  with pytest.raises(DataError, match=r'val.csv: the first line') as error:
+    load_folder(folder, tmp_path)
+  assert error.value.parameter == 'split_dir'
+
+
 def test_lists_that_nothing_is_left_of_are_refused(folder):
   for number in range(6, 12):
     (folder / f'{number}.png').write_bytes(b'')
