@@ -101,8 +101,7 @@ def gradient_of(task_loss: TaskLoss) -> MetaGradient:
   def grad(
     key: jax.Array, meta_params: PyTree, tasks: Task
   ) -> tuple[PyTree, Metrics]:
-    _refuse_counts(meta_params)
-    learned, buffers = partition.split_learned(meta_params)
+    learned, buffers = _split(meta_params)
 
     def mean_loss(learned: PyTree) -> tuple[jax.Array, Metrics]:
       meta_params = partition.merge(learned, buffers)
@@ -123,8 +122,9 @@ def _with_still(gradient: PyTree, buffers: PyTree) -> PyTree:
   return partition.merge(gradient, jax.tree.map(jnp.zeros_like, buffers))
 
 
-def _refuse_counts(meta_params: PyTree) -> None:
-  """Refuses what would be taken for a buffer, and so never be counted."""
+def _split(meta_params: PyTree) -> tuple[PyTree, PyTree]:
+  """What is learned, and buffers; no counts, which would never be counted."""
+  halves = partition.split_learned(meta_params)
 
   def refuse(path: str, leaf: jax.Array) -> None:
     if partition.is_count(path, leaf):
@@ -134,8 +134,8 @@ def _refuse_counts(meta_params: PyTree) -> None:
         ' that keeps no count, or give a buffer another name'
       )
 
-  partition.split_learned(meta_params)  # or it is refused
   partition.map_with_path(refuse, meta_params)
+  return halves
 
 
 @by_value
@@ -280,10 +280,10 @@ def evolution(
     )
 
   def of_task(
-    key: jax.Array, meta_params: PyTree, task: Task
+    key: jax.Array, halves: tuple[PyTree, PyTree], task: Task
   ) -> tuple[PyTree, Metrics]:
     adapt_key, pairs_key = jax.random.split(key)
-    learned, buffers = partition.split_learned(meta_params)
+    learned, buffers = halves
 
     def loss(learned: PyTree) -> tuple[jax.Array, Metrics]:
       meta_params = partition.merge(learned, buffers)
@@ -316,9 +316,9 @@ def evolution(
   def grad(
     key: jax.Array, meta_params: PyTree, tasks: Task
   ) -> tuple[PyTree, Metrics]:
-    _refuse_counts(meta_params)
+    halves = _split(meta_params)
     return _mean_over_tasks(
-      map_tasks(lambda key, task: of_task(key, meta_params, task), key, tasks)
+      map_tasks(lambda key, task: of_task(key, halves, task), key, tasks)
     )
 
   return grad

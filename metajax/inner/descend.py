@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from metajax.base import PyTree
 from metajax.inner import partition
 from metajax.inner._replay import Gradient, Update, descend_segment
-from metajax.inner.optimizers import with_finite_slopes
+from metajax.inner.optimizers import check_optimizer, with_finite_slopes
 from metajax.inner.second_order import SecondOrder, value_and_gradient
 
 __all__ = [
@@ -117,11 +117,7 @@ def descend(
   """
   check_num_steps(num_steps)
   _check_active(active_steps, num_steps)
-  if not hasattr(optimizer, 'update'):
-    raise ValueError(
-      'optimizer must be an optimiser of optax, such as optax.sgd(0.1); got'
-      f' {getattr(optimizer, "__name__", repr(optimizer))}'
-    )
+  check_optimizer(optimizer)
   if not callable(checkpoint) and checkpoint not in get_args(_Checkpoint):
     raise ValueError(
       f'checkpoint must be one of {", ".join(get_args(_Checkpoint))}, or a'

@@ -101,7 +101,8 @@ def implicit_minimum(
     small, there is no minimum, and the derivative is none of what was computed.
 
   Raises:
-    ValueError: if `max_iterations` is not positive, or `damping` negative.
+    ValueError: if `max_iterations` is not positive, `tolerance` not from 0 to
+      below 1, or `damping` negative.
 
   Example:
     >>> import jax, optax
@@ -115,10 +116,9 @@ def implicit_minimum(
     >>> round(float(value), 4), round(float(slope), 4)
     (2.0, 0.3333)
   """
-  _check_iterations(max_iterations)
+  _check_solver(max_iterations, tolerance)
   if not damping >= 0:
     raise ValueError(f'damping must be 0 or more, got {damping}')
-  _check_tolerance(tolerance)
   hoisted = hoist(loss, start)
 
   def pure(params: PyTree, constants: list) -> jax.Array:
@@ -161,12 +161,6 @@ def implicit_minimum(
   return _solution(found, pull_back, start, hoisted.constants, probe)
 
 
-def _check_tolerance(tolerance: float) -> None:
-  """Refuses one that would end the solver before it has begun."""
-  if not 0 <= tolerance < 1:
-    raise ValueError(f'tolerance must be from 0 to below 1, got {tolerance}')
-
-
 def implicit_root(
   function: Function,
   solve: SolveRoot,
@@ -197,8 +191,8 @@ def implicit_root(
     derivative; `residual` is the norm of the function there.
 
   Raises:
-    ValueError: if `max_iterations` is not positive, or if `function` returns
-      what is not like its parameters.
+    ValueError: if `max_iterations` is not positive, `tolerance` not from 0 to
+      below 1, or if `function` returns what is not like its parameters.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -212,7 +206,7 @@ def implicit_root(
     >>> round(float(value), 4), round(float(slope), 4)
     (2.0, 0.3333)
   """
-  _check_iterations(max_iterations)
+  _check_solver(max_iterations, tolerance)
   hoisted = hoist(function, start)
   if jax.tree.map(jnp.shape, hoisted.shapes) != jax.tree.map(jnp.shape, start):
     raise ValueError(
@@ -251,9 +245,12 @@ def implicit_root(
   return _solution(found, pull_back, start, hoisted.constants, probe)
 
 
-def _check_iterations(max_iterations: int) -> None:
+def _check_solver(max_iterations: int, tolerance: float) -> None:
+  """Refuses what would end the solver before it has begun."""
   if max_iterations < 1:
     raise ValueError(f'max_iterations must be 1 or more, got {max_iterations}')
+  if not 0 <= tolerance < 1:
+    raise ValueError(f'tolerance must be from 0 to below 1, got {tolerance}')
 
 
 # From where it is, what of the constants is differentiated, the rest, and a

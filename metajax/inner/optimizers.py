@@ -7,6 +7,8 @@ optimisers here compute what those of optax do, and have a derivative there.
 `descend` makes the same of any optimiser, see `with_finite_slopes`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,7 +17,25 @@ from metajax.base import PyTree
 from metajax.equality import by_value
 from metajax.inner import _finite_slopes
 
-__all__ = ['adam', 'clip_by_global_norm', 'with_finite_slopes']
+__all__ = [
+  'adam',
+  'check_optimizer',
+  'clip_by_global_norm',
+  'with_finite_slopes',
+]
+
+
+def check_optimizer(optimizer: Any) -> None:
+  """Refuses what is no optimiser, such as what makes one.
+
+  Raises:
+    ValueError: if it has no `init` and `update`.
+  """
+  if not (hasattr(optimizer, 'init') and hasattr(optimizer, 'update')):
+    raise ValueError(
+      'optimizer must be an optimiser of optax, such as optax.sgd(0.1); got'
+      f' {getattr(optimizer, "__name__", repr(optimizer))}'
+    )
 
 
 @by_value

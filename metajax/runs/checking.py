@@ -160,9 +160,8 @@ def _place(error: Exception) -> str:
   here = Path(__file__).parents[1]
   for frame in reversed(traceback.extract_tb(error.__traceback__)):
     path = Path(frame.filename)
-    if here not in path.parents and not {'site-packages', 'lib'} & {
-      *path.parts
-    }:
+    is_of_others = {'site-packages', 'lib'} & {*path.parts}
+    if here not in path.parents and not is_of_others:
       return f' (line {frame.lineno} of {path.name})'
   return ''
 
@@ -246,11 +245,7 @@ def check_gradient(result: Any, meta_params: PyTree) -> None:
   gradient, metrics = result
   # Not types: what counts steps is an integer, its mean change is none.
   wanted, found = (
-    {
-      jax.tree_util.keystr(path): f'shape {jnp.shape(leaf)}'
-      for path, leaf in jax.tree.leaves_with_path(tree)
-    }
-    for tree in (meta_params, gradient)
+    _described(tree, typed=False) for tree in (meta_params, gradient)
   )
   if wanted != found:
     raise ValueError(
@@ -265,10 +260,14 @@ def check_gradient(result: Any, meta_params: PyTree) -> None:
     )
 
 
-def _described(tree: PyTree, axes: tuple[int, ...] = ()) -> dict[str, str]:
+def _described(
+  tree: PyTree, axes: tuple[int, ...] = (), typed: bool = True
+) -> dict[str, str]:
+  """What is where in a tree, with more axes in front."""
   return {
     jax.tree_util.keystr(path): (
-      f'{jnp.result_type(leaf)} of shape {axes + jnp.shape(leaf)}'
+      (f'{jnp.result_type(leaf)} of ' if typed else '')
+      + f'shape {axes + jnp.shape(leaf)}'
     )
     for path, leaf in jax.tree.leaves_with_path(tree)
   }
@@ -309,7 +308,7 @@ def _why_unfit(outputs: PyTree, targets: PyTree) -> str | None:
   values, weights = values_and_weights(targets)
   if not isinstance(values, jax.Array):
     return None  # several targets an example, about which nothing is known
-  values = np.asarray(values)
+  shape, values = values.shape, np.asarray(values)
   if weights is not None:
     values = values[np.asarray(weights) != 0]
   if not values.size:
@@ -318,9 +317,7 @@ def _why_unfit(outputs: PyTree, targets: PyTree) -> str | None:
   if values.dtype.kind not in 'iu':
     finite = np.isfinite(low) and np.isfinite(high)
     return None if finite else 'there are targets that are not finite'
-  if not hasattr(outputs, 'shape') or (
-    outputs.shape[:-1] != jnp.shape(values_and_weights(targets)[0])
-  ):
+  if not hasattr(outputs, 'shape') or outputs.shape[:-1] != shape:
     return None
   ways = outputs.shape[-1]
   if low >= 0 and high < ways:

@@ -45,6 +45,7 @@ from metajax.devices.streaming import (
   stream_shapes,
 )
 from metajax.inner import partition
+from metajax.inner.optimizers import check_optimizer
 from metajax.runs.checking import (
   check_gradient,
   check_learner,
@@ -170,11 +171,7 @@ def make_train_step(
     raise ValueError(
       f'max_skipped_in_a_row must be 1 or more, got {max_skipped_in_a_row}'
     )
-  if not (hasattr(optimizer, 'init') and hasattr(optimizer, 'update')):
-    raise ValueError(
-      'optimizer must be an optimiser of optax, such as optax.adam(1e-3); got'
-      f' {getattr(optimizer, "__name__", repr(optimizer))}'
-    )
+  check_optimizer(optimizer)
   check_learner(meta_learner, sample)
   optimizer = freeze_buffers(optimizer)
   estimate = _make_estimate(microbatch(meta_learner.grad, chunk_size), mesh)
