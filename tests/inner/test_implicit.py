@@ -240,3 +240,14 @@ def test_a_function_that_is_not_like_its_parameters_is_refused():
 def test_no_iterations_are_refused(implicit):
   with pytest.raises(ValueError, match='max_iterations must be 1 or more'):
     implicit(lambda x: x**2, lambda loss, x: (x, ()), 0.0, max_iterations=0)
+
+
+@pytest.mark.parametrize('tolerance', [-1.0, 1.0, float('nan')])
+@pytest.mark.parametrize(
+  'implicit', [metajax.implicit_minimum, metajax.implicit_root]
+)
+def test_a_tolerance_that_ends_the_solver_at_once_is_refused(
+  implicit, tolerance
+):
+  with pytest.raises(ValueError, match='tolerance must be from 0 to below 1'):
+    implicit(lambda x: x, lambda f, x: (x, ()), 0.0, tolerance=tolerance)
