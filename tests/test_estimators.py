@@ -129,11 +129,11 @@ EXACT = {
 }
 CASES = [
   ('maml', 'mlp'),
-  ('maml', 'conv'),
-  ('maml_adam', 'mlp'),
+  pytest.param('maml', 'conv', marks=pytest.mark.in_ci),
+  pytest.param('maml_adam', 'mlp', marks=pytest.mark.in_ci),
   ('anil', 'mlp'),
   ('protonet', 'mlp'),
-  ('protonet', 'conv'),
+  pytest.param('protonet', 'conv', marks=pytest.mark.in_ci),
 ]
 
 

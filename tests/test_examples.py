@@ -100,6 +100,7 @@ def test_policy_gradient():
   assert after > before + 2
 
 
+@pytest.mark.in_ci
 def test_policy_gradient_is_exact_to_second_order(float64):
   """With actions held fixed its gradient is one of weighted returns.
 
@@ -231,6 +232,7 @@ def test_own_method_learns_its_rate_to_the_second_order(float64, own_method):
   check_differences(trial)
 
 
+@pytest.mark.in_ci
 def test_eight_devices():
   assert jax.device_count() == 8
   assert _load('eight_devices').main(steps=10) < 1e-5

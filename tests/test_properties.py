@@ -191,6 +191,7 @@ def test_padding_of_numbers_changes_no_loss(examples, more, seed):
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
+@pytest.mark.in_ci
 @settings(max_examples=5)
 @given(some.integers(2, 4), some.integers(1, 2), some.integers(0, 3), SEEDS)
 def test_padding_of_classes_changes_no_loss(ways, each, more, seed):

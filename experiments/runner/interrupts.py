@@ -1,12 +1,12 @@
 """What stops a run or holds it up: signals, preemption, a step that hangs."""
 
 import contextlib
-import faulthandler
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
@@ -165,4 +165,23 @@ class StallWatch:
           file=sys.stderr,
           flush=True,
         )
-        faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        print(_stacks(), file=sys.stderr, flush=True)
+
+
+def _stacks() -> str:
+  """The stacks of all threads, whole: `faulthandler` ends after 100 frames.
+
+  No lines of the sources, since the disk may be what has stalled.
+  """
+  names = {thread.ident: thread.name for thread in threading.enumerate()}
+  lines = []
+  for identity, frame in sys._current_frames().items():
+    name = names.get(identity, identity)
+    lines.append(f'Thread {name} (most recent call last):')
+    frames = reversed(list(traceback.walk_stack(frame)))
+    lines += [
+      f'  File "{inner.f_code.co_filename}", line {line}, in'
+      f' {inner.f_code.co_name}'
+      for inner, line in frames
+    ]
+  return '\n'.join(lines)

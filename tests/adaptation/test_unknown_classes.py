@@ -25,6 +25,7 @@ LEARNERS = {
 }
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('labels', [[7, 7], [0, 3], [-1, 1]])
 @pytest.mark.parametrize('name', LEARNERS)
 def test_a_support_set_of_other_classes_gives_no_number(name, labels):

@@ -50,6 +50,7 @@ def slope(params, support):
   return jax.grad(loss)(params)
 
 
+@pytest.mark.in_ci
 def test_it_starts_as_maml(float64, learner):
   tasks, meta_params = tasks_and_start(learner)
   rates = np.full_like(meta_params.inner.rates, np.log(RATE))

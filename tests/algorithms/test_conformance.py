@@ -278,6 +278,7 @@ def test_what_fills_a_task_up_is_not_learned_from(float64, name):
   assert_close(outputs(padded.support), outputs(few.support), 1e-7, 1e-9)
 
 
+@pytest.mark.in_ci
 @some_of(ON_IMAGES)
 @pytest.mark.parametrize(
   'evaluation', ['transductive', 'support', 'population']
@@ -451,6 +452,7 @@ def check_wrapped(learner: metajax.MetaLearner, trained_on: Task) -> None:
   assert outputs.shape == (WAYS * QUERIES, WAYS)
 
 
+@pytest.mark.in_ci
 @every_method
 def test_any_method_can_be_in_an_ensemble_and_chosen_for_a_task(name):
   case = make_case(name)
@@ -518,6 +520,7 @@ NETWORKS = sorted(
 )
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('name', NETWORKS)
 def test_a_network_with_the_statistics_of_a_batch_is_as_on_that_batch(name):
   model = encoder(name, Head('outputs'), WAYS, width=4)

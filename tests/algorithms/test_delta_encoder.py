@@ -61,6 +61,7 @@ def gradient_of(meta_params, tasks: Task, weight):
   return learner.grad(KEY, meta_params, tasks)[0]
 
 
+@pytest.mark.in_ci
 def test_the_gradient_of_the_query_loss_equals_central_differences(float64):
   tasks = random_tasks(3)
   meta_params = drawn()
@@ -86,6 +87,7 @@ def without_moments(result):
   return with_moments(gradient, ()), metrics
 
 
+@pytest.mark.in_ci
 def test_the_auto_encoder_learns_from_fixed_features(float64):
   with_it, without = (
     gradient_of(drawn(), random_tasks(2), weight) for weight in (1.0, 0.0)

@@ -45,6 +45,7 @@ def draw(learner, tasks: Task):
   return parameters(learner.init, tasks.support.inputs[0])
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('base', [PROTONET, MAML], ids=['protonet', 'maml'])
 def test_the_meta_gradient_equals_central_differences(float64, base):
   tasks = random_tasks(3)

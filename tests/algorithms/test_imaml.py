@@ -85,6 +85,7 @@ def unrolled(params, tasks: Task, rate: float, steps: int):
   return jnp.mean(jax.vmap(of_task)(*tasks))
 
 
+@pytest.mark.in_ci
 def test_the_meta_gradient_is_that_of_a_descent_that_has_converged(float64):
   tasks = sinusoids(3)
   params = jax.jit(SMOOTH.init)(KEY, tasks.support.inputs[0])

@@ -113,6 +113,7 @@ def test_padding_and_classes_that_are_not_there_change_nothing(learned):
   assert (outputs[0][:, :2] > -1e29).all()
 
 
+@pytest.mark.in_ci
 def test_the_meta_gradient_is_that_of_differences(float64):
   learner, params = make()
   tasks = stacked(Task(batch(0), batch(1)), Task(batch(2), batch(3)))

@@ -57,6 +57,7 @@ def adapt(*steps: int):
   return jax.jit(make(*steps).adapt)
 
 
+@pytest.mark.in_ci
 def test_the_meta_gradient_equals_central_differences(float64):
   tasks = random_tasks(3)
   found = slopes(make(**WITHOUT_TERMS), draw(tasks), tasks)

@@ -105,6 +105,7 @@ def test_in_between_it_is_first_order(float64):
     assert_close(weights_of(learner, between, tasks), expected)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   'first_order', [0, pytest.param(20, marks=pytest.mark.long)]
 )

@@ -118,6 +118,7 @@ def test_full_context_embeddings_are_those_of_the_paper(float64):
   )
 
 
+@pytest.mark.in_ci
 @both_kinds
 def test_the_meta_gradient_is_that_of_differences(float64, full_context):
   learner, params = make(full_context)

@@ -74,6 +74,7 @@ def by_hand(params, tasks: Task):
   return jnp.mean(jax.vmap(of_task)(*tasks))
 
 
+@pytest.mark.in_ci
 def test_it_equals_the_same_written_by_hand(float64):
   tasks = random_tasks(2)
   params = draw(tasks)

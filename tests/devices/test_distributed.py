@@ -240,6 +240,7 @@ def train_on(num_devices):
   return make_train(mesh, in_pieces(mesh))
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('saved_on', [1, 8])
 def test_a_checkpoint_does_not_depend_on_the_devices_it_is_of(
   tmp_path, saved_on

@@ -55,6 +55,7 @@ def assert_same(one, other):
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.in_ci
 def test_an_episode_on_the_host_is_that_on_the_device():
   keys = jax.random.split(KEY, TASKS_PER_STEP)
   drawn = ON_HOST.draw(keys)
@@ -85,6 +86,7 @@ def test_bad_sizes_are_refused():
     HostEpisodes(IMAGES, LABELS, 7, 1, 1)
 
 
+@pytest.mark.in_ci
 def test_a_streamed_run_is_the_run_on_the_device():
   state, metrics = after(on_host(), 1, 4)
   expected, expected_metrics = after(on_device(), 1, 4)
@@ -96,6 +98,7 @@ def test_a_streamed_run_is_the_run_on_the_device():
   )
 
 
+@pytest.mark.in_ci
 def test_a_stream_goes_on_from_any_step():
   train = on_host()
   uninterrupted, _ = after(train, 6)
@@ -113,6 +116,7 @@ def test_a_stream_goes_on_from_any_step():
   assert_same(resumed.meta_params, uninterrupted.meta_params)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('axes', [{'task': 8}, {'task': 4, 'model': 2}])
 def test_a_stream_over_a_mesh(axes):
   mesh = make_mesh(axes)

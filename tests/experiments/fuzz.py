@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from fuzz_inputs import KINDS, Input
 
@@ -194,6 +195,13 @@ def report(answers: list[tuple], show: Callable[[str], None]) -> int:
   return len(bad)
 
 
+def share_programs(folder: str) -> None:
+  """Small programs, as of the drawing of a key, are compiled once for all."""
+  jax.config.update('jax_compilation_cache_dir', folder)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
 def main() -> int:
   """Answers inputs until the time is over; exit code 1 if one was wrong."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -217,7 +225,9 @@ def main() -> int:
     print(given.binary, *map(repr, given.arguments), 'kept:', given.kept)
     print(*answer(given, folder), sep='\n')
     return 0
-  answers = in_processes(options.seconds, options.processes)
+  with tempfile.TemporaryDirectory() as cache:
+    share_programs(cache)
+    answers = in_processes(options.seconds, options.processes)
   if options.lines:
     for kind, number, right, text in answers:
       if right == 'refused':

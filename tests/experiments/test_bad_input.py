@@ -101,6 +101,7 @@ def test_flags(refused):
     assert re.match(expected, refused(flag)), flag
 
 
+@pytest.mark.in_ci
 def test_flags_that_do_not_go_together(refused, tmp_path):
   for flags, expected in (
     (['--data_dir=x'], '--data_dir: is x, but has no meaning for --dataset=st'),
@@ -170,6 +171,7 @@ def test_meshes_that_cannot_be(refused):
     assert re.match(expected, refused(*flags, devices=8)), flags
 
 
+@pytest.mark.in_ci
 def test_a_single_device_cannot_be_divided(refused):
   assert refused('--shard=task') == '--shard: needs more than one device'
 

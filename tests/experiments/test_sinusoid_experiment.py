@@ -16,6 +16,8 @@ from experiments.recipes import regression
 from experiments.recipes.kinds import published
 from metajax.runs.writers import read_json_lines
 
+pytestmark = pytest.mark.in_ci  # the run of images is in the quick tests
+
 
 @pytest.fixture(scope='module')
 def maml(cache, tmp_path_factory):
@@ -73,7 +75,6 @@ def test_table(maml):
 
 
 # Every row is traced with its published setting by the conformance test.
-@pytest.mark.in_ci
 @pytest.mark.parametrize('algorithm', ['reptile', 'scratch'])
 def test_algorithm(launcher, cache, tmp_path, algorithm):
   recipe = published(regression, algorithm)
@@ -87,7 +88,6 @@ def test_algorithm(launcher, cache, tmp_path, algorithm):
   assert all(map(math.isfinite, outcome['test']['mse_by_step']))
 
 
-@pytest.mark.in_ci
 def test_in_bfloat16(maml, launcher, cache, tmp_path):
   """The same run, but for a few digits."""
   exact = json.loads((maml[1] / 'result.json').read_text())

@@ -121,6 +121,7 @@ ADAM = optax.adam(RATE)
 CHECKPOINTS = pytest.mark.parametrize('checkpoint', ['none', 'step', 'nested'])
 
 
+@pytest.mark.in_ci
 @CHECKPOINTS
 @pytest.mark.parametrize('active', [0, 1, 4, 5])
 def test_a_traced_number_of_active_steps_is_that_many(
@@ -188,6 +189,7 @@ def test_a_descent_that_goes_on_counts_on(float64, checkpoint):
   np.testing.assert_allclose(then.losses, descent.losses[2:], rtol=1e-12)
 
 
+@pytest.mark.in_ci
 @CHECKPOINTS
 @pytest.mark.parametrize('num_steps', [0, 1, 4])
 def test_a_loss_may_return_more(float64, checkpoint, num_steps):

@@ -150,6 +150,7 @@ def same(found: PyTree, expected: PyTree) -> None:
   )
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('second_order', ['mixed', 'reverse'])
 def test_long_loops_agree(float64, second_order):
   """Some of so many steps have gradients that are computed again too."""
@@ -276,6 +277,7 @@ def memory(num_steps: int, **how) -> int:
   return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.in_ci
 def test_memory_of_a_long_inner_loop():
   """Mixed keeps inputs alone; nested grows with the root of the steps."""
   assert memory(65, second_order='mixed') < 0.6 * memory(

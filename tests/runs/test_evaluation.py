@@ -178,6 +178,7 @@ def resident_bytes() -> int:
   return int(pages) * os.sysconf('SC_PAGE_SIZE')
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('sampler', [episodes, HostEpisodes])
 def test_what_is_made_anew_is_not_compiled_anew(compilations, sampler):
   params = mlp([4], 2).init(KEY, jnp.zeros((1, 8)))

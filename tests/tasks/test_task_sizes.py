@@ -168,6 +168,7 @@ def small_task() -> Task:
   )
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('make', [
   lambda: metajax.maml(mlp([6], WAYS), metajax.cross_entropy, 0.3, 3),
   lambda: metajax.protonet(mlp([6], 4), metajax.cross_entropy, WAYS),

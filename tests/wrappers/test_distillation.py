@@ -100,6 +100,7 @@ def test_the_gradient_is_that_of_the_mixture(float64):
   assert_close(gradient, expected, rtol=1e-4)
 
 
+@pytest.mark.in_ci
 def test_padding_teaches_nothing(float64):
   learner = distil(
     STUDENT, TEACHER, params_of(TEACHER, scale=3.0), metajax.cross_entropy,

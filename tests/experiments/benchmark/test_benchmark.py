@@ -172,6 +172,7 @@ def test_by_hand_is_what_metajax_computes(name):
     np.testing.assert_allclose(slope, others[path], rtol=5e-3, atol=1e-4)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('peer', PEERS.values(), ids=list(PEERS))
 def test_peers_compute_what_metajax_computes(peer):
   if installed([peer])[1]:

@@ -121,6 +121,7 @@ def test_tasks_that_the_chips_do_not_divide_are_refused(compiled):
   )
 
 
+@pytest.mark.in_ci
 @needs_compiler
 @pytest.mark.parametrize('topology', ['v5e:banana', 'v99:2x2', 'v5e', ''])
 def test_an_unknown_topology_is_refused_with_some_that_are_known(
