@@ -98,13 +98,8 @@ def mean_squared_error(
       'mean_squared_error wants outputs and targets of one shape; got'
       f' {outputs.shape} and {values.shape}'
     )
-  if weights is None:
-    loss = jnp.mean(jnp.square(outputs - values))
-  else:
-    weights = _of_shape('mean_squared_error', weights, outputs)
-    # A target that does not count may be no number, and 0 * nan is none.
-    errors = jnp.where(weights == 0, 0, outputs - values)
-    loss = _mean(jnp.square(errors), weights)
+  errors = without_padding('mean_squared_error', outputs - values, weights)
+  loss = weighted_mean(jnp.square(errors), weights)
   return loss, {'mse': loss}
 
 
@@ -230,7 +225,9 @@ def negative_log_likelihood(outputs: jax.Array, targets: PyTree) -> jax.Array:
 def confidence_interval(values: jax.Array) -> jax.Array:
   r"""Half the width of the 95% interval of a mean over independent tasks.
 
-  .. math:: 1.96 \, s / \sqrt{n}, with s the sample standard deviation
+  .. math:: 1.96 \, s / \sqrt{n}
+
+  with s the sample standard deviation.
 
   Args:
     values: `[tasks, ...]`, at least two tasks.
@@ -339,11 +336,16 @@ def weighted_mean(
   return _mean(values, _of_shape('weighted_mean', weights, values))
 
 
-def without_padding(values: jax.Array, weights: jax.Array | None) -> jax.Array:
-  """Numbers, with 0 for those of weight 0, as 0 * nan is none."""
+def without_padding(
+  name: str, values: jax.Array, weights: jax.Array | None
+) -> jax.Array:
+  """Numbers, with 0 for those of weight 0, as 0 * nan is none.
+
+  An error about their shapes is that of `name`.
+  """
   if weights is None:
     return values
-  return jnp.where(_of_shape('weights', weights, values) == 0, 0, values)
+  return jnp.where(_of_shape(name, weights, values) == 0, 0, values)
 
 
 def _of_shape(name: str, weights: jax.Array, values: jax.Array) -> jax.Array:

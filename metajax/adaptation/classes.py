@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from metajax.base import EXCLUDED, Adaptation, PyTree, values_and_weights
+from metajax.objectives import without_padding
 
 __all__ = [
   'Classifier',
@@ -139,9 +140,9 @@ def encode_targets(
     values, weights = values_and_weights(targets)
     examples, outputs = values.shape
     _check_weights(weights, examples)
+    rows = without_padding('encode_targets', values.astype(dtype), weights)
     if weights is None:
       weights = jnp.ones((examples,), dtype)
-    rows = jnp.where(weights[:, None] != 0, values.astype(dtype), 0)
     return Targets(rows, weights.astype(dtype), jnp.ones((outputs,), bool))
   if num_classes is None:
     values, _ = values_and_weights(targets)

@@ -107,15 +107,11 @@ def freeze(
     if all(jax.tree.leaves(still)):
       raise ValueError(
         f'{name} selects all of the parameters, and leaves none to train:'
-        f' {", ".join(jax.tree.leaves(partition.map_with_path(_path, params)))}'
+        f' {", ".join(partition.paths(params))}'
       )
     return still
 
   return _without(freeze_buffers(optimizer), stays)
-
-
-def _path(path: str, _: jax.Array) -> str:
-  return path
 
 
 def freeze_buffers(

@@ -149,7 +149,9 @@ def neural_process(
       )
     codes = encode.apply(
       meta_params.encoder,
-      jnp.concatenate([inputs, without_padding(values, weights)], axis=1),
+      jnp.concatenate(
+        [inputs, without_padding('neural_process', values, weights)], axis=1
+      ),
     )
     if weights is None:
       weights = jnp.ones((len(codes),), codes.dtype)
@@ -255,7 +257,8 @@ def gaussian_likelihood(
       f' got outputs {outputs.shape} and targets {values.shape}'
     )
   mean, log_variance = jnp.split(outputs, 2, axis=-1)
-  squares = jnp.square(without_padding(values, weights) - mean)
+  values = without_padding('gaussian_likelihood', values, weights)
+  squares = jnp.square(values - mean)
   scaled = log_variance + jnp.exp(-log_variance) * squares
   loss = weighted_mean(jnp.log(2 * jnp.pi) + scaled, weights) / 2
   return loss, {'mse': weighted_mean(squares, weights)}

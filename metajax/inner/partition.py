@@ -29,6 +29,7 @@ __all__ = [
   'map_with_path',
   'merge',
   'normalisation',
+  'paths',
   'prepend',
   'repeat',
   'split',
@@ -131,6 +132,17 @@ def map_with_path(
   )
 
 
+def paths(tree: PyTree) -> list[str]:
+  """The slash-separated paths of all leaves.
+
+  Example:
+    >>> paths({'layer': {'bias': 0.0, 'kernel': 1.0}})
+    ['layer/bias', 'layer/kernel']
+  """
+  found: list[str] = jax.tree.leaves(map_with_path(lambda path, _: path, tree))
+  return found
+
+
 def _name(path: tuple) -> str:
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
@@ -151,12 +163,10 @@ def split(params: PyTree, select: Select) -> tuple[PyTree, PyTree]:
   """
   learned, buffers = split_learned(params)
   selected, rest = _halves(learned, lambda path, _: select(path))
-  paths: list[str] = []
-  map_with_path(lambda path, _: paths.append(path), learned)
-  if paths and not jax.tree.leaves(selected):
+  if (known := paths(learned)) and not jax.tree.leaves(selected):
     raise ValueError(
       f'{getattr(select, "__name__", select)} selects none of the parameters:'
-      f' {", ".join(paths)}'
+      f' {", ".join(known)}'
     )
   return selected, merge(rest, buffers)
 

@@ -27,6 +27,7 @@ from metajax.objectives import loss_and_metrics
 __all__ = [
   'check',
   'check_adaptation',
+  'check_function',
   'check_gradient',
   'check_learner',
   'check_task',
@@ -66,9 +67,8 @@ def check(
     adapt: mean_squared_error wants outputs and targets of one shape; got (5, 2) and (5, 1)
   """  # noqa: E501
   key = jax.random.key(0)
-  for name, given in (('objective', objective), ('sample', sample)):
-    if not callable(given):
-      raise ValueError(f'{name} must be a function; got {type(given).__name__}')
+  check_function('objective', objective)
+  check_function('sample', sample)
   task = _stage('sample', sample, key)
   check_task(task)
   meta_params, outputs = _adapted_shapes(learner, task)
@@ -164,6 +164,16 @@ def _place(error: Exception) -> str:
     if here not in path.parents and not is_of_others:
       return f' (line {frame.lineno} of {path.name})'
   return ''
+
+
+def check_function(name: str, given: Any) -> None:
+  """Refuses what cannot be called.
+
+  Raises:
+    ValueError: if it is no function.
+  """
+  if not callable(given):
+    raise ValueError(f'{name} must be a function; got {type(given).__name__}')
 
 
 def check_task(task: Any) -> None:

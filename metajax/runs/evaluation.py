@@ -26,7 +26,12 @@ from metajax.devices.parallel import map_over_devices
 from metajax.devices.streaming import HostSampler
 from metajax.normalisation import Normalisation, predict_queries
 from metajax.objectives import confidence_interval, loss_and_metrics
-from metajax.runs.checking import check_adaptation, check_task, unfit_targets
+from metajax.runs.checking import (
+  check_adaptation,
+  check_function,
+  check_task,
+  unfit_targets,
+)
 from metajax.runs.state import TrainState
 
 __all__ = ['Evaluation', 'evaluate', 'example_task']
@@ -101,10 +106,7 @@ def evaluate(
     TypeError: if a function of the learner, or the objective, has no hash.
   """
   key = as_key(key)
-  if not callable(objective):
-    raise ValueError(
-      f'objective must be a function; got {type(objective).__name__}'
-    )
+  check_function('objective', objective)
   if isinstance(meta_params, TrainState):
     raise ValueError('meta_params are wanted, as in state.meta_params')
   if normalisation not in ('transductive', 'support'):
