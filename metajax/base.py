@@ -127,9 +127,9 @@ class Freeze(Protocol):
 class Model(NamedTuple):
   """A network as two pure functions.
 
-  Models are stateless: batch normalisation uses the batch at hand. A model
-  with such layers also offers to measure their statistics over some inputs
-  and to hold them fixed, which is what `metajax.normalisation` builds on.
+  Models are stateless: batch normalisation uses the batch at hand. A model with
+  such layers also offers to measure their statistics over some inputs and to
+  hold them fixed (`metajax.normalisation`).
   """
 
   init: InitModel
@@ -147,8 +147,7 @@ class InitLearner(Protocol):
 class Adapt(Protocol):
   """Adapts to one support set.
 
-  Returns what `predict` needs, and an `Adaptation` that describes the way
-  there.
+  Returns what `predict` needs, and an `Adaptation` that describes the way.
   """
 
   def __call__(
@@ -174,7 +173,17 @@ class Adaptation(NamedTuple):
   """How an adaptation went, step by step."""
 
   losses: jax.Array  # [steps], the support loss before each step
-  trajectory: PyTree  # leaves [steps + 1, ...]: `adapted` after 0, 1, ...
+  # Leaves [steps + 1, ...]: `adapted` after 0, 1, ...; None where it stays.
+  trajectory: PyTree
+
+  def after(self, step: Any, adapted: PyTree) -> PyTree:
+    """What was adapted after so many steps, from what it was in the end."""
+    return jax.tree.map(
+      lambda leaves, last: last if leaves is None else leaves[step],
+      self.trajectory,
+      adapted,
+      is_leaf=lambda leaf: leaf is None,
+    )
 
 
 class Learner(NamedTuple):
@@ -188,9 +197,8 @@ class Learner(NamedTuple):
 class MetaLearner(NamedTuple):
   """A `Learner` and the estimator of its meta-gradient.
 
-  It is to meta-learning what `optax.GradientTransformation` is to
-  optimisation: whatever trains, evaluates, distributes or logs takes one of
-  these and knows no method by name.
+  It is to meta-learning what `optax.GradientTransformation` is to optimisation:
+  whatever trains, tests or distributes takes one, and knows no method by name.
   """
 
   init: InitLearner

@@ -11,6 +11,8 @@ others, plain functions among them, are equal where they are the same: name a
 `lambda` once, outside of a loop. A factory is given copies of lists,
 dictionaries and arrays; what is changed in other objects afterwards, and what a
 function reads besides its arguments, is not seen.
+
+Large arrays are no such arguments: what stands on them is `Frozen`, a tree.
 """
 
 import dataclasses
@@ -24,7 +26,7 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import numpy as np
 
-__all__ = ['EqualPartial', 'by_value']
+__all__ = ['EqualPartial', 'Frozen', 'as_frozen', 'by_value']
 
 _Parameters = ParamSpec('_Parameters')
 _Result = TypeVar('_Result')
@@ -64,7 +66,8 @@ def by_value(
   Returns:
     The factory. Each function that it returns is equal to, and has the hash of,
     that of another call with equal arguments. They can be pickled if the
-    arguments can, and the factory is found by its name.
+    arguments can, and the factory is found by its name. Where an argument is
+    `Frozen`, or one in a list, a tuple or a dictionary, so is what it returns.
 
   Example:
     >>> import jax.numpy as jnp
@@ -81,7 +84,10 @@ def by_value(
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     bound.arguments.update(_kept(bound.arguments))
-    result: Any = factory(*bound.args, **bound.kwargs)
+    result: Any = _on_frozen(make, bound)
+    if result is not None:
+      return result
+    result = factory(*bound.args, **bound.kwargs)
     origin = EqualPartial(make, *bound.args, **bound.kwargs)
     value = _value(origin)
     made: Any = _made(result, origin, value, None)
@@ -91,6 +97,128 @@ def by_value(
     return made
 
   return make
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Frozen:
+  """A model or a learner that stands on arrays which nothing changes.
+
+  Such as a network whose pretrained weights no method moves. They are neither
+  meta-parameters, which have gradients, moments and checkpoints, nor part of
+  the functions, which a compiled program would hold as constants: this is a
+  tree whose leaves they are, and so an argument of whatever is compiled.
+
+  Factories of models and learners take it in the place of a model, and return
+  another that stands on the same arrays; `make_train_step`, `evaluate` and
+  `check` take it in the place of a learner. Its attributes are those of what it
+  stands for. In a `jax.jit` of your own, give it as an argument.
+
+  Args:
+    make: `(arrays) -> model`, or a learner, or a function; static, so wrap it
+      in an `EqualPartial` where it is made anew.
+    arrays: any tree of arrays, or of their shapes for programs that are only
+      looked at.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, metajax
+    >>> def on(scale):
+    ...   return metajax.Model(
+    ...     init=lambda key, inputs: {'head': jnp.zeros(1)},
+    ...     apply=lambda params, inputs: inputs * scale * params['head'],
+    ...   )
+    >>> model = Frozen(on, jnp.full((1,), 2.0))
+    >>> learner = metajax.maml(model, metajax.mean_squared_error, 0.1, 1)
+    >>> [leaf.tolist() for leaf in jax.tree.leaves(learner)]
+    [[2.0]]
+    >>> learner.predict({'head': jnp.ones(1)}, jnp.ones((1, 1))).tolist()
+    [[2.0]]
+  """
+
+  def __init__(self, make: Callable[[Any], Any], arrays: Any) -> None:
+    self.make = make
+    self.arrays = arrays
+
+  def made(self) -> Any:
+    """The model or learner itself, which closes over the arrays."""
+    return self.make(self.arrays)
+
+  def then(self, function: Callable[[Any], Any]) -> 'Frozen':
+    """What a function makes of it, on the same arrays."""
+    return Frozen(EqualPartial(_then, self.make, function), self.arrays)
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    return self.made()(*args, **kwargs)
+
+  def __getattr__(self, name: str) -> Any:
+    if name.startswith('_'):
+      raise AttributeError(name)
+    return getattr(self.made(), name)
+
+  def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+    """Its arrays."""
+    return ((jax.tree_util.GetAttrKey('arrays'), self.arrays),), self.make
+
+  @classmethod
+  def tree_unflatten(cls, make: Any, children: Any) -> 'Frozen':
+    """From its arrays."""
+    return cls(make, *children)
+
+
+def as_frozen(learner: Any) -> Frozen:
+  """Whatever has been made, as a tree that can be an argument.
+
+  Example:
+    >>> as_frozen(len).made() is len
+    True
+  """
+  if isinstance(learner, Frozen):
+    return learner
+  return Frozen(EqualPartial(_itself, learner), ())
+
+
+def _then(
+  make: Callable[[Any], Any], function: Callable[[Any], Any], arrays: Any
+) -> Any:
+  return function(make(arrays))
+
+
+def _itself(learner: Any, arrays: Any) -> Any:
+  del arrays  # it has none
+  return learner
+
+
+def _on_frozen(
+  make: Callable[..., Any], bound: inspect.BoundArguments
+) -> Frozen | None:
+  """What a factory returns for arguments some of which are frozen."""
+  leaves, structure = jax.tree.flatten(
+    (bound.args, bound.kwargs), is_leaf=lambda leaf: isinstance(leaf, Frozen)
+  )
+  frozen = {
+    at: leaf for at, leaf in enumerate(leaves) if isinstance(leaf, Frozen)
+  }
+  if not frozen:
+    return None
+  static = [None if at in frozen else leaf for at, leaf in enumerate(leaves)]
+  makes = {at: leaf.make for at, leaf in frozen.items()}
+  return Frozen(
+    EqualPartial(_make_on, make, structure, static, makes),
+    tuple(leaf.arrays for leaf in frozen.values()),
+  )
+
+
+def _make_on(
+  make: Callable[..., Any],
+  structure: Any,
+  static: list[Any],
+  makes: dict[int, Callable[[Any], Any]],
+  arrays: tuple[Any, ...],
+) -> Any:
+  leaves = [*static]
+  for (at, make_one), own in zip(makes.items(), arrays, strict=True):
+    leaves[at] = make_one(own)
+  args, kwargs = jax.tree.unflatten(structure, leaves)
+  return make(*args, **kwargs)
 
 
 class _Made:

@@ -175,7 +175,9 @@ def backprop(
       return query_loss(learner, objective, adapted, task, key)
     later = jax.tree.map(lambda leaf: leaf[1:], adaptation.trajectory)
     losses, metrics = jax.vmap(
-      lambda adapted: query_loss(learner, objective, adapted, task, key)
+      lambda place: query_loss(
+        learner, objective, partition.merge(place, adapted), task, key
+      )
     )(later)
     last = jax.tree.map(lambda leaf: leaf[-1], metrics)
     if jnp.shape(step_weights) != losses.shape:

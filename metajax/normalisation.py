@@ -125,11 +125,7 @@ def population(
   ) -> tuple[PyTree, Adaptation]:
     meta_params, statistics = meta_params
     adapted, adaptation = on(statistics).adapt(key, meta_params, support)
-    length = len(jax.tree.leaves(adaptation.trajectory)[0])
-    trajectory = (
-      adaptation.trajectory,
-      partition.repeat(statistics, length),
-    )
+    trajectory = adaptation.trajectory, partition.nothing_of(statistics)
     return (adapted, statistics), Adaptation(adaptation.losses, trajectory)
 
   def predict(adapted: PyTree, inputs: PyTree) -> PyTree:

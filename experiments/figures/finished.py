@@ -5,6 +5,7 @@ import jax
 from experiments.figures.charts import learning_curve, metric_by_step
 from experiments.runner.loop import TEST_SEED, Finished
 from metajax.base import PyTree, SampleTask, Task
+from metajax.inner import partition
 from metajax.normalisation import predict_queries
 from metajax.runs.evaluation import example_task
 from metajax.runs.writers import read_json_lines
@@ -72,9 +73,11 @@ def tested(
 
   @jax.jit
   def outputs(meta_params: PyTree, task: Task) -> jax.Array:
-    _, adaptation = learner.adapt(key, meta_params, task.support)
+    adapted, adaptation = learner.adapt(key, meta_params, task.support)
     return jax.lax.map(
-      lambda adapted: predict_queries(learner, adapted, task, normalisation),
+      lambda place: predict_queries(
+        learner, partition.merge(place, adapted), task, normalisation
+      ),
       adaptation.trajectory,
     )
 

@@ -211,13 +211,18 @@ def one_step(before: PyTree, adapted: PyTree) -> Adaptation:
   """The adaptation of a method that adapts in a single closed step.
 
   Args:
-    before: of the structure of `adapted`; it knows no label.
+    before: of the structure of `adapted`; it knows no label. What is the very
+      same array in both is no part of the trajectory.
     adapted: what the step makes of it.
 
   Returns:
     An `Adaptation` without losses, whose trajectory is these two.
   """
-  trajectory = jax.tree.map(lambda *leaves: jnp.stack(leaves), before, adapted)
+  trajectory = jax.tree.map(
+    lambda first, last: None if first is last else jnp.stack([first, last]),
+    before,
+    adapted,
+  )
   return Adaptation(jnp.zeros((0,)), trajectory)
 
 

@@ -91,11 +91,8 @@ def gradient_learner(
       second_order=second_order,
       checkpoint=checkpoint,
     )
-    trajectory = partition.merge(
-      descent.trajectory, partition.repeat(rest, num_steps + 1)
-    )
     return partition.merge(adapted, rest), Adaptation(
-      descent.losses, trajectory
+      descent.losses, descent.trajectory
     )
 
   return Learner(model.init, adapt, model.apply)

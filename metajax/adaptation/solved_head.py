@@ -116,7 +116,7 @@ def solved_head_learner(
     )
     steps = len(weights) - 1
     trajectory = SolvedHead(
-      partition.repeat(meta_params, steps + 1),
+      partition.nothing_of(meta_params),
       weights,
       partition.prepend(
         jnp.ones_like(present), partition.repeat(present, steps)

@@ -116,14 +116,12 @@ def hallucinate(
     )
     both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), real, extra)
     adapted, adaptation = learner.adapt(adapt_key, meta_params.learner, both)
-    steps = len(jax.tree.leaves(adaptation.trajectory)[0])
-    rest = meta_params._replace(learner=None)
-    trajectory = partition.repeat(rest, steps)
+    trajectory = partition.nothing_of(meta_params)._replace(
+      learner=adaptation.trajectory
+    )
     return (
-      rest._replace(learner=adapted),
-      adaptation._replace(
-        trajectory=trajectory._replace(learner=adaptation.trajectory)
-      ),
+      meta_params._replace(learner=adapted),
+      adaptation._replace(trajectory=trajectory),
     )
 
   def predict(

@@ -145,11 +145,7 @@ def imaml(
       damping=damping,
       probe=probe,
     )
-    trajectory = partition.merge(
-      solution.info.trajectory, partition.repeat(buffers, num_steps + 1)
-    )
-    whole = solution.info._replace(trajectory=trajectory)
-    return partition.merge(params, buffers), solution._replace(info=whole)
+    return partition.merge(params, buffers), solution
 
   def adapt(
     key: jax.Array, meta_params: PyTree, support: Batch

@@ -312,7 +312,9 @@ def _adapt_in_space(
     loss, kernel_of, first, meta_params, num_steps
   )
   adapted = Classifier(meta_params.params, kernel, bias)
-  later = partition.repeat(adapted, len(kernels))._replace(kernel=kernels)
+  later = partition.nothing_of(adapted)._replace(
+    kernel=kernels, bias=partition.repeat(bias, len(kernels))
+  )
   adaptation = Adaptation(
     partition.prepend(loss(before.kernel), losses),
     partition.prepend(before, later),

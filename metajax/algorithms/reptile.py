@@ -139,9 +139,9 @@ def reptile(
       num_steps,
       optimizer_state=meta_params.optimizer_state,
     )
-    # Predictions do not need the optimiser's state, so the trajectory holds
-    # the final one throughout.
-    states = partition.repeat(descent.optimizer_state, num_steps + 1)
+    # Predictions do not need the optimiser's state, so the trajectory is none
+    # of it.
+    states = partition.nothing_of(descent.optimizer_state)
     return (
       ReptileParams(params, descent.optimizer_state),
       Adaptation(descent.losses, ReptileParams(descent.trajectory, states)),

@@ -36,6 +36,7 @@ from metajax.adaptation.gradient_learner import (
 from metajax.base import MetaLearner, Metrics, Model, Objective, PyTree, Task
 from metajax.equality import by_value
 from metajax.estimators import gradient_of, query_loss
+from metajax.inner import partition
 from metajax.inner.descend import Checkpoint
 from metajax.inner.second_order import SecondOrder
 
@@ -100,9 +101,10 @@ def warpgrad(
   def loss_on_the_way(
     key: jax.Array, meta_params: PyTree, task: Task
   ) -> tuple[jax.Array, Metrics]:
-    _, way = to_the_last_step.adapt(key, meta_params, task.support)
+    end, way = to_the_last_step.adapt(key, meta_params, task.support)
 
     def after_a_step(place: PyTree) -> tuple[jax.Array, Metrics]:
+      place = partition.merge(place, end)
       adapted, _ = one_step.adapt(key, place, task.support)
       return query_loss(learner, objective, adapted, task, key)
 

@@ -27,6 +27,7 @@ from metajax.equality import by_value
 
 __all__ = [
   'ChunkSize',
+  'check_chunk_size',
   'choose_chunk_size',
   'data_parallel',
   'map_over_devices',
@@ -38,6 +39,20 @@ ChunkSize = int | Literal['auto']
 # On a CPU, work below this leaves vector units waiting for the next operation,
 # and much more than this does not fit into caches (docs/performance.md).
 _FLOPS_PER_CHUNK = 1e8
+
+
+def check_chunk_size(chunk_size: ChunkSize) -> None:
+  """Refuses what is no size of a chunk.
+
+  Raises:
+    ValueError: if it is neither positive nor `'auto'`.
+  """
+  if chunk_size != 'auto' and (
+    not isinstance(chunk_size, int) or chunk_size < 1
+  ):
+    raise ValueError(
+      f"chunk_size must be 'auto' or a number from 1, got {chunk_size!r}"
+    )
 
 
 @by_value
@@ -70,12 +85,7 @@ def microbatch(grad: MetaGradient, chunk_size: ChunkSize) -> MetaGradient:
     >>> learner = metajax.maml(model, metajax.mean_squared_error)
     >>> learner = learner._replace(grad=microbatch(learner.grad, 4))
   """
-  if chunk_size != 'auto' and (
-    not isinstance(chunk_size, int) or chunk_size < 1
-  ):
-    raise ValueError(
-      f"chunk_size must be 'auto' or a number from 1, got {chunk_size!r}"
-    )
+  check_chunk_size(chunk_size)
   # Its shapes are asked for before it is looped over: jit traces it once.
   grad = jax.jit(grad)
 

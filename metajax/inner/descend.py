@@ -36,7 +36,8 @@ class Descent(NamedTuple):
   """What `descend` went through."""
 
   losses: jax.Array  # [steps], the loss before each step
-  trajectory: PyTree  # leaves [steps + 1, ...]: parameters after 0, 1, ...
+  # Leaves [steps + 1, ...]: parameters after 0, 1, ...; None for buffers.
+  trajectory: PyTree
   optimizer_state: PyTree  # after the last step
   aux: PyTree = ()  # leaves [steps, ...], what the loss returns with its value
 
@@ -177,9 +178,7 @@ def descend(
   losses, later, aux = jax.tree.map(
     lambda *leaves: jnp.concatenate(leaves), *parts
   )
-  trajectory = partition.merge(
-    partition.prepend(params, later), partition.repeat(buffers, num_steps + 1)
-  )
+  trajectory = partition.prepend(params, later)
   return partition.merge(last, buffers), Descent(
     losses, trajectory, optimizer_state, aux
   )

@@ -30,6 +30,7 @@ __all__ = [
   'merge',
   'normalisation',
   'paths',
+  'nothing_of',
   'prepend',
   'repeat',
   'split',
@@ -220,10 +221,23 @@ def repeat(params: PyTree, times: int) -> PyTree:
   )
 
 
+def nothing_of(tree: PyTree) -> PyTree:
+  """The structure of a tree with None in the place of every leaf."""
+  return jax.tree.map(lambda leaf: None, tree)
+
+
 def prepend(first: PyTree, rest: PyTree) -> PyTree:
-  """Puts one entry in front of the others along the leading axis of leaves."""
+  """Puts one entry in front of the others along the leading axis of leaves.
+
+  Where `rest` has None in the place of a leaf, so has the result.
+  """
   return jax.tree.map(
-    lambda one, others: jnp.concatenate([jnp.asarray(one)[None], others]),
-    first,
+    lambda others, one: (
+      None
+      if others is None
+      else jnp.concatenate([jnp.asarray(one)[None], others])
+    ),
     rest,
+    first,
+    is_leaf=lambda leaf: leaf is None,
   )

@@ -22,6 +22,7 @@ from metajax.base import (
   as_argument,
   values_and_weights,
 )
+from metajax.equality import Frozen, as_frozen
 from metajax.objectives import loss_and_metrics
 
 __all__ = [
@@ -37,7 +38,9 @@ __all__ = [
 
 
 def check(
-  learner: Learner | MetaLearner, objective: Objective, sample: SampleTask
+  learner: Learner | MetaLearner | Frozen,
+  objective: Objective,
+  sample: SampleTask,
 ) -> None:
   """Refuses what does not fit together, in one line and before compiling it.
 
@@ -75,17 +78,20 @@ def check(
   if isinstance(task.query, Batch):
     judge = partial(loss_and_metrics, objective)
     _stage('objective', judge, outputs.query, task.query.targets)
-  if isinstance(learner, MetaLearner):
+  frozen = as_frozen(learner)
+  if isinstance(frozen.made(), MetaLearner):
     tasks = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), task
     )
-    result = _stage('grad', learner.grad, key, meta_params, tasks)
+    result = _stage_of(frozen, 'grad', key, meta_params, tasks)
     check_gradient(result, meta_params)
   if reason := _unfit(outputs, sample, key, objective):
     raise ValueError(reason)
 
 
-def check_learner(learner: Learner | MetaLearner, sample: SampleTask) -> None:
+def check_learner(
+  learner: Learner | MetaLearner | Frozen, sample: SampleTask
+) -> None:
   """The part of `check` that needs neither an objective nor a meta-gradient.
 
   What a learner is trained on need not be what it adapts to (`hardest` takes
@@ -96,10 +102,15 @@ def check_learner(learner: Learner | MetaLearner, sample: SampleTask) -> None:
   """
   task = _stage('sample', sample, jax.random.key(0))
   check_task(task)
-  meta_params = _initial_shapes(learner, task)
+  frozen = as_frozen(learner)
+  meta_params = _initial_shapes(frozen, task)
   try:
     result = jax.eval_shape(
-      learner.adapt, jax.random.key(0), meta_params, task.support
+      lambda learner, *arguments: learner.adapt(*arguments),
+      frozen,
+      jax.random.key(0),
+      meta_params,
+      task.support,
     )
   except Exception:  # training says so itself, if it adapts to this
     return
@@ -107,7 +118,7 @@ def check_learner(learner: Learner | MetaLearner, sample: SampleTask) -> None:
 
 
 def unfit_targets(
-  learner: Learner | MetaLearner,
+  learner: Learner | MetaLearner | Frozen,
   sample: SampleTask,
   key: jax.Array,
   objective: Objective | None = None,
@@ -122,16 +133,17 @@ def unfit_targets(
 
 
 def _adapted_shapes(
-  learner: Learner | MetaLearner, task: Task
+  learner: Learner | MetaLearner | Frozen, task: Task
 ) -> tuple[PyTree, Task]:
   """Shapes of the meta-parameters, and of the outputs for support and query."""
   key = jax.random.key(0)
-  meta_params = _initial_shapes(learner, task)
-  result = _stage('adapt', learner.adapt, key, meta_params, task.support)
+  frozen = as_frozen(learner)
+  meta_params = _initial_shapes(frozen, task)
+  result = _stage_of(frozen, 'adapt', key, meta_params, task.support)
   check_adaptation(result)
   adapted, _ = result
   outputs = [
-    _stage('predict', learner.predict, adapted, batch.inputs)
+    _stage_of(frozen, 'predict', adapted, batch.inputs)
     if isinstance(batch, Batch)
     else None  # of another kind of task, such as a stream or an environment
     for batch in task
@@ -139,11 +151,19 @@ def _adapted_shapes(
   return meta_params, Task(*outputs)
 
 
-def _initial_shapes(learner: Learner | MetaLearner, task: Task) -> PyTree:
-  def init(key: jax.Array, task: Task) -> PyTree:
-    return learner.init(key, init_inputs(task))
+def _initial_shapes(learner: Frozen, task: Task) -> PyTree:
+  inputs = jax.eval_shape(init_inputs, task)
+  return _stage_of(learner, 'init', jax.random.key(0), inputs)
 
-  return _stage('init', init, jax.random.key(0), task)
+
+def _stage_of(learner: Frozen, name: str, *arguments: Any) -> Any:
+  """The shapes of what a function of a learner returns."""
+  return _stage(
+    name,
+    lambda learner, *arguments: getattr(learner.made(), name)(*arguments),
+    learner,
+    *arguments,
+  )
 
 
 def _stage(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -234,6 +254,9 @@ def check_adaptation(result: Any) -> None:
   steps = steps or (losses[0] + 1,)
   wanted = _described(adapted, steps)
   found = _described(adaptation.trajectory)
+  if _gaps(adapted) == _gaps(adaptation.trajectory):
+    # None in the place of a leaf says that no step changes it.
+    wanted = {path: wanted.get(path, '') for path in found}
   if wanted != found:
     raise ValueError(
       'the trajectory of an Adaptation must be what adapt returns, after'
@@ -281,6 +304,11 @@ def _described(
     )
     for path, leaf in jax.tree.leaves_with_path(tree)
   }
+
+
+def _gaps(tree: PyTree) -> Any:
+  """The structure of a tree, where None may stand for a leaf."""
+  return jax.tree.structure(tree, is_leaf=lambda leaf: leaf is None)
 
 
 def _first_difference(wanted: dict[str, str], found: dict[str, str]) -> str:

@@ -24,6 +24,8 @@ from metajax.base import (
 from metajax.devices.mesh import TASK, axis_size, put
 from metajax.devices.parallel import map_over_devices
 from metajax.devices.streaming import HostSampler
+from metajax.equality import Frozen, as_frozen
+from metajax.inner import partition
 from metajax.normalisation import Normalisation, predict_queries
 from metajax.objectives import confidence_interval, loss_and_metrics
 from metajax.runs.checking import (
@@ -40,8 +42,8 @@ __all__ = ['Evaluation', 'evaluate', 'example_task']
 # made anew, and equal to none, leaves no other trace.
 _PROGRAMS = 32
 
-# The meta-parameters, what makes a task, and a key.
-_Shared = tuple[PyTree, Callable[[PyTree], Task], jax.Array]
+# The meta-parameters, what the learner stands on, what makes a task, and a key.
+_Shared = tuple[PyTree, PyTree, Callable[[PyTree], Task], jax.Array]
 
 
 @jax.tree_util.register_dataclass
@@ -60,7 +62,7 @@ class Evaluation:
 
 
 def evaluate(
-  learner: Learner | MetaLearner,
+  learner: Learner | MetaLearner | Frozen,
   objective: Objective,
   meta_params: PyTree,
   sample: SampleTask,
@@ -118,16 +120,20 @@ def evaluate(
     raise ValueError(f'num_tasks must be 2 or more, got {num_tasks}')
   if chunk_size < 1:
     raise ValueError(f'chunk_size must be 1 or more, got {chunk_size}')
-  learner = Learner(learner.init, learner.adapt, learner.predict)
-  for part in learner:
-    _hashable(part)
+  frozen = as_frozen(learner)
+  if frozen is not learner:
+    learner = Learner(learner.init, learner.adapt, learner.predict)
+    frozen = as_frozen(Learner(*map(_hashable, learner)))
   host = sample if isinstance(sample, HostSampler) else None
-  shared = meta_params, as_argument(host.decode if host else sample), key
+  draw = as_argument(host.decode if host else sample)
+  shared = meta_params, frozen.arrays, draw, key
   at_once = chunk_size
   if mesh is not None:
     shared = put(shared, mesh)
     at_once *= axis_size(mesh, TASK)
-  evaluate_chunk = _program(learner, _hashable(objective), normalisation, mesh)
+  evaluate_chunk = _program(
+    frozen.make, _hashable(objective), normalisation, mesh
+  )
   # One program for any number of tasks: the last chunk is filled up with
   # tasks whose results are dropped.
   chunks = []
@@ -159,7 +165,7 @@ def evaluate(
 
 @lru_cache(maxsize=_PROGRAMS)
 def _program(
-  learner: Learner,
+  make: Callable[[PyTree], Learner | MetaLearner],
   objective: Any,  # an `Objective` that has a hash
   normalisation: Normalisation,
   mesh: Mesh | None,
@@ -167,17 +173,19 @@ def _program(
   """What evaluates a chunk of tasks, compiled once for what is equal."""
 
   def of_task(shared: PyTree, chosen: PyTree) -> Metrics:
-    meta_params, draw, key = shared
+    meta_params, arrays, draw, key = shared
+    learner = make(arrays)
     index, drawn = chosen
     task_key, adapt_key = _test_keys(key, index)
     task = draw(task_key if drawn is None else drawn)
     check_task(task)
     result = learner.adapt(adapt_key, meta_params, task.support)
     check_adaptation(result)
-    _, adaptation = result
+    adapted, adaptation = result
 
-    def judge(adapted: PyTree) -> Metrics:
-      outputs = predict_queries(learner, adapted, task, normalisation)
+    def judge(place: PyTree) -> Metrics:
+      place = partition.merge(place, adapted)
+      outputs = predict_queries(learner, place, task, normalisation)
       loss, metrics = loss_and_metrics(objective, outputs, task.query.targets)
       return {'loss': loss, **metrics}
 

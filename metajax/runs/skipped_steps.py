@@ -12,6 +12,7 @@ from metajax.base import (
   task_keys,
 )
 from metajax.devices.streaming import step_keys
+from metajax.equality import Frozen
 from metajax.inner.descend import check_num_steps
 from metajax.runs.checking import unfit_targets
 from metajax.runs.state import CountedRun, Run, TrainState
@@ -24,7 +25,7 @@ class SkippedSteps(RuntimeWarning):
 
 
 def reporting(
-  run: CountedRun, meta_learner: MetaLearner, sample: SampleTask
+  run: CountedRun, meta_learner: MetaLearner | Frozen, sample: SampleTask
 ) -> Run:
   """Makes what also says that steps were skipped, and why."""
 
@@ -61,7 +62,10 @@ def reporting(
 
 
 def _cause(
-  with_loss: int, meta_learner: MetaLearner, sample: SampleTask, key: jax.Array
+  with_loss: int,
+  meta_learner: MetaLearner | Frozen,
+  sample: SampleTask,
+  key: jax.Array,
 ) -> str:
   """Why steps were skipped, as far as can be told."""
   if with_loss:

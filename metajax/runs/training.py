@@ -35,6 +35,7 @@ from metajax.devices.mesh import (
 )
 from metajax.devices.parallel import (
   ChunkSize,
+  check_chunk_size,
   data_parallel,
   microbatch,
 )
@@ -44,6 +45,7 @@ from metajax.devices.streaming import (
   stream,
   stream_shapes,
 )
+from metajax.equality import Frozen, as_frozen
 from metajax.inner import partition
 from metajax.inner.optimizers import check_optimizer
 from metajax.runs.checking import (
@@ -77,14 +79,15 @@ class TrainStep(NamedTuple):
 
 
 class _Source(NamedTuple):
-  """Where the tasks of a step come from; a pytree."""
+  """What a step is made of beside its state; a pytree."""
 
+  learner: Frozen  # the method, and what it stands on
+  # Where its tasks come from:
   draw: Callable[[PyTree], Task]  # from a key, or from what the host has drawn
   drawn: PyTree | None = None  # leaves [tasks, ...]
 
 
-# What is compiled: a step, with whether it was applied; and as many of them as
-# an argument says, with what `CountedRun` counts.
+# A step, with whether it was applied; and so many of them, as `CountedRun` has.
 _Step = Callable[[TrainState, _Source], tuple[TrainState, Metrics, jax.Array]]
 _Steps = Callable[
   [TrainState, np.int32, _Source], tuple[TrainState, Metrics, jax.Array]
@@ -92,7 +95,7 @@ _Steps = Callable[
 
 
 def make_train_step(
-  meta_learner: MetaLearner,
+  meta_learner: MetaLearner | Frozen,
   optimizer: optax.GradientTransformation,
   sample: SampleTask,
   *,
@@ -120,7 +123,9 @@ def make_train_step(
   rounding.
 
   Args:
-    meta_learner: any method.
+    meta_learner: any method. Arrays of one that is `metajax.Frozen` are
+      arguments of the compiled program, no part of the state, and have no
+      gradient.
     optimizer: the outer optimiser.
     sample: the task distribution. Arrays that it holds are arguments of the
       compiled program if it is a `jax.tree_util.Partial` (as those of
@@ -133,8 +138,8 @@ def make_train_step(
     max_skipped_in_a_row: when to give up.
     mesh: the devices to train on, with an axis `'task'`; the default device
       alone if there is none.
-    rule: how the state is divided over the mesh (`metajax.devices.mesh`); every
-      device has all of it by default.
+    rule: how the state and what is frozen are divided over the mesh
+      (`metajax.devices.mesh`); every device has all of it by default.
 
   Returns:
     `init(key) -> state`, and `run(state, num_steps) -> (state, metrics)`. The
@@ -172,15 +177,18 @@ def make_train_step(
       f'max_skipped_in_a_row must be 1 or more, got {max_skipped_in_a_row}'
     )
   check_optimizer(optimizer)
+  check_chunk_size(chunk_size)
   check_learner(meta_learner, sample)
   optimizer = freeze_buffers(optimizer)
-  estimate = _make_estimate(microbatch(meta_learner.grad, chunk_size), mesh)
+  learner = as_frozen(meta_learner)
+  estimate = _make_estimate(chunk_size, mesh)
   if mesh is not None:
     _check_shares(tasks_per_step, mesh)
-  init = _make_init(meta_learner, optimizer, sample)
+  init = _make_init(optimizer, sample)
   places = None
   if mesh is not None:
-    places = shardings(jax.eval_shape(init, jax.random.key(0)), mesh, rule)
+    begun = jax.eval_shape(init, jax.random.key(0), learner)
+    places = shardings(begun, mesh, rule)
   compiled_init = jax.jit(init, out_shardings=places)
   step = _make_step(estimate, optimizer, tasks_per_step, places)
   run = _make_run(step, max_skipped_in_a_row)
@@ -188,13 +196,17 @@ def make_train_step(
   draw = sample if host is None else jax.tree_util.Partial(host.decode)
 
   def template() -> TrainState:
-    shapes = jax.eval_shape(compiled_init, jax.random.key(0))
+    shapes = jax.eval_shape(compiled_init, jax.random.key(0), learner)
     return shapes if places is None else with_places(shapes, places)
 
   @cache
   def on_devices() -> _Source:
-    argument = as_argument(draw)
-    return _Source(argument if mesh is None else put(argument, mesh))
+    source = _Source(learner, as_argument(draw))
+    if mesh is None:
+      return source
+    return _Source(
+      put(learner, shardings(learner, mesh, rule)), put(source.draw, mesh)
+    )
 
   def run_on_devices(
     state: TrainState, num_steps: int
@@ -202,9 +214,12 @@ def make_train_step(
     return run(state, np.int32(num_steps), on_devices())
 
   def shapes() -> tuple[TrainState, _Source]:
-    source = jax.eval_shape(lambda: _Source(as_argument(draw)))
+    source = jax.eval_shape(_Source, learner, as_argument(draw))
     if mesh is not None:
-      source = with_places(source, shardings(source, mesh))
+      source = _Source(
+        with_places(source.learner, shardings(source.learner, mesh, rule)),
+        with_places(source.draw, shardings(source.draw, mesh)),
+      )
     if host is not None:
       source = source._replace(drawn=stream_shapes(host, tasks_per_step, mesh))
     return template(), source
@@ -212,26 +227,29 @@ def make_train_step(
   run_steps: CountedRun = run_on_devices
   if host is not None:
     run_steps = streamed(
-      lambda state, tasks: run(state, np.int32(1), _Source(draw, tasks)),
+      lambda state, tasks: run(
+        state, np.int32(1), on_devices()._replace(draw=draw, drawn=tasks)
+      ),
       partial(stream, host, tasks_per_step=tasks_per_step, mesh=mesh),
       max_skipped_in_a_row,
     )
   return TrainStep(
     run=reporting(run_steps, meta_learner, sample),
-    init=lambda key: compiled_init(as_key(key)),
+    init=lambda key: compiled_init(as_key(key), on_devices().learner),
     template=template,
     lower=lambda: jax.jit(step, donate_argnums=0).lower(*shapes()),
     cost=lambda: cost(step, *shapes()),
   )
 
 
-def _make_estimate(grad: MetaGradient, mesh: Mesh | None) -> MetaGradient:
+def _make_estimate(chunk_size: ChunkSize, mesh: Mesh | None) -> MetaGradient:
   """Makes the meta-gradient draw its tasks where they are adapted to."""
 
   def draw_and_estimate(
     keys: jax.Array, shared: PyTree, drawn_by: PyTree
   ) -> tuple[PyTree, Metrics]:
-    meta_params, draw = shared
+    meta_params, learner, draw = shared
+    grad = microbatch(learner.made().grad, chunk_size)
     return grad(keys, meta_params, jax.vmap(draw)(drawn_by))
 
   estimate: MetaGradient = draw_and_estimate
@@ -239,17 +257,15 @@ def _make_estimate(grad: MetaGradient, mesh: Mesh | None) -> MetaGradient:
 
 
 def _make_init(
-  meta_learner: MetaLearner,
-  optimizer: optax.GradientTransformation,
-  sample: SampleTask,
-) -> Callable[[jax.Array], TrainState]:
+  optimizer: optax.GradientTransformation, sample: SampleTask
+) -> Callable[[jax.Array, Frozen], TrainState]:
   """Makes what draws the state before the first step from a key."""
 
-  def init(key: jax.Array) -> TrainState:
+  def init(key: jax.Array, learner: Frozen) -> TrainState:
     params_key, run_key = jax.random.split(key)
     # Only their shapes matter, so no task is drawn.
     inputs = init_inputs(jax.eval_shape(sample, key))
-    meta_params = meta_learner.init(params_key, inputs)
+    meta_params = learner.made().init(params_key, inputs)
     # Distinct buffers, because they are donated.
     zero = partial(jnp.zeros, (), jnp.int32)
     state = TrainState(
@@ -281,7 +297,7 @@ def _make_step(
       draw = draw.at(state.step)
     result = estimate(
       task_keys(grad_key, tasks_per_step),
-      (state.meta_params, draw),
+      (state.meta_params, source.learner, draw),
       drawn_by,
     )
     check_gradient(result, state.meta_params)

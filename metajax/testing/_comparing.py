@@ -36,7 +36,12 @@ def path_name(path: Any) -> str:
 
 def same_structure(one: PyTree, other: PyTree) -> bool:
   """Whether two trees have the same branches."""
-  return len({jax.tree.structure(tree) for tree in (one, other)}) == 1
+  return len({_with_gaps(tree) for tree in (one, other)}) == 1
+
+
+def _with_gaps(tree: PyTree) -> Any:
+  """The structure of a tree, where None may stand for a leaf."""
+  return jax.tree.structure(tree, is_leaf=lambda leaf: leaf is None)
 
 
 def entry(tree: PyTree, index: int) -> PyTree:

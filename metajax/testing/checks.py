@@ -21,7 +21,6 @@ from metajax.objectives import loss_and_metrics
 from metajax.testing._comparing import (
   check_close,
   difference,
-  entry,
   largest_difference,
   path_name,
   require,
@@ -297,7 +296,7 @@ def check_trajectory(
     f' and one for every step; found leading axes {sorted(lengths)}',
   )
   ((length,),) = lengths
-  different = difference(entry(trajectory, -1), adapted)
+  different = difference(adaptation.after(-1, adapted), adapted)
   require(
     different is None,
     'the last entry of the trajectory should be what is adapted; found another'
@@ -312,7 +311,7 @@ def check_trajectory(
     )
   if weights is not None:
     different = difference(
-      weights(entry(trajectory, 0)), weights(trial.meta_params)
+      weights(adaptation.after(0, adapted)), weights(trial.meta_params)
     )
     require(
       different is None,
@@ -320,7 +319,7 @@ def check_trajectory(
       f' others at {different}',
     )
   before, after = (
-    trial.predict(entry(trajectory, index), task.query.inputs)
+    trial.predict(adaptation.after(index, adapted), task.query.inputs)
     for index in (0, -1)
   )
   moved = largest_difference(after, before)
@@ -348,8 +347,8 @@ def check_before_adaptation(trial: Trial) -> None:
   )
   before = []
   for support in (task.support, renamed):
-    _, adaptation = trial.adapt(trial.key, trial.meta_params, support)
-    first = entry(adaptation.trajectory, 0)
+    adapted, adaptation = trial.adapt(trial.key, trial.meta_params, support)
+    first = adaptation.after(0, adapted)
     before.append(trial.predict(first, task.query.inputs))
   change = largest_difference(*before)
   scale = max(

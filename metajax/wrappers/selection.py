@@ -109,7 +109,7 @@ def select(
       score, _ = loss_and_metrics(objective, outputs, targets)
       scores.append(jnp.where(jnp.isnan(score), jnp.inf, score))
       adapted, adaptation = learner.adapt(key, params, support)
-      before.append(jax.tree.map(lambda leaf: leaf[0], adaptation.trajectory))
+      before.append(adaptation.after(0, adapted))
       after.append(adapted)
     choice = jnp.argmin(jnp.stack(scores)).astype(jnp.int32)
     unknown = Selection(tuple(before), jnp.zeros_like(choice))

@@ -85,7 +85,7 @@ def test_buffers_of_a_task_are_those_of_the_meta_parameters():
   adapted, adaptation = maml().adapt(
     jax.random.key(1), params, sample(jax.random.key(2)).support
   )
-  for tree in (adapted, jax.tree.map(lambda x: x[1], adaptation.trajectory)):
+  for tree in (adapted, adaptation.after(1, adapted)):
     assert not np.array_equal(tree['kernel'], params['kernel'])
     for name in BUFFERS:
       jax.tree.map(np.testing.assert_array_equal, tree[name], params[name])

@@ -263,8 +263,8 @@ def test_the_meta_gradient_is_that_of_differences(float64, method):
 
 @every_method
 def test_before_the_support_set_all_classes_are_equally_likely(method):
-  learner, _, adaptation = adapt(method, batch(0, 6))
-  before = jax.tree.map(lambda leaf: np.asarray(leaf)[0], adaptation.trajectory)
+  learner, adapted, adaptation = adapt(method, batch(0, 6))
+  before = adaptation.after(0, adapted)
   logits = np.asarray(jax.jit(learner.predict)(before, batch(1, 4).inputs))
   np.testing.assert_array_equal(logits, np.tile(logits[:, :1], (1, WAYS)))
 

@@ -119,7 +119,7 @@ def test_the_trajectory_is_that_of_the_learner_behind():
   meta_params = draw(learner, tasks)
   support = at(tasks.support, 0)
   adapted, adaptation = jax.jit(learner.adapt)(KEY, meta_params, support)
-  first, last = (at(adaptation.trajectory, i) for i in (0, -1))
+  first, last = (adaptation.after(step, adapted) for step in (0, -1))
   jax.tree.map(
     lambda a, b: np.testing.assert_array_equal(a, b.astype(np.float32)),
     first,

@@ -38,7 +38,7 @@ def compiled():
   def outputs(support: Batch, queries, order):
     """Before the support set, after it, and with other codes of classes."""
     adapted, adaptation = learner.adapt(KEY, params, support)
-    before = jax.tree.map(lambda leaf: leaf[0], adaptation.trajectory)
+    before = adaptation.after(0, adapted)
     renumbered = adapted._replace(code=adapted.code[order])
     return [
       learner.predict(each, queries) for each in (before, adapted, renumbered)

@@ -41,10 +41,7 @@ def learned(attentive: bool):
   @jax.jit
   def of(support: Batch, queries):
     adapted, adaptation = learner.adapt(KEY, params, support)
-    ends = [
-      jax.tree.map(lambda leaf, i=i: leaf[i], adaptation.trajectory)
-      for i in (0, 1)
-    ]
+    ends = [adaptation.after(step, adapted) for step in (0, 1)]
     return [learner.predict(each, queries) for each in (*ends, adapted)]
 
   return lambda *args: jax.tree.map(np.asarray, of(*args))

@@ -100,12 +100,10 @@ def test_first_nothing_then_prototypes_then_steps(float64):
 
   @jax.jit
   def of(params, support, queries):
-    _, adaptation = learner.adapt(KEY, params, support)
+    adapted, adaptation = learner.adapt(KEY, params, support)
     first, second = (
-      learner.predict(
-        jax.tree.map(lambda leaf, i=i: leaf[i], adaptation.trajectory), queries
-      )
-      for i in range(2)
+      learner.predict(adaptation.after(step, adapted), queries)
+      for step in range(2)
     )
     adapted, _ = protonet.adapt(KEY, params, support)
     distances = protonet.predict(adapted, queries)

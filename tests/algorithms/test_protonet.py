@@ -82,8 +82,9 @@ def test_the_meta_gradient_is_that_of_differences(float64, learner):
 def test_before_the_support_set_all_classes_are_equally_likely(
   adapt, predict, params
 ):
-  _, adaptation = adapt(KEY, params, support_set())
-  logits = np.asarray(predict(at(adaptation.trajectory, 0), inputs_of(2, 6)))
+  adapted, adaptation = adapt(KEY, params, support_set())
+  before = adaptation.after(0, adapted)
+  logits = np.asarray(predict(before, inputs_of(2, 6)))
   np.testing.assert_array_equal(logits, np.tile(logits[:, :1], (1, WAYS)))
 
 

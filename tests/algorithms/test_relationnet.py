@@ -42,7 +42,7 @@ def predictions(learner, params, support: Batch, queries):
   @jax.jit
   def of(params, support, queries):
     adapted, adaptation = learner.adapt(KEY, params, support)
-    before = jax.tree.map(lambda leaf: leaf[0], adaptation.trajectory)
+    before = adaptation.after(0, adapted)
     return tuple(learner.predict(each, queries) for each in (before, adapted))
 
   return jax.tree.map(np.asarray, of(params, support, queries))

@@ -51,7 +51,7 @@ def compiled():
   @jax.jit
   def of(params, support, queries):
     adapted, adaptation = learner.adapt(KEY, params, support)
-    before = jax.tree.map(lambda leaf: leaf[0], adaptation.trajectory)
+    before = adaptation.after(0, adapted)
     return [learner.predict(each, queries) for each in (before, adapted)]
 
   return lambda *args: jax.tree.map(np.asarray, of(*args))

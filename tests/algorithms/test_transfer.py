@@ -166,7 +166,7 @@ def adaptation_of(name: str) -> SimpleNamespace:
   @jax.jit
   def of(meta_params, support):
     adapted, adaptation = learner.adapt(KEY, meta_params, support)
-    start = jax.tree.map(lambda leaf: leaf[0], adaptation.trajectory)
+    start = adaptation.after(0, adapted)
     before, after = (
       learner.predict(each, support.inputs) for each in (start, adapted)
     )

@@ -10,6 +10,7 @@ from numpy_draws import at, in_double, sinusoids
 
 import metajax
 from metajax.base import map_tasks
+from metajax.inner import partition
 from metajax.models import conv4, mlp
 from metajax.testing import slopes
 
@@ -65,9 +66,11 @@ def test_it_learns_a_step_from_every_place_with_the_places_held_constant(
   @jax.jit
   def by_hand(params, tasks):
     def of_task(key, task):
-      _, adaptation = learner.adapt(key, params, task.support)
+      end, adaptation = learner.adapt(key, params, task.support)
       places = jax.tree.map(lambda leaf: leaf[:-1], adaptation.trajectory)
-      each = jax.vmap(lambda place: jax.grad(after_a_step)(place, task))(places)
+      each = jax.vmap(
+        lambda place: jax.grad(after_a_step)(partition.merge(place, end), task)
+      )(places)
       return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
 
     each = map_tasks(of_task, KEY, tasks)
