@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,9 @@ from metajax.runs.checking import (
 )
 from metajax.runs.state import TrainState
 
-__all__ = ['Evaluation', 'evaluate', 'example_task']
+__all__ = ['Evaluation', 'Judged', 'evaluate', 'example_task']
+
+Judged = Literal['every_step', 'last_step']
 
 # Programs that are kept, the last ones used: a learner or objective that is
 # made anew, and equal to none, leaves no other trace.
@@ -49,7 +51,10 @@ _Shared = tuple[PyTree, PyTree, Callable[[PyTree], Task], jax.Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """Metrics on the queries of unseen tasks, after 0, 1, ... inner steps."""
+  """Metrics on the queries of unseen tasks, after 0, 1, ... inner steps.
+
+  Where the last step alone was judged, there is one entry and not steps + 1.
+  """
 
   mean: Metrics  # each [steps + 1]
   ci95: Metrics  # each [steps + 1], half the width of the 95% interval
@@ -70,6 +75,7 @@ def evaluate(
   key: jax.Array,
   num_tasks: int,
   normalisation: Normalisation = 'transductive',
+  judged: Judged = 'every_step',
   chunk_size: int = 4,
   mesh: Mesh | None = None,
 ) -> Evaluation:
@@ -94,6 +100,8 @@ def evaluate(
       and no other query. (For statistics of a population, give
       `normalisation.population(...)` as the learner; the two choices are then
       one.)
+    judged: `'every_step'`, or the `'last_step'` alone: where a network is large
+      the places on the way are not kept, and the queries predicted once.
     chunk_size: tasks that are vectorised together on one device.
     mesh: the devices to test on, with an axis `'task'`; the default device
       alone if there is none.
@@ -102,7 +110,7 @@ def evaluate(
     An `Evaluation`.
 
   Raises:
-    ValueError: if `normalisation` is none of the above, `num_tasks` < 2 or
+    ValueError: if `normalisation` or `judged` is none of the above, `num_tasks` < 2 or
       `chunk_size` < 1; if tasks, learner and objective do not fit together
       (see `metajax.check`).
     TypeError: if a function of the learner, or the objective, has no hash.
@@ -115,6 +123,10 @@ def evaluate(
     raise ValueError(
       "normalisation must be 'transductive' or 'support', got"
       f' {normalisation!r}'
+    )
+  if judged not in get_args(Judged):
+    raise ValueError(
+      f"judged must be 'every_step' or 'last_step', got {judged!r}"
     )
   if num_tasks < 2:
     raise ValueError(f'num_tasks must be 2 or more, got {num_tasks}')
@@ -132,7 +144,7 @@ def evaluate(
     shared = put(shared, mesh)
     at_once *= axis_size(mesh, TASK)
   evaluate_chunk = _program(
-    frozen.make, _hashable(objective), normalisation, mesh
+    frozen.make, _hashable(objective), normalisation, judged, mesh
   )
   # One program for any number of tasks: the last chunk is filled up with
   # tasks whose results are dropped.
@@ -168,6 +180,7 @@ def _program(
   make: Callable[[PyTree], Learner | MetaLearner],
   objective: Any,  # an `Objective` that has a hash
   normalisation: Normalisation,
+  judged: Judged,
   mesh: Mesh | None,
 ) -> Callable[[_Shared, tuple[np.ndarray, PyTree]], Metrics]:
   """What evaluates a chunk of tasks, compiled once for what is equal."""
@@ -189,6 +202,9 @@ def _program(
       loss, metrics = loss_and_metrics(objective, outputs, task.query.targets)
       return {'loss': loss, **metrics}
 
+    if judged == 'last_step':
+      nothing = partition.nothing_of(adapted)
+      return jax.tree.map(lambda leaf: leaf[None], judge(nothing))
     return jax.lax.map(judge, adaptation.trajectory)
 
   of_tasks: Callable[[PyTree, PyTree], PyTree]

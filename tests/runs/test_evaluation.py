@@ -228,6 +228,10 @@ def test_what_can_change_in_place_is_refused(params):
   ('options', 'message'),
   [
     ({'num_tasks': 1}, 'num_tasks must be 2 or more, got 1'),
+    (
+      {'num_tasks': 2, 'judged': 'last'},
+      "judged must be 'every_step' or 'last_step', got 'last'",
+    ),
     ({'num_tasks': 2, 'chunk_size': 0}, 'chunk_size must be 1 or more, got 0'),
     (
       {'num_tasks': 2, 'normalisation': 'population'},
@@ -327,3 +331,11 @@ def test_targets_that_the_objective_understands_are_not_blamed(params):
     key=KEY, num_tasks=2,
   )  # fmt: skip
   assert np.isnan(result.mean['loss']).any()
+
+
+def test_the_last_step_may_be_judged_alone(seven, evaluate):
+  last = evaluate(num_tasks=7, judged='last_step')
+  for name, values in seven.values.items():
+    found = np.asarray(last.values[name])
+    assert found.shape == (7, 1)
+    np.testing.assert_allclose(found[:, 0], values[:, -1], rtol=1e-6)
