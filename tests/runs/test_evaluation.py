@@ -203,7 +203,7 @@ def test_programs_of_what_is_equal_to_none_are_not_kept_for_ever(params):
   for _ in range(_PROGRAMS + 2):
     # It is a function of its own each time, so there is nothing to share.
     learner = metajax.maml(MODEL, lambda *pair: LOSS(*pair), 0.05, 1)
-    _program(Learner(*learner[:3]), LOSS, 'transductive', None)
+    _program(Learner(*learner[:3]), LOSS, 'transductive', 'every_step', None)
     learners.add(learner.adapt)
     del learner
   gc.collect()
