@@ -15,7 +15,8 @@ VERSION = re.search(
 # The compiler of TPUs, which needs no TPU. JAX 0.10.2 asks for 0.0.42, which
 # does not know topologies of one chip.
 LIBTPU = 'libtpu==0.0.52; platform_machine == "x86_64"'
-TEST = ['hypothesis>=6.100', 'pytest>=8.0', 'pytest-xdist>=3.5', LIBTPU]
+TEXT = ['safetensors>=0.5', 'tokenizers>=0.21']
+TEST = [*TEXT, 'hypothesis>=6.100', 'pytest>=8.0', 'pytest-xdist>=3.5', LIBTPU]
 DEV = [*TEST, 'mypy>=1.15', 'ruff>=0.11']
 
 setup(
@@ -46,6 +47,7 @@ setup(
     'tensorflow-datasets>=4.9.9',
   ],
   extras_require={
+    'text': TEXT,
     'test': TEST,
     'dev': DEV,
     'gpu': ['jax[cuda12]>=0.10'],

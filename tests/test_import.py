@@ -18,9 +18,11 @@ HEAVY = (
   'matplotlib',
   'orbax',
   'pyarrow',
+  'safetensors',
   'tensorboardX',
   'tensorflow',
   'tensorflow_datasets',
+  'tokenizers',
 )
 MODULES = sorted(
   module.name for module in pkgutil.walk_packages(metajax.__path__, 'metajax.')

@@ -1,0 +1,33 @@
+"""Transformers that somebody has trained: BERT, GPT-2 and Llama families."""
+
+from metajax.models.pretrained.config import TransformerConfig, read_config
+from metajax.models.pretrained.networks import language_model, text_encoder
+from metajax.models.pretrained.parameters import (
+  add_head,
+  stack_blocks,
+  unstack_blocks,
+)
+from metajax.models.pretrained.tokenizer import (
+  LENGTHS,
+  Encoded,
+  Tokenizer,
+  read_tokenizer,
+)
+from metajax.models.pretrained.weights import Pretrained, load, save
+
+__all__ = [
+  'LENGTHS',
+  'Encoded',
+  'Pretrained',
+  'Tokenizer',
+  'TransformerConfig',
+  'add_head',
+  'language_model',
+  'load',
+  'read_config',
+  'read_tokenizer',
+  'save',
+  'stack_blocks',
+  'text_encoder',
+  'unstack_blocks',
+]
