@@ -58,8 +58,8 @@ def text_encoder(
     >>> config = TransformerConfig('bert', 100, 32, 2, 4, 64, 16, types=2)
     >>> model = text_encoder(config, 5)
     >>> tokens = jnp.array([[7, 8, 9], [7, 8, -1]])
-    >>> params = model.init(jax.random.key(0), tokens)
-    >>> model.apply(params, tokens).shape
+    >>> params = jax.jit(model.init)(jax.random.key(0), tokens)
+    >>> jax.jit(model.apply)(params, tokens).shape
     (2, 5)
   """
   if pool not in ('mean', 'first', 'last'):
@@ -151,8 +151,8 @@ def language_model(
     >>> config = TransformerConfig('gpt2', 100, 32, 2, 4, 64, 16)
     >>> model = language_model(config)
     >>> tokens = jnp.array([[7, 8, 9], [7, 8, -1]])
-    >>> params = model.init(jax.random.key(0), tokens)
-    >>> model.apply(params, tokens).shape
+    >>> params = jax.jit(model.init)(jax.random.key(0), tokens)
+    >>> jax.jit(model.apply)(params, tokens).shape
     (2, 3, 100)
   """
 

@@ -153,7 +153,9 @@ def add_head(key: jax.Array, params: PyTree, num_outputs: int) -> PyTree:
 
   Example:
     >>> config = TransformerConfig('gpt2', 100, 32, 2, 4, 128, 64)
-    >>> params = draw(jax.random.key(0), shapes(config))
+    >>> params = jax.jit(lambda key: draw(key, shapes(config)))(
+    ...   jax.random.key(0)
+    ... )
     >>> add_head(jax.random.key(1), params, 5)['head']['kernel'].shape
     (32, 5)
   """
@@ -189,12 +191,18 @@ def stack_blocks(params: PyTree) -> PyTree:
 
   Example:
     >>> config = TransformerConfig('gpt2', 100, 32, 2, 4, 128, 64)
-    >>> params = draw(jax.random.key(0), shapes(config))
+    >>> params = jax.jit(lambda key: draw(key, shapes(config)))(
+    ...   jax.random.key(0)
+    ... )
     >>> stack_blocks(params)['blocks']['attention_norm']['scale'].shape
     (2, 32)
   """
   indices = _indices(params)
-  if 'blocks' in params and not indices:
+  if 'blocks' in params:
+    if indices:
+      raise ValueError(
+        f'there are both blocks that are stacked and block_{indices[0]}'
+      )
     return params
   if not indices or indices != list(range(len(indices))):
     raise ValueError(

@@ -24,7 +24,7 @@ from metajax.base import EXCLUDED, PyTree
 from metajax.models.pretrained.config import ACTIVATIONS, TransformerConfig
 from metajax.models.pretrained.parameters import depth_of
 
-__all__ = ['hidden_states', 'linear', 'word_logits']
+__all__ = ['attend', 'hidden_states', 'linear', 'word_logits']
 
 
 def linear(params: PyTree, inputs: jax.Array) -> jax.Array:
@@ -91,15 +91,14 @@ def hidden_states(
 
   if rematerialise:
     block = jax.checkpoint(block)
+  _check_depth(config, params)
   if 'blocks' in params:
-    _check_depth(config, depth_of(params['blocks']))
     hidden, _ = jax.lax.scan(
       lambda hidden, each: (block(hidden, each), None),
       hidden,
       params['blocks'],
     )
   else:
-    _check_depth(config, sum(name.startswith('block_') for name in params))
     for index in range(config.depth):
       hidden = block(hidden, params[f'block_{index}'])
   if 'final_norm' in params:
@@ -149,7 +148,10 @@ def _check_tokens(tokens: jax.Array) -> None:
     )
 
 
-def _check_depth(config: TransformerConfig, depth: int) -> None:
+def _check_depth(config: TransformerConfig, params: PyTree) -> None:
+  depth = sum(name.startswith('block_') for name in params)
+  if 'blocks' in params:
+    depth += depth_of(params['blocks'])
   if depth != config.depth:
     raise ValueError(
       f'parameters of {depth} blocks do not fit a configuration of'
@@ -229,12 +231,12 @@ def _block(
     params['feed_forward_norm'],
   )
   if config.family == 'bert':
-    mixed = _attend(config, params['attention'], hidden, real, rotary)
+    mixed = attend(config, params['attention'], hidden, real, rotary)
     hidden = _normalise(config, attention_norm, hidden + mixed)
     fed = _feed_forward(config, params['feed_forward'], hidden)
     return _normalise(config, feed_forward_norm, hidden + fed)
   normed = _normalise(config, attention_norm, hidden)
-  hidden = hidden + _attend(config, params['attention'], normed, real, rotary)
+  hidden = hidden + attend(config, params['attention'], normed, real, rotary)
   normed = _normalise(config, feed_forward_norm, hidden)
   return hidden + _feed_forward(config, params['feed_forward'], normed)
 
@@ -249,7 +251,7 @@ def _feed_forward(
   return linear(params['out'], activation(linear(params['in'], hidden)))
 
 
-def _attend(
+def attend(
   config: TransformerConfig,
   params: PyTree,
   hidden: jax.Array,
@@ -259,6 +261,16 @@ def _attend(
   r"""Attention; heads of queries may share a head of keys and values.
 
   .. math:: \mathrm{softmax}(Q K^\top / \sqrt d) V
+
+  Args:
+    config: of the transformer.
+    params: `query`, `key`, `value` and `output`; a `prefix` if there is one.
+    hidden: `[examples, length, width]`.
+    real: `[examples, length]`, where something is that may be attended to.
+    rotary: cosine and sine of the angles of positions, `[length, pairs]`.
+
+  Returns:
+    `[examples, length, width]`.
   """
   examples, length, _ = hidden.shape
   assert config.heads_of_keys is not None

@@ -1,0 +1,36 @@
+"""Small transformers of each family, with numbers for parameters."""
+
+import functools
+
+import jax
+import numpy as np
+from numpy_draws import numbers_like
+
+from metajax.models.pretrained import TransformerConfig
+from metajax.models.pretrained.parameters import draw, shapes
+
+CONFIGS = {
+  'bert': TransformerConfig(
+    'bert', 30, 8, 2, 2, 12, 10, types=2, epsilon=1e-12
+  ),
+  'gpt2': TransformerConfig('gpt2', 30, 8, 2, 2, 12, 10, activation='gelu_new'),
+  'llama': TransformerConfig(
+    'llama', 30, 8, 2, 4, 12, 10, heads_of_keys=2, head_width=4,
+    activation='silu', tied=False, attention_bias=False,
+    feed_forward_bias=False,
+  ),
+}  # fmt: skip
+TOKENS = np.array([[3, 4, 5, 6, 7, 8], [9, 4, 2, -1, -1, -1]], np.int32)
+
+
+@functools.cache
+def params_of(family: str, masked_words: bool = False):
+  """Numbers in double precision, near those that a training starts with."""
+  tree = jax.eval_shape(
+    lambda key: draw(key, shapes(CONFIGS[family], masked_words=masked_words)),
+    jax.random.key(0),
+  )
+  wide = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float64), tree
+  )
+  return jax.tree.map(np.float32, numbers_like(wide))
