@@ -174,7 +174,7 @@ def save(
   Args:
     directory: to make, or to write over.
     config: of the transformer.
-    params: arrays, blocks apart or stacked, all of one type.
+    params: arrays, blocks apart or stacked.
     tokenizer: that goes with it.
 
   Raises:
