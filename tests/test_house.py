@@ -16,8 +16,8 @@ FILES = sorted(
 )
 # What knows of whom: a wing may import those before it.
 WINGS = (
-  'equality', 'base', 'models', 'tasks', 'objectives', 'metric', 'precision',
-  'inner', 'normalisation', 'estimators', 'devices', 'adaptation',
+  'equality', 'base', 'inner', 'models', 'tasks', 'objectives', 'metric',
+  'precision', 'normalisation', 'estimators', 'devices', 'adaptation',
   'algorithms', 'wrappers', 'runs', 'testing',
 )  # fmt: skip
 

@@ -101,13 +101,13 @@ def freeze(
 
   def stays(params: PyTree) -> PyTree:
     still = partition.map_with_path(lambda path, leaf: select(path), params)
-    name = getattr(select, '__name__', select)
     if not any(jax.tree.leaves(still)):
-      raise ValueError(f'{name} selects none of the parameters to freeze')
+      partition.refuse_nothing(select, partition.paths(params))
     if all(jax.tree.leaves(still)):
+      name = getattr(select, '__name__', select)
       raise ValueError(
         f'{name} selects all of the parameters, and leaves none to train:'
-        f' {", ".join(partition.paths(params))}'
+        f' {partition.list_paths(partition.paths(params))}'
       )
     return still
 

@@ -10,7 +10,11 @@ buffers (indices, masks), and so is whatever stands under the name `constants`:
 no predicate selects them, they have no gradient, and stay as they are.
 """
 
-from collections.abc import Callable
+import dataclasses
+import difflib
+import functools
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -21,17 +25,21 @@ from metajax.base import PyTree
 __all__ = [
   'CONSTANTS',
   'Select',
+  'biases',
   'body',
   'everything',
   'head',
   'is_count',
   'is_learned',
+  'list_paths',
   'map_with_path',
+  'matching',
   'merge',
   'normalisation',
-  'paths',
   'nothing_of',
+  'paths',
   'prepend',
+  'refuse_nothing',
   'repeat',
   'split',
   'split_learned',
@@ -59,9 +67,118 @@ def body(path: str) -> bool:
   return not head(path)
 
 
+def biases(path: str) -> bool:
+  """Selects what is called `bias`, that of normalisation too (BitFit).
+
+  Example:
+    >>> biases('block_0/norm/bias'), biases('block_0/norm/scale')
+    (True, False)
+  """
+  name = path.split('/')[-1]
+  return name == 'bias' or name.endswith('_bias')
+
+
 def normalisation(path: str) -> bool:
-  """Selects the scales and biases of layers called `...Norm`, as flax does."""
-  return any('Norm' in part for part in path.split('/'))
+  """Selects the parameters of layers that are called after normalisation.
+
+  They have `norm` in their name, in any case, or are called `ln`, as `ln_1`.
+
+  Example:
+    >>> [normalisation(path) for path in
+    ...   ('BatchNorm_0/bias', 'h_0/ln_1/scale', 'final_norm/scale', 'kernel')]
+    [True, True, True, False]
+  """
+  return any(
+    'norm' in part or re.fullmatch(r'ln\d*(_.*)?', part)
+    for part in path.lower().split('/')
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Matching:
+  """Selects the paths in which a regular expression is found."""
+
+  pattern: str
+
+  def __post_init__(self) -> None:
+    try:
+      re.compile(self.pattern)
+    except (re.error, TypeError) as error:
+      raise ValueError(
+        f'a pattern is a regular expression, such as attention/(query|value);'
+        f' got {self.pattern!r}: {error}'
+      ) from error
+
+  def __call__(self, path: str) -> bool:
+    return re.search(self.pattern, path) is not None
+
+  @property
+  def __name__(self) -> str:
+    return f'the pattern {self.pattern!r}'
+
+
+def matching(pattern: str) -> Select:
+  """Selects the paths in which a regular expression is found.
+
+  Args:
+    pattern: searched anywhere in a path; `^` and `$` are its ends.
+
+  Returns:
+    A predicate that is equal to any of the same pattern.
+
+  Raises:
+    ValueError: if it is no regular expression.
+
+  Example:
+    >>> select = matching('attention/(query|value)')
+    >>> select('block_0/attention/query/kernel'), select('head/kernel')
+    (True, False)
+  """
+  return _Matching(pattern)
+
+
+def list_paths(paths: Iterable[str], limit: int = 8) -> str:
+  """Names some paths, and says how many more there are.
+
+  Example:
+    >>> list_paths(['a', 'b', 'c'], limit=2)
+    'a, b and 1 more'
+  """
+  paths = list(paths)
+  more = len(paths) - limit
+  listed = ', '.join(paths[:limit])
+  return f'{listed} and {more} more' if more > 0 else listed
+
+
+def refuse_nothing(select: Any, paths: Iterable[str]) -> None:
+  """Refuses a predicate that selects none of some paths.
+
+  Raises:
+    ValueError: which names some of the paths; of a pattern, those near it.
+  """
+  paths = list(paths)
+  near = _near(select.pattern, paths) if isinstance(select, _Matching) else []
+  raise ValueError(
+    f'{getattr(select, "__name__", select)} selects none of the parameters:'
+    f' {list_paths(paths)}'
+    + (f'; near it: {list_paths(near, 3)}' if near else '')
+  )
+
+
+def _near(pattern: str, paths: list[str]) -> list[str]:
+  """Paths whose names are like the words of a pattern, the nearest first."""
+  words = re.findall(r'[A-Za-z0-9_]{2,}', pattern.lower())
+
+  @functools.cache
+  def likeness(word: str, part: str) -> float:
+    return difflib.SequenceMatcher(None, word, part).ratio()
+
+  def score(path: str) -> float:
+    parts = path.lower().split('/')
+    return sum(max(likeness(word, part) for part in parts) for word in words)
+
+  ranked = sorted(paths, key=score, reverse=True)
+  return [path for path in ranked if score(path) > 0.6 * len(words)]
 
 
 def is_learned(path: str, leaf: Any) -> bool:
@@ -160,15 +277,12 @@ def split(params: PyTree, select: Select) -> tuple[PyTree, PyTree]:
 
   Raises:
     ValueError: if there are leaves to learn and none is selected; the message
-      lists their paths.
+      names some of their paths, and those that are near a pattern.
   """
   learned, buffers = split_learned(params)
   selected, rest = _halves(learned, lambda path, _: select(path))
   if (known := paths(learned)) and not jax.tree.leaves(selected):
-    raise ValueError(
-      f'{getattr(select, "__name__", select)} selects none of the parameters:'
-      f' {", ".join(known)}'
-    )
+    refuse_nothing(select, known)
   return selected, merge(rest, buffers)
 
 

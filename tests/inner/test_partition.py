@@ -1,5 +1,7 @@
 """Splitting parameters by path."""
 
+import pickle
+
 import jax
 import numpy as np
 import pytest
@@ -54,6 +56,80 @@ def test_selecting_nothing_is_refused_with_the_paths_there_are():
   with pytest.raises(ValueError, match='head selects none') as error:
     partition.split({'first': {'kernel': 1.0}, 'last': 2.0}, partition.head)
   assert 'first/kernel, last' in str(error.value)
+
+
+LAYERS = {
+  f'block_{i}': {'attention': {'query': {'kernel': 1.0}, 'value': 2.0}}
+  for i in range(50)
+}
+
+
+def test_an_empty_selection_names_some_paths_and_how_many_more():
+  with pytest.raises(ValueError, match='and 92 more') as error:
+    partition.split(LAYERS, partition.head)
+  assert len(str(error.value)) < 500
+  assert 'near it' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'pattern', ['atention/(query|value)', 'attention/qeury', 'Attention/Query']
+)
+def test_a_pattern_that_finds_nothing_is_told_what_is_near(pattern):
+  with pytest.raises(ValueError, match='near it: block_0/attention/') as error:
+    partition.split(LAYERS, partition.matching(pattern))
+  assert f'the pattern {pattern!r} selects none' in str(error.value)
+
+
+def test_a_pattern_that_is_like_nothing_has_nothing_near():
+  with pytest.raises(ValueError, match='selects none') as error:
+    partition.split(LAYERS, partition.matching('zzz'))
+  assert 'near it' not in str(error.value)
+
+
+def test_a_pattern_is_equal_by_value_and_can_be_pickled():
+  select = partition.matching('query|value')
+  assert select == partition.matching('query|value')
+  assert hash(select) == hash(partition.matching('query|value'))
+  assert select != partition.matching('query')
+  assert pickle.loads(pickle.dumps(select)) == select
+
+
+@pytest.mark.parametrize('pattern', ['(', '*', 3, None])
+def test_what_is_no_pattern_is_refused(pattern):
+  with pytest.raises(ValueError, match='a pattern is a regular expression'):
+    partition.matching(pattern)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'LayerNorm_0',
+    'BatchNorm_1',
+    'ln_1',
+    'ln_f',
+    'ln',
+    'LN_2',
+    'ln1',
+    'input_layernorm',
+    'norm',
+    'post_attention_layernorm',
+    'attention_norm',
+    'final_norm',
+    'RMSNorm',
+  ],
+)
+def test_layers_of_normalisation_are_known_by_their_names(name):
+  assert partition.normalisation(f'block_0/{name}/scale')
+
+
+@pytest.mark.parametrize('name', ['inln', 'dense', 'line_1', 'lna', 'kernel'])
+def test_other_layers_are_not_taken_for_normalisation(name):
+  assert not partition.normalisation(f'block_0/{name}/scale')
+
+
+def test_biases_are_known_by_their_names():
+  paths = ['bias', 'a/bias', 'a/input_bias', 'bias/kernel', 'a/scale', 'unbias']
+  assert [partition.biases(path) for path in paths] == [True] * 3 + [False] * 3
 
 
 def test_gradients_of_one_half_have_its_structure():
