@@ -18,8 +18,8 @@ from metajax.models.tuning._trees import (
   replaced,
   selection,
 )
-from metajax.models.tuning.base import Tuning
 from metajax.models.tuning.kernels import LowRank, Quantised, kernel_dtype
+from metajax.models.tuning.tunings import Tuning
 
 __all__ = ['Kind', 'lora']
 

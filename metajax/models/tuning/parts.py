@@ -19,8 +19,8 @@ from metajax.models.tuning._trees import (
   replaced,
   selection,
 )
-from metajax.models.tuning.base import Tuning, check_tuning
 from metajax.models.tuning.kernels import LowRank, is_kernel
+from metajax.models.tuning.tunings import Tuning, check_tuning
 
 __all__ = ['Last', 'last', 'only', 'together']
 

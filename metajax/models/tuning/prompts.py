@@ -15,8 +15,8 @@ from metajax.models.tuning._trees import (
   heads_of,
   learned_dtype,
 )
-from metajax.models.tuning.base import Tuning
 from metajax.models.tuning.kernels import Quantised, kernel_dtype
+from metajax.models.tuning.tunings import Tuning
 
 __all__ = ['prefix', 'soft_prompt']
 
