@@ -41,11 +41,12 @@ class Quantised:
 
   def __rmatmul__(self, inputs: Any) -> jax.Array:
     """Inputs `[..., in]` times the kernel; never is it made floating-point."""
-    inputs = _floating(inputs, self.scale.dtype)
+    scale = jnp.asarray(self.scale)
+    inputs = _floating(inputs, scale.dtype)
     outputs = inputs @ self.values.astype(inputs.dtype)
-    # Factors that are rounded to 8 bits would be another kernel.
-    wide = jnp.promote_types(inputs.dtype, self.scale.dtype)
-    scaled = outputs.astype(wide) * _columns(self.scale, outputs).astype(wide)
+    # A factor that is rounded to the bits of the inputs is another one.
+    wide = jnp.promote_types(inputs.dtype, scale.dtype)
+    scaled = outputs.astype(wide) * _columns(scale, outputs).astype(wide)
     return scaled.astype(inputs.dtype)
 
   def __repr__(self) -> str:
@@ -131,21 +132,23 @@ class LowRank:
 
   def _factor(self) -> jax.Array:
     """What a column of the sum is multiplied with, to have its length."""
+    dtype = jnp.result_type(self.magnitude)
     kernel, a, b = (
-      jnp.asarray(x, self.magnitude.dtype)
-      for x in (dense(self.kernel), self.a, self.b)
+      jnp.asarray(x, dtype) for x in (dense(self.kernel), self.a, self.b)
     )
-    # The square of the sum, whose first part is that of the kernel: so the
-    # factor is exactly 1 before anything is learned, however it is compiled.
+    # Of squares of lengths: that of the kernel, and what the product adds. The
+    # latter and the magnitude are exactly 0 before anything is learned, and so
+    # the factor is 1, however it is compiled.
     square = jnp.sum(kernel * kernel, -2)
-    cross = jnp.sum((jnp.swapaxes(a, -1, -2) @ kernel) * b, -2)
-    both = jnp.sum(b * ((jnp.swapaxes(a, -1, -2) @ a) @ b), -2)
-    whole = square + self.scale * (2 * cross + self.scale * both)
+    transposed = jnp.swapaxes(a, -1, -2)
+    both = 2 * (transposed @ kernel) + self.scale * ((transposed @ a) @ b)
+    change = self.scale * jnp.sum(both * b, -2)
     # A column of zeros has no direction, and stays as it is.
-    exists = (whole > 0) & (square > 0)
+    exists = (square > 0) & (square + change > 0)
     before = jnp.sqrt(jnp.where(exists, square, 1.0))
-    after = jnp.sqrt(jnp.where(exists, whole, 1.0))
-    return jnp.where(exists, (before + self.magnitude) / after, 1.0)
+    after = jnp.sqrt(jnp.where(exists, square + change, 1.0))
+    longer = self.magnitude - change / (before + after)
+    return jnp.where(exists, 1 + longer / after, 1.0)
 
   def sum(self) -> jax.Array:
     """The kernel as one array `[..., in, out]`.
@@ -158,7 +161,9 @@ class LowRank:
         'dropout of low-rank adapters is of the inputs of a, which a'
         ' materialised kernel does not have: give lora(dropout=0.0)'
       )
-    dtype = jnp.promote_types(kernel_dtype(self.kernel), self.a.dtype)
+    dtype = jnp.promote_types(
+      kernel_dtype(self.kernel), jnp.result_type(self.a)
+    )
     kernel, a, b = (
       jnp.asarray(x, dtype) for x in (dense(self.kernel), self.a, self.b)
     )
@@ -194,7 +199,7 @@ def dense(kernel: Any) -> Any:
   if isinstance(kernel, LowRank):
     return kernel.sum()
   if isinstance(kernel, Quantised):
-    scale = jnp.expand_dims(kernel.scale, -2)
+    scale = jnp.expand_dims(jnp.asarray(kernel.scale), -2)
     return kernel.values.astype(scale.dtype) * scale
   return kernel
 

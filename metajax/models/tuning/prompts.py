@@ -62,6 +62,7 @@ def soft_prompt(length: int) -> Tuning:
       )
     _check_new(params, 'prompt')
     places = jax.random.randint(key, (length,), 0, len(table))
+    table = jnp.asarray(table)
     return table[places].astype(learned_dtype(table.dtype))
 
   def combine(params: PyTree, learned: PyTree) -> PyTree:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metajax.base import Model
 
@@ -10,7 +11,7 @@ WIDTH, HEADS, VOCABULARY = 8, 2, 11
 
 def linear(params, inputs):
   kernel = params['kernel']
-  if isinstance(kernel, jax.Array):
+  if isinstance(kernel, jax.Array | np.ndarray):
     kernel = kernel.astype(inputs.dtype)
   outputs = inputs @ kernel
   if 'bias' not in params:
@@ -57,7 +58,7 @@ def block(params, hidden):
 
 
 def apply(params, tokens):
-  hidden = params['embeddings']['token'][tokens]
+  hidden = jnp.asarray(params['embeddings']['token'])[tokens]
   if 'prompt' in params:
     prompt = params['prompt']
     prompt = jnp.broadcast_to(prompt, (len(tokens), *prompt.shape))
@@ -75,21 +76,27 @@ def apply(params, tokens):
   return linear(params['head'], hidden)
 
 
-def drawn(key, dtype=jnp.float32, depth=2, outputs=3):
-  keys = iter(jax.random.split(key, 100))
+def drawn(dtype=np.float32, depth=2, outputs=3):
+  """Parameters, made without a program that is compiled."""
+  random = np.random.default_rng(0)
+
+  def normal(*shape):
+    return random.normal(size=shape).astype(dtype)
 
   def layer(inputs, outputs):
-    kernel = jax.random.normal(next(keys), (inputs, outputs), dtype)
-    bias = 0.1 * jax.random.normal(next(keys), (outputs,), dtype)
-    return {'kernel': kernel / inputs**0.5, 'bias': bias}
+    return {
+      'kernel': normal(inputs, outputs) / np.asarray(inputs**0.5, dtype),
+      'bias': normal(outputs) / np.asarray(10, dtype),
+    }
 
   def norm():
-    return {'scale': jnp.ones(WIDTH, dtype), 'bias': jnp.zeros(WIDTH, dtype)}
+    return {
+      'scale': np.ones(WIDTH, dtype),
+      'bias': np.zeros(WIDTH, dtype),
+    }
 
   return {
-    'embeddings': {
-      'token': jax.random.normal(next(keys), (VOCABULARY, WIDTH), dtype)
-    },
+    'embeddings': {'token': normal(VOCABULARY, WIDTH)},
     **{
       f'block_{index}': {
         'attention': {
@@ -115,31 +122,26 @@ def stacked(params):
   names = sorted(name for name in params if name.startswith('block_'))
   rest = {name: leaf for name, leaf in params.items() if name not in names}
   blocks = jax.tree.map(
-    lambda *leaves: jnp.stack(leaves), *(params[name] for name in names)
+    lambda *leaves: np.stack(leaves), *(params[name] for name in names)
   )
   return {**rest, 'blocks': blocks}
 
 
 def init(key, tokens):
-  del tokens
-  return drawn(key)
+  del key, tokens
+  return drawn()
 
 
-def init_in_double_precision(key, tokens):
-  del tokens
-  return drawn(key, jnp.float64)
-
-
-TOKENS = jnp.arange(20, dtype=jnp.int32).reshape(4, 5) * 7 % VOCABULARY
+TOKENS = np.arange(20, dtype=np.int32).reshape(4, 5) * 7 % VOCABULARY
 MODEL = Model(init, apply)
 
 
-def moved(learned, key=0, size=0.3):
+def moved(learned, seed=0, size=0.3):
   """What was learned after something has been."""
-  keys = iter(jax.random.split(jax.random.key(key), 200))
+  random = np.random.default_rng(seed)
   return jax.tree.map(
     lambda leaf: (
-      leaf + size * jax.random.normal(next(keys), leaf.shape, leaf.dtype)
+      leaf + (size * random.normal(size=leaf.shape)).astype(leaf.dtype)
     ),
     learned,
   )

@@ -13,7 +13,7 @@ from metajax.models import lora, quantise
 from metajax.models.tuning import LowRank, Quantised
 from metajax.models.tuning.kernels import dense
 
-PARAMS = plain.drawn(jax.random.key(0))
+PARAMS = plain.drawn()
 
 
 def test_no_weight_is_off_by_more_than_half_a_step():
@@ -41,7 +41,7 @@ def test_kernels_alone_are_rounded_and_outputs_are_near():
     )
   }
   assert Quantised in kinds
-  assert isinstance(eight['embeddings']['token'], jax.Array)
+  assert isinstance(eight['embeddings']['token'], np.ndarray)
   before, after = (plain.apply(x, plain.TOKENS) for x in (PARAMS, eight))
   np.testing.assert_allclose(before, after, atol=0.05)
   assert not np.array_equal(before, after)
