@@ -14,11 +14,11 @@ from metajax.tasks.folder import is_divided, load_class_folders, load_folder
 from metajax.tasks.labelled import LabelledImages, load_npz
 from metajax.tasks.places import classification_places, episode_places
 from metajax.tasks.prepared import load_prepared
+from metajax.tasks.rotations import rotate_classes
 from metajax.tasks.sinusoid import sinusoid
 from metajax.tasks.splits import (
   Splits,
   groups_of,
-  rotate_classes,
   split_by_files,
   split_by_groups,
   split_by_seed,
@@ -35,28 +35,48 @@ from metajax.tasks.tables import (
   table_tasks,
 )
 from metajax.tasks.task_sizes import pad_task, split_episode
+from metajax.tasks.text import (
+  Duplicates,
+  Intents,
+  OutOfScope,
+  Texts,
+  count_duplicates,
+  load_banking77,
+  load_clinc150,
+  load_csv,
+  load_jsonl,
+)
 
 __all__ = [
   'DataError',
+  'Duplicates',
   'HostEpisodes',
   'HostTasks',
+  'Intents',
   'LabelledImages',
+  'OutOfScope',
   'Splits',
   'Standardisation',
   'Table',
   'TableSplits',
+  'Texts',
   'classification',
   'classification_places',
   'completion',
+  'count_duplicates',
   'device_tasks',
   'episode_places',
   'episodes',
   'groups_of',
   'is_divided',
+  'load_banking77',
   'load_cifar100',
   'load_class_folders',
+  'load_clinc150',
+  'load_csv',
   'load_fc100',
   'load_folder',
+  'load_jsonl',
   'load_npz',
   'load_prepared',
   'load_table',

@@ -16,7 +16,15 @@ from typing import Any, NamedTuple
 from metajax.tasks.errors import DataError, check_unpacked, reason
 from metajax.tasks.names import normal_name
 
-__all__ = ['TableFile', 'choose_columns', 'listed', 'open_table']
+__all__ = [
+  'TableFile',
+  'check_header',
+  'choose_columns',
+  'listed',
+  'open_table',
+  'refuse_repeated',
+  'unknown_column',
+]
 
 _ENDINGS = ('.csv', '.parquet')
 _PANDAS_INDEX = '__index_level_'
@@ -63,30 +71,24 @@ def _open_csv(path: Path) -> TableFile:
     lines = csv.reader(file)
     header = next((row for row in lines if row), None)
     skipped = lines.line_num
-  if header is None:
-    raise DataError(f'{path}: the file is empty; it needs a line of names')
-  width = len(header)
-  if width == 1 and any(other in header[0] for other in ';\t'):
-    raise DataError(
-      f'{path}: the first line is {header[0]!r}; separate names and cells by'
-      ' commas'
-    )
+  names = check_header(path, header)
+  width = len(names)
 
   def read(places: Sequence[int]) -> list[Any]:
     import pyarrow
     import pyarrow.csv
 
-    names = [str(place) for place in range(width)]
+    columns = [str(place) for place in range(width)]
     try:
       table = pyarrow.csv.read_csv(
         path,
         read_options=pyarrow.csv.ReadOptions(
-          column_names=names, skip_rows=skipped
+          column_names=columns, skip_rows=skipped
         ),
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
         convert_options=pyarrow.csv.ConvertOptions(
-          column_types={name: pyarrow.string() for name in names},
-          include_columns=[names[place] for place in places],
+          column_types={name: pyarrow.string() for name in columns},
+          include_columns=[columns[place] for place in places],
         ),
       )
     except pyarrow.ArrowInvalid as error:
@@ -97,10 +99,26 @@ def _open_csv(path: Path) -> TableFile:
 
   return TableFile(
     path,
-    tuple(map(normal_name, header)),
+    names,
     read,
     lambda index: _line_of(path, index),
   )
+
+
+def check_header(path: Path, header: Sequence[str] | None) -> tuple[str, ...]:
+  """The names of the columns of a CSV file, in one spelling.
+
+  Raises:
+    DataError: if there is no header, or one of another separator.
+  """
+  if header is None:
+    raise DataError(f'{path}: the file is empty; it needs a line of names')
+  if len(header) == 1 and any(other in header[0] for other in ';\t'):
+    raise DataError(
+      f'{path}: the first line is {header[0][:80]!r}; separate names and'
+      ' cells by commas'
+    )
+  return tuple(map(normal_name, header))
 
 
 def _rows_of(path: Path) -> Any:
@@ -167,12 +185,7 @@ def choose_columns(
       ' predicted',
       parameter='target_columns',
     )
-  repeated = [name for name, n in Counter(file.names).items() if name and n > 1]
-  if repeated:
-    raise DataError(
-      f'{path}: there are several columns of the name'
-      f' {listed(repeated)}; give every column a name of its own'
-    )
+  refuse_repeated(path, file.names)
   if feature_columns is None:
     features = tuple(
       name
@@ -192,7 +205,7 @@ def choose_columns(
   for parameter, names in asked.items():
     for name in names:
       if not name or name not in file.names:
-        raise DataError(_unknown(file, name), parameter)
+        raise unknown_column(path, file.names, name, parameter)
     uses.update(names)
     repeated = [name for name in names if uses[name] > 1]
     if repeated:
@@ -212,16 +225,30 @@ def choose_columns(
   return task, targets, features
 
 
-def _unknown(file: TableFile, name: str) -> str:
-  lower = {known.lower(): known for known in reversed(file.names) if known}
+def refuse_repeated(path: Path, names: Sequence[str]) -> None:
+  """Refuses columns of one name."""
+  repeated = [name for name, n in Counter(names).items() if name and n > 1]
+  if repeated:
+    raise DataError(
+      f'{path}: there are several columns of the name'
+      f' {listed(repeated)}; give every column a name of its own'
+    )
+
+
+def unknown_column(
+  path: Path, names: Sequence[str], name: str, parameter: str
+) -> DataError:
+  """What is wrong with a column that is not there, and which is near."""
+  lower = {known.lower(): known for known in reversed(names) if known}
   near = difflib.get_close_matches(name.lower(), lower)
   hint = f'; did you mean {lower[near[0]]!r}?' if near else ';'
-  return (
-    f'{file.path}: there is no column {name!r}{hint} the columns are'
-    f' {listed(file.names)}'
+  return DataError(
+    f'{path}: there is no column {name!r}{hint} the columns are'
+    f' {listed(names)}',
+    parameter,
   )
 
 
 def listed(names: Sequence[str]) -> str:
   """Names as they stand in a message."""
-  return ', '.join(map(repr, names)) or 'none'
+  return ', '.join(repr(name[:80]) for name in names) or 'none'

@@ -1,27 +1,27 @@
-"""Splits of labelled images: which classes are trained on, which are for test.
+"""Splits of labelled data: which classes are trained on, which are for test.
 
 Classes, not examples, are divided between training, validation and test: what
 is tested is learning classes that were never seen.
 """
 
 import hashlib
-import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from metajax.tasks.errors import DataError, reason
 from metajax.tasks.labelled import LabelledImages
 from metajax.tasks.names import normal_name, numbered
+from metajax.tasks.rotations import TURNED, refuse_turned, turned
+from metajax.tasks.text import Texts
 
 __all__ = [
   'SHARES',
   'Splits',
   'groups_of',
   'rank',
-  'rotate_classes',
   'split_by_files',
   'split_by_groups',
   'split_by_seed',
@@ -32,16 +32,19 @@ __all__ = [
 # Of the classes for training, validation and test, where nothing else is said.
 SHARES = (0.6, 0.2, 0.2)
 
-_TURNED = re.compile(r'/rot(000|090|180|270)$')
 _SPLIT_FILES = ('train.txt', 'val.txt', 'test.txt')
 
 
-class Splits(NamedTuple):
-  """Three sets of images that share no class."""
+# What has examples in its first field, and `labels` and `names`.
+Labelled = TypeVar('Labelled', LabelledImages, Texts)
 
-  train: LabelledImages
-  validation: LabelledImages
-  test: LabelledImages
+
+class Splits(NamedTuple, Generic[Labelled]):
+  """Three sets of images, or of texts, that share no class."""
+
+  train: Labelled
+  validation: Labelled
+  test: Labelled
 
 
 def split_sizes(
@@ -85,16 +88,16 @@ def split_sizes(
 
 
 def split_by_seed(
-  data: LabelledImages, train_classes: int, validation_classes: int, seed: int
-) -> Splits:
+  data: Labelled, train_classes: int, validation_classes: int, seed: int
+) -> Splits[Labelled]:
   """Divides the classes at random, the same way for the same seed.
 
   Classes are ordered by the SHA-256 of the seed and their name, so a split
   depends on nothing else: no library, and no order of the data.
 
   Args:
-    data: images of classes that are not rotated copies of each other; rotate
-      the splits instead: `Splits(*map(rotate_classes, splits))`.
+    data: images or texts, of classes that are not rotated copies of each other;
+      rotate the splits instead: `Splits(*map(rotate_classes, splits))`.
     train_classes: how many classes are not for test.
     validation_classes: how many of `train_classes` are for validation, and
       are not trained on.
@@ -115,7 +118,7 @@ def split_by_seed(
       f' {validation_classes} for validation) and the rest for test; each part'
       ' needs one class or more'
     )
-  _refuse_turned(data, 'split')
+  refuse_turned(data, 'split')
   numbered(data.names)
   order = sorted(
     range(num_classes), key=lambda index: rank(seed, data.names[index])
@@ -133,7 +136,7 @@ def rank(seed: int, name: str) -> bytes:
   return hashlib.sha256(f'{seed}\n{name}'.encode()).digest()
 
 
-def split_by_files(data: LabelledImages, split_dir: str | Path) -> Splits:
+def split_by_files(data: Labelled, split_dir: str | Path) -> Splits[Labelled]:
   """Divides the classes as `train.txt`, `val.txt` and `test.txt` say.
 
   Each line names a class, in whatever spelling of its blanks and accents
@@ -142,7 +145,7 @@ def split_by_files(data: LabelledImages, split_dir: str | Path) -> Splits:
   a class of that class's images turned counter-clockwise by so many degrees.
 
   Args:
-    data: the images.
+    data: the images, or texts, of which no class can be turned.
     split_dir: the directory of the three files.
 
   Returns:
@@ -161,12 +164,12 @@ def split_by_files(data: LabelledImages, split_dir: str | Path) -> Splits:
     names = _read_lines(path)
     for number, line in names.items():
       where = f'{path}, line {number}'
-      if line not in index and _TURNED.sub('', line) not in index:
+      if line not in index and TURNED.sub('', line) not in index:
         raise DataError(
           f'{where}: unknown class {line!r}; the data has {len(index)} classes'
           f' such as {data.names[0]!r}'
         )
-      owner = owners.setdefault(_TURNED.sub('', line), name)
+      owner = owners.setdefault(TURNED.sub('', line), name)
       if owner != name:
         raise DataError(
           f'{where}: class {line!r} is also in {owner}; a class, in any'
@@ -177,15 +180,15 @@ def split_by_files(data: LabelledImages, split_dir: str | Path) -> Splits:
 
 
 def split_by_groups(
-  data: LabelledImages,
+  data: Labelled,
   train: Collection[str],
   validation: Collection[str],
   test: Collection[str],
-) -> Splits:
+) -> Splits[Labelled]:
   """Divides the classes by the groups they are in.
 
   Args:
-    data: images of classes with names like `group/class`.
+    data: images or texts of classes with names like `group/class`.
     train: names of the groups whose classes are for training.
     validation: for validation.
     test: for test.
@@ -226,12 +229,12 @@ def split_by_groups(
 
 
 def split_groups_by_seed(
-  data: LabelledImages, train_groups: int, validation_groups: int, seed: int
-) -> Splits:
+  data: Labelled, train_groups: int, validation_groups: int, seed: int
+) -> Splits[Labelled]:
   """Divides the groups that classes are in at random: all of one, or none.
 
   Args:
-    data: images of classes with names like `group/class`, not rotated.
+    data: images or texts of classes with names like `group/class`, not rotated.
     train_groups: how many groups are not for test.
     validation_groups: how many of `train_groups` are for validation.
     seed: any integer; groups are ordered as `split_by_seed` orders classes.
@@ -242,7 +245,7 @@ def split_groups_by_seed(
   Raises:
     DataError: as `split_by_seed`.
   """
-  _refuse_turned(data, 'split')
+  refuse_turned(data, 'split')
   groups = sorted(
     {name.rpartition('/')[0] for name in numbered(data.names)},
     key=lambda name: rank(seed, name),
@@ -262,13 +265,13 @@ def split_groups_by_seed(
   )
 
 
-def groups_of(data: LabelledImages) -> np.ndarray:
+def groups_of(data: LabelledImages | Texts) -> np.ndarray:
   """The group that each class is in, such as its alphabet.
 
   Args:
-    data: images of classes with names like `group/class`. A rotated alphabet
-      is another one: `Greek/character01/rot090` is with those that are turned
-      as far.
+    data: images or texts of classes with names like `group/class`. A rotated
+      alphabet is another one: `Greek/character01/rot090` is with those that
+      are turned as far.
 
   Returns:
     Integers `[classes]`, for `episodes`.
@@ -283,42 +286,11 @@ def groups_of(data: LabelledImages) -> np.ndarray:
   """
   groups = []
   for name in data.names:
-    turn = _TURNED.search(name)
+    turn = TURNED.search(name)
     upright = name[: turn.start()] if turn else name
     groups.append(upright.rpartition('/')[0] + (turn[0] if turn else ''))
   _, indices = np.unique(groups, return_inverse=True)
   return indices.astype(np.int32)
-
-
-def rotate_classes(data: LabelledImages) -> LabelledImages:
-  """Makes four classes of each: turned by 0, 90, 180 and 270 degrees.
-
-  Args:
-    data: square images.
-
-  Returns:
-    Class `4 * i + k` holds the images of class i turned counter-clockwise by
-    `90 * k` degrees; its name ends in `/rot000`, `/rot090` and so on.
-
-  Raises:
-    DataError: if images are not square, or if they are already rotated.
-
-  Example:
-    >>> import numpy as np
-    >>> data = LabelledImages(
-    ...   np.zeros((2, 8, 8), np.uint8), np.array([0, 1], np.int32), ('a', 'b')
-    ... )
-    >>> rotate_classes(data).names[:5]
-    ('a/rot000', 'a/rot090', 'a/rot180', 'a/rot270', 'b/rot000')
-  """
-  _refuse_turned(data, 'rotate')
-  return LabelledImages(
-    np.concatenate([_turn(data.images, turns) for turns in range(4)]),
-    np.concatenate([4 * data.labels + turns for turns in range(4)]),
-    tuple(
-      f'{name}/rot{90 * turns:03d}' for name in data.names for turns in range(4)
-    ),
-  )
 
 
 def _read_lines(path: Path) -> dict[int, str]:
@@ -350,49 +322,29 @@ def _read_lines(path: Path) -> dict[int, str]:
 
 
 def _turned_classes(
-  data: LabelledImages, index: dict[str, int], names: tuple[str, ...]
-) -> LabelledImages:
+  data: Labelled, index: dict[str, int], names: tuple[str, ...]
+) -> Labelled:
   """The named classes, in this order; a name may end in a rotation."""
   counts = np.bincount(data.labels, minlength=len(data.names))
   members = np.split(
     np.argsort(data.labels, kind='stable'), np.cumsum(counts)[:-1]
   )
-  images, labels = [], []
+  examples, labels = [], []
   for label, name in enumerate(names):
-    suffix = None if name in index else _TURNED.search(name)
+    suffix = None if name in index else TURNED.search(name)
     turns = int(suffix[1]) // 90 if suffix else 0
     rows = members[index[name[: suffix.start()] if suffix else name]]
-    images.append(_turn(data.images[rows], turns))
+    examples.append(turned(data[0][rows], turns) if turns else data[0][rows])
     labels.append(np.full(len(rows), label, np.int32))
-  return LabelledImages(np.concatenate(images), np.concatenate(labels), names)
+  return type(data)(np.concatenate(examples), np.concatenate(labels), names)
 
 
-def _take(data: LabelledImages, classes: Sequence[int]) -> LabelledImages:
+def _take(data: Labelled, classes: Sequence[int]) -> Labelled:
   """The given classes alone, renumbered in this order."""
   renumber = np.full(len(data.names), -1, np.int32)
   renumber[np.asarray(classes)] = np.arange(len(classes), dtype=np.int32)
   labels = renumber[data.labels]
   kept = labels >= 0
-  return LabelledImages(
-    data.images[kept], labels[kept], tuple(data.names[i] for i in classes)
+  return type(data)(
+    data[0][kept], labels[kept], tuple(data.names[i] for i in classes)
   )
-
-
-def _turn(images: np.ndarray, turns: int) -> np.ndarray:
-  """Turns images counter-clockwise by `turns` times 90 degrees."""
-  height, width = images.shape[1:3]
-  if turns % 2 and height != width:
-    raise DataError(
-      f'images of {height} x {width} pixels cannot be turned by 90 degrees;'
-      ' they would have to be square'
-    )
-  return np.rot90(images, turns, axes=(1, 2))
-
-
-def _refuse_turned(data: LabelledImages, action: str) -> None:
-  turned = next((name for name in data.names if _TURNED.search(name)), None)
-  if turned is not None:
-    raise DataError(
-      f'cannot {action} classes that are rotated already, such as {turned!r};'
-      ' split first, then rotate each part once'
-    )

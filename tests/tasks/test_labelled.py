@@ -7,9 +7,9 @@ import pytest
 
 from metajax.tasks.errors import DataError
 from metajax.tasks.labelled import LabelledImages, check_episode, load_npz
+from metajax.tasks.rotations import rotate_classes
 from metajax.tasks.splits import (
   Splits,
-  rotate_classes,
   split_by_files,
   split_by_seed,
   split_sizes,

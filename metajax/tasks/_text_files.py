@@ -1,0 +1,220 @@
+"""The files of texts: rows of a text and a label, of CSV, JSON and JSON lines.
+
+Row numbers are those that a person finds in the file: the line where the row
+begins, in CSV where the header is usually 1.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metajax.tasks._table_files import (
+  check_header,
+  refuse_repeated,
+  unknown_column,
+)
+from metajax.tasks.errors import DataError, reason
+from metajax.tasks.names import normal_name
+
+__all__ = [
+  'MAX_CHARACTERS',
+  'Row',
+  'label_of',
+  'read_csv',
+  'read_json',
+  'read_jsonl',
+  'refuse_halves',
+]
+
+# Of a text. More is what follows a quotation mark that nobody has closed.
+MAX_CHARACTERS = 2**17
+
+_OPEN_QUOTE = (
+  'is a quotation mark not closed? A cell that holds commas, line breaks or'
+  ' quotation marks is quoted, with each mark in it doubled'
+)
+
+
+class Row(NamedTuple):
+  """A row of a file, as it was read."""
+
+  path: Path
+  number: int
+  text: Any
+  label: Any
+
+  def __str__(self) -> str:
+    """Names the row; how a message begins."""
+    return f'{self.path}, row {self.number}'
+
+
+def read_csv(path: Path, text_column: str, label_column: str) -> list[Row]:
+  """The rows of a CSV file.
+
+  Raises:
+    DataError: if the file cannot be read, its cells are not those of a CSV
+      file, or columns are missing or have one name.
+  """
+  rows = _csv_rows(path)
+  names = check_header(path, next(rows, (0, None))[1])
+  refuse_repeated(path, names)
+  text, label = _asked(path, text_column, label_column)
+  for name, parameter in ((text, 'text_column'), (label, 'label_column')):
+    if not name or name not in names:
+      raise unknown_column(path, names, name, parameter)
+  places = names.index(text), names.index(label)
+  read = []
+  for number, cells in rows:
+    if len(cells) != len(names):
+      raise DataError(
+        f'{path}, row {number}: the row has {len(cells)} cells, but the header'
+        f' has {len(names)}; separate cells by commas, and quote those that'
+        ' hold one'
+      )
+    read.append(Row(path, number, *(cells[place] for place in places)))
+  return read
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+  """The line and the cells of every row that is not blank."""
+  lines = csv.reader(io.StringIO(_read(path), newline=''), strict=True)
+  before = 0
+  while True:
+    try:
+      cells = next(lines)
+    except StopIteration:
+      return
+    except csv.Error as error:
+      what = str(error)
+      if 'field limit' in what:
+        what = f'a cell has more than {csv.field_size_limit()} characters'
+      raise DataError(
+        f'{path}, row {before + 1}: {what}; {_OPEN_QUOTE}'
+      ) from error
+    if cells:
+      yield before + 1, cells
+    before = lines.line_num
+
+
+def read_jsonl(path: Path, text_column: str, label_column: str) -> list[Row]:
+  """The rows of a file with a JSON object in every line that is not blank.
+
+  Raises:
+    DataError: if the file cannot be read, a line is no object, or no line has
+      such names.
+  """
+  text, label = _asked(path, text_column, label_column)
+  rows, known = [], dict[str, None]()
+  for number, line in enumerate(_read(path).split('\n'), start=1):
+    if not line.strip():
+      continue
+    held = _parsed(line, f'{path}, row {number}', 'one JSON object a line')
+    if not isinstance(held, dict):
+      raise DataError(
+        f'{path}, row {number}: the line is no JSON object, such as'
+        f' {json.dumps({text: "a text", label: "its label"})}'
+      )
+    named = {normal_name(name): value for name, value in held.items()}
+    known.update(dict.fromkeys(named))
+    rows.append(Row(path, number, named.get(text), named.get(label)))
+  for name, parameter in ((text, 'text_column'), (label, 'label_column')):
+    if rows and name not in known:
+      raise unknown_column(path, tuple(known), name, parameter)
+  return rows
+
+
+def read_json(path: Path) -> Any:
+  """What a file of JSON holds.
+
+  Raises:
+    DataError: if there is no such file, or it is not of JSON.
+  """
+  return _parsed(_read(path), str(path), 'a file of JSON')
+
+
+def _parsed(text: str, where: str, what: str) -> Any:
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError) as error:
+    raise DataError(f'{where}: is not {what} ({reason(error)})') from error
+
+
+def _asked(path: Path, text: str, label: str) -> tuple[str, str]:
+  """The names of both columns, in their one spelling."""
+  asked = normal_name(text), normal_name(label)
+  if asked[0] == asked[1]:
+    raise DataError(
+      f'{path}: column {asked[0]!r} is asked for as text and as label; name'
+      ' another for one of them',
+      'label_column',
+    )
+  return asked
+
+
+def _read(path: Path) -> str:
+  """A file of text, without its byte-order mark."""
+  if not path.is_file():
+    raise DataError(f'{path}: there is no such file; check the path')
+  try:
+    held = path.read_bytes()
+  except OSError as error:
+    raise DataError(f'{path}: cannot be read ({reason(error)})') from error
+  if held.startswith((b'\xff\xfe', b'\xfe\xff')):
+    raise DataError(f'{path}: is in UTF-16; save it in UTF-8')
+  if b'\0' in held:
+    line = held.count(b'\n', 0, held.index(b'\0')) + 1
+    raise DataError(
+      f'{path}: is a binary file (line {line} has a byte of 0), not one of text'
+      ' in UTF-8'
+    )
+  try:
+    return held.decode('utf-8-sig')
+  except UnicodeDecodeError as error:
+    start = error.start + 3 * held.startswith(b'\xef\xbb\xbf')
+    line = held.count(b'\n', 0, start) + 1
+    raise DataError(
+      f'{path}, row {line}: byte 0x{held[start]:02x} is not of UTF-8; is the'
+      ' file in another encoding, such as Latin-1, or no text at all? Save it'
+      ' in UTF-8'
+    ) from error
+
+
+def label_of(row: Row) -> str | None:
+  """The name that a label is, or None where there is none.
+
+  An integer is the same as the text of it, for CSV does not tell them apart.
+
+  Raises:
+    DataError: if it is of another kind.
+  """
+  label = row.label
+  if isinstance(label, float):
+    if math.isnan(label):
+      return None
+    label = int(label) if label.is_integer() else label
+  if label is None:
+    return None
+  if isinstance(label, bool) or not isinstance(label, (str, int)):
+    shown = json.dumps(label)
+    raise DataError(
+      f'{row}: the label {shown[:40]} is neither text nor an integer; write'
+      ' the name of a class'
+    )
+  name = normal_name(str(label))
+  refuse_halves(row, name)
+  return None if name.lower() in ('', 'nan') else name
+
+
+def refuse_halves(row: Row, text: str) -> None:
+  """Refuses what JSON can say, and no file of text: halves of characters."""
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise DataError(
+      f'{row}: U+{ord(text[error.start]):04X} is half of a character; mend it,'
+      ' or leave the row out'
+    ) from error
