@@ -1,0 +1,157 @@
+"""Queries of no class: how they are drawn, and how well they are found."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metajax.base import values_and_weights
+from metajax.objectives import cross_entropy
+from metajax.tasks import episodes
+from metajax.tasks.out_of_scope import (
+  accuracy_with_rejection,
+  area_under_curve,
+  is_out_of_scope,
+  tune_threshold,
+  with_out_of_scope,
+)
+
+TOKENS = np.repeat(np.arange(30)[:, None], 4, axis=1)
+OTHERS = TOKENS[:20] + 100
+
+
+def sampler(**varied):
+  return episodes(TOKENS, np.arange(30) % 3, 3, 2, 4, **varied)
+
+
+def test_queries_of_no_class_are_added_in_random_order():
+  sample = with_out_of_scope(sampler(), OTHERS, 0.4)
+  keys = jax.random.split(jax.random.key(0), 20)
+  tasks = jax.jit(jax.vmap(sample))(keys)
+  plain = jax.jit(jax.vmap(sampler()))(keys)
+  outside = np.asarray(is_out_of_scope(tasks.query.targets))
+  inputs = np.asarray(tasks.query.inputs)
+  assert inputs.shape == (20, 20, 4)  # 12 and 8, which are 40%
+  assert inputs.dtype == np.int32
+  np.testing.assert_array_equal(outside, inputs[..., 0] >= 100)
+  assert (outside.sum(1) == 8).all()
+  assert len({tuple(row) for row in outside}) > 15
+  for one, other, where in zip(inputs, plain.query.inputs, outside,
+                               strict=True):  # fmt: skip
+    assert len(set(one[where, 0])) == 8  # without replacement
+    assert sorted(one[~where, 0]) == sorted(other[:, 0].tolist())
+  # The other queries keep their classes, and the support set is as it was.
+  values, _ = values_and_weights(tasks.query.targets)
+  for task in range(20):
+    known = {
+      int(token): int(target)
+      for token, target in zip(plain.query.inputs[task, :, 0],
+                               plain.query.targets[task], strict=True)
+    }  # fmt: skip
+    for token, target, where in zip(inputs[task, :, 0], values[task],
+                                    outside[task], strict=True):  # fmt: skip
+      assert where or known[int(token)] == target
+  jax.tree.map(np.testing.assert_array_equal, tasks.support, plain.support)
+
+
+def test_losses_leave_them_out():
+  task = with_out_of_scope(sampler(), OTHERS, 0.4)(jax.random.key(0))
+  outside = is_out_of_scope(task.query.targets)
+  outputs = jax.nn.one_hot(task.query.targets.values, 3) * 5
+  wrong = jnp.where(outside[:, None], jnp.array([0, 9.0, 0]), outputs)
+  for each in (outputs, wrong):
+    loss, metrics = cross_entropy(each, task.query.targets)
+    assert metrics['accuracy'] == 1
+    np.testing.assert_allclose(
+      loss, cross_entropy(outputs, task.query.targets)[0]
+    )
+
+
+@pytest.mark.parametrize(
+  ('examples', 'share', 'message'),
+  [
+    (OTHERS, 0.0, 'share must be above 0 and below 1; got 0.0'),
+    (OTHERS, 1.0, 'share must be above 0'),
+    (OTHERS, float('nan'), 'share must be above 0'),
+    (OTHERS[:0], 0.5, 'there is no example that is out of scope'),
+    (OTHERS, 0.9, 'are 108 that are out of scope, but there are 20 examples'),
+    (OTHERS[:, :3], 0.5, r'has the shape \(3,\) an example, and queries have'),
+  ],
+)
+def test_what_cannot_be_drawn_is_refused(examples, share, message):
+  with pytest.raises(ValueError, match=message):
+    with_out_of_scope(sampler(), examples, share)(jax.random.key(0))
+
+
+def test_tasks_of_several_sizes_are_refused():
+  with pytest.raises(ValueError, match='queries of these tasks are weighted'):
+    with_out_of_scope(sampler(min_ways=2), OTHERS, 0.5)(jax.random.key(0))
+
+
+def draw(rng, queries=40, ways=3):
+  # Of few values, so that many are equal.
+  scores = rng.integers(0, 7, (queries, ways)).astype(np.float32)
+  return scores, rng.integers(0, ways, queries), rng.random(queries) < 0.3
+
+
+def test_the_area_is_that_of_a_double_loop():
+  rng = np.random.default_rng(0)
+  for _ in range(5):
+    scores, _, outside = draw(rng)
+    won, pairs = 0.0, 0
+    for i in np.flatnonzero(~outside):
+      for j in np.flatnonzero(outside):
+        one, other = scores[i].max(), scores[j].max()
+        won += 1.0 if one > other else 0.5 if one == other else 0.0
+        pairs += 1
+    found = area_under_curve(jnp.asarray(scores), jnp.asarray(outside))
+    np.testing.assert_allclose(found, won / pairs, rtol=1e-6)
+
+
+def test_the_area_of_nothing_to_compare_or_of_no_number_is_none():
+  scores = jnp.ones((3, 2))
+  assert np.isnan(area_under_curve(scores, jnp.zeros(3, bool)))
+  assert np.isnan(area_under_curve(scores, jnp.ones(3, bool)))
+  scores = scores.at[0, 0].set(jnp.nan)
+  assert np.isnan(area_under_curve(scores, jnp.array([False, True, True])))
+
+
+def test_the_threshold_is_the_best_there_is():
+  rng = np.random.default_rng(1)
+  for _ in range(5):
+    scores, targets, outside = draw(rng)
+
+    def accuracy(threshold, scores=scores, targets=targets, outside=outside):
+      right = 0
+      for row, target, out in zip(scores, targets, outside, strict=True):
+        accepted = row.max() >= threshold
+        right += not accepted if out else accepted and row.argmax() == target
+      return right / len(scores)
+
+    best = max(map(accuracy, np.arange(-1, 9, 0.5)))
+    threshold = tune_threshold(
+      scores.reshape(4, 10, 3), targets.reshape(4, 10), outside.reshape(4, 10)
+    )
+    assert accuracy(threshold) == best
+    np.testing.assert_allclose(
+      accuracy_with_rejection(
+        jnp.asarray(scores), jnp.asarray(targets), jnp.asarray(outside),
+        threshold,
+      ),
+      best, rtol=1e-6,
+    )  # fmt: skip
+
+
+def test_thresholds_at_the_ends_and_between_neighbours():
+  scores, targets = np.float32([[1.0], [2.0]]), np.zeros(2, int)
+  assert tune_threshold(scores, targets, np.array([True, True])) == np.inf
+  assert tune_threshold(scores, targets, np.array([False, False])) == -np.inf
+  near = np.float32([[1.0], [np.nextafter(np.float32(1), np.float32(2))]])
+  threshold = tune_threshold(near, targets, np.array([True, False]))
+  assert accuracy_with_rejection(
+    jnp.asarray(near), jnp.asarray(targets), jnp.array([True, False]), threshold
+  ) == 1  # fmt: skip
+  with pytest.raises(ValueError, match='no numbers'):
+    tune_threshold(scores * np.nan, targets, targets > 0)
+  with pytest.raises(ValueError, match=r'need targets and out_of_scope of'):
+    tune_threshold(scores, targets[:1], targets > 0)
