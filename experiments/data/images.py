@@ -4,12 +4,12 @@
 makes samplers of it.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments.data.samplers import (
   Data,
+  DataSet,
   Wanted,
   blaming,
   check_varied,
@@ -18,6 +18,7 @@ from experiments.data.samplers import (
   in_proportion,
   labelled,
   max_unpacked,
+  refuse_others,
   refuse_seed,
   sizes,
   split_shares,
@@ -41,7 +42,6 @@ from metajax.tasks.folder import has_lists
 
 __all__ = [
   'DATASETS',
-  'DataSet',
   'DataSetName',
   'ImageData',
   'check_meaning',
@@ -53,13 +53,6 @@ __all__ = [
 
 # Classes of training, where there is no end of them.
 _STROKES_CLASSES = 1024
-
-
-class DataSet(NamedTuple):
-  """How a data set is loaded, and which settings have a meaning for it."""
-
-  load: Callable[['Wanted'], Data]
-  settings: frozenset[str]
 
 
 class DataSetName(Kind):
@@ -188,13 +181,7 @@ def load(wanted: Wanted) -> Data:
 
 def check_meaning(settings: Any, allowed: frozenset[str]) -> None:
   """Refuses settings of other data sets than the one that is named."""
-  own = frozenset[str]().union(*(row.settings for row in DATASETS.values()))
-  for name in sorted(own - allowed):
-    if value := getattr(settings, name):
-      raise UsageError(
-        name,
-        f'is {value}, but has no meaning for --dataset={settings.dataset}',
-      )
+  refuse_others(settings, DATASETS, allowed)
 
 
 def load_strokes(wanted: Wanted) -> Data:

@@ -1,8 +1,9 @@
-"""Samplers of labelled images: checked, turned, on the device or the host."""
+"""Samplers of labelled images and texts: checked, and made of their splits."""
 
+import dataclasses
 import math
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from metajax.tasks.splits import SHARES, split_sizes
 __all__ = [
   'Classes',
   'Data',
+  'DataSet',
   'Shares',
   'Wanted',
   'as_flags',
@@ -42,7 +44,9 @@ __all__ = [
   'in_proportion',
   'labelled',
   'max_unpacked',
+  'refuse_others',
   'refuse_seed',
+  'sampled',
   'sizes',
   'split_shares',
 ]
@@ -109,12 +113,13 @@ class Data(NamedTuple):
   train_classes: int
   test_classes: Classes | None = None  # where they have names
   digests: Digests | None = None  # of what is not drawn by a program
+  text: Any = None  # of texts: `experiments.data.text.Meaning`
 
 
 class Wanted(NamedTuple):
   """What is to be loaded, and the tasks that are to be drawn of it."""
 
-  settings: Any  # `ImageData`, with `algorithm` and `cache_dir`
+  settings: Any  # `ImageData` or `TextData`, with `algorithm`, `cache_dir`
   recipe: Recipe
   min_ways: int | None = None  # of tasks of several sizes
   min_shots: int | None = None
@@ -128,6 +133,33 @@ class Wanted(NamedTuple):
   def varied(self) -> dict[str, Any]:
     """The least ways and shots of a task, if these vary."""
     return {'min_ways': self.min_ways, 'min_shots': self.min_shots}
+
+
+class DataSet(NamedTuple):
+  """How a data set is loaded, and which settings have a meaning for it."""
+
+  load: Callable[[Wanted], Any]
+  settings: frozenset[str]
+
+
+def refuse_others(
+  settings: Any, rows: Mapping[str, DataSet], allowed: frozenset[str]
+) -> None:
+  """Refuses settings of other data sets than the one that is named.
+
+  Args:
+    settings: what is given.
+    rows: all data sets.
+    allowed: the settings of the one that is named.
+  """
+  own = frozenset[str]().union(*(row.settings for row in rows.values()))
+  usual = {each.name: each.default for each in dataclasses.fields(settings)}
+  for name in sorted(own - allowed):
+    if (value := getattr(settings, name)) and value != usual[name]:
+      raise UsageError(
+        name,
+        f'is {value}, but has no meaning for --dataset={settings.dataset}',
+      )
 
 
 def sizes(recipe: Recipe, training: bool) -> tuple[int, int, int]:
@@ -217,6 +249,35 @@ def labelled(
   """
   found = digests(splits)
   splits = _rotated(wanted, splits)
+  on_host = _on_host(
+    wanted.settings.images_on, sum(part.images.nbytes for part in splits)
+  )
+  make: Callable[..., Any] = HostTasks if on_host else device_tasks
+  data = sampled(wanted, splits, origin, by_shares, make)
+  return data._replace(
+    protocol={
+      **data.protocol, 'rotation': _describe_rotation(wanted.settings)
+    },
+    digests=found,
+  )  # fmt: skip
+
+
+def sampled(
+  wanted: Wanted,
+  splits: Any,
+  origin: str,
+  by_shares: bool = False,
+  make: Callable[..., Any] = device_tasks,
+) -> Data:
+  """Makes samplers of splits, the first field of which are their examples.
+
+  Args:
+    wanted: what is loaded.
+    splits: of images, or of tokens.
+    origin: what divided them, for the protocol.
+    by_shares: whether --split_shares would divide them otherwise.
+    make: a sampler of examples and of places in them.
+  """
   counts = '/'.join(str(len(part.names)) for part in splits)
   advice = ''
   if by_shares:
@@ -224,17 +285,11 @@ def labelled(
       f'; {counts} classes are for train/validation/test: lower it, or divide'
       ' them otherwise, by --split_shares or --split_dir'
     )
-  on_host = _on_host(
-    wanted.settings.images_on, sum(part.images.nbytes for part in splits)
-  )
-  make: Callable[..., Any] = HostTasks if on_host else device_tasks
   parts = splits._asdict()
   places = {
     name: _places(wanted, part, name, advice) for name, part in parts.items()
   }
-  samplers = {
-    name: make(part.images, places[name]) for name, part in parts.items()
-  }
+  samplers = {name: make(part[0], places[name]) for name, part in parts.items()}
   test_classes = Classes(
     device_tasks(splits.test.labels, places['test']), splits.test.names
   )
@@ -242,12 +297,10 @@ def labelled(
   return Data(
     **samplers,
     protocol={
-      'split': f'{counts} train/validation/test classes by {origin}{within}',
-      'rotation': _describe_rotation(wanted.settings),
+      'split': f'{counts} train/validation/test classes by {origin}{within}'
     },
     train_classes=len(splits.train.names),
     test_classes=test_classes,
-    digests=found,
   )
 
 

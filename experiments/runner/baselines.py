@@ -7,11 +7,12 @@ import jax.numpy as jnp
 
 from experiments.runner.problem import TEST_SEED, Problem
 from metajax import Learner, Model, evaluate, maml, nearest_class_mean
+from metajax.adaptation.bag_of_words import bag_of_words_scores
 from metajax.adaptation.classes import one_step
 from metajax.base import Batch, PyTree
 from metajax.runs.evaluation import Evaluation
 
-__all__ = ['mean', 'pixels', 'zero']
+__all__ = ['bag_of_words', 'mean', 'pixels', 'zero']
 
 
 def pixels(problem: Problem) -> dict[str, float]:
@@ -21,6 +22,31 @@ def pixels(problem: Problem) -> dict[str, float]:
   return {
     'pixel_accuracy': float(evaluation.mean['accuracy'][-1]),
     'pixel_ci95': float(evaluation.ci95['accuracy'][-1]),
+  }
+
+
+def bag_of_words(problem: Problem) -> dict[str, float]:
+  """Nearest class mean of counts of tokens."""
+
+  def adapt(
+    key: jax.Array, meta_params: PyTree, support: Batch
+  ) -> tuple[Batch, Any]:
+    unknown = support._replace(
+      targets=jax.tree.map(jnp.zeros_like, support.targets)
+    )
+    return support, one_step(unknown, support)
+
+  learner = Learner(
+    init=lambda key, inputs: (),
+    adapt=adapt,
+    predict=lambda support, inputs: bag_of_words_scores(
+      support, inputs, problem.recipe.ways
+    ),
+  )
+  evaluation = _evaluated(problem, learner, ())
+  return {
+    'bag_of_words_accuracy': float(evaluation.mean['accuracy'][-1]),
+    'bag_of_words_ci95': float(evaluation.ci95['accuracy'][-1]),
   }
 
 

@@ -5,7 +5,7 @@ it. Tested would then be classes that were trained on.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -37,7 +37,7 @@ Digests = dict[str, dict[str, str]]
 _MAKE_SPLITS = frozenset({
   'dataset', 'data_dir', 'data_file', 'split_dir', 'split_seed', 'split_shares',
   'within_groups', 'image_size', 'skip_unreadable', 'task_column',
-  'target_columns', 'feature_columns',
+  'target_columns', 'feature_columns', 'text_column', 'label_column',
 })  # fmt: skip
 
 
@@ -45,8 +45,8 @@ def digests(splits: NamedTuple) -> Digests:
   """The SHA-256 of what each split holds.
 
   Args:
-    splits: NamedTuples of arrays and of names, such as
-      `metajax.tasks.Splits` and `TableSplits`.
+    splits: NamedTuples of arrays, of numbers or of texts, and of names, such
+      as `metajax.tasks.Splits` and `TableSplits`.
 
   Returns:
     By split, that of its `names` and that of its `values`: of its arrays, their
@@ -60,16 +60,22 @@ def digests(splits: NamedTuple) -> Digests:
 def _digests_of(part: Any) -> dict[str, str]:
   names, values = hashlib.sha256(), hashlib.sha256()
   for held in part:
-    if isinstance(held, np.ndarray):
+    if isinstance(held, np.ndarray) and held.dtype == object:
+      _add_texts(values, held)
+    elif isinstance(held, np.ndarray):
       values.update(f'{held.dtype.str}{held.shape}'.encode())
       values.update(np.ascontiguousarray(held).reshape(-1).view(np.uint8).data)
     else:
-      # With their lengths: no two lists of names are one text.
-      for name in held:
-        encoded = name.encode('utf-8', 'surrogatepass')
-        names.update(b'%d:' % len(encoded) + encoded)
-      names.update(b';')
+      _add_texts(names, held)
   return {'names': names.hexdigest(), 'values': values.hexdigest()}
+
+
+def _add_texts(digest: Any, texts: Iterable[str]) -> None:
+  # With their lengths: no two lists of texts are one text.
+  for text in texts:
+    encoded = text.encode('utf-8', 'surrogatepass')
+    digest.update(b'%d:' % len(encoded) + encoded)
+  digest.update(b';')
 
 
 def differing(before: Digests | None, now: Digests | None) -> list[str]:

@@ -12,6 +12,14 @@ from metajax.tasks.episodes import (
 from metajax.tasks.errors import DataError
 from metajax.tasks.folder import is_divided, load_class_folders, load_folder
 from metajax.tasks.labelled import LabelledImages, load_npz
+from metajax.tasks.out_of_scope import (
+  accuracy_with_rejection,
+  area_under_curve,
+  is_out_of_scope,
+  tune_threshold,
+  with_out_of_scope,
+)
+from metajax.tasks.phrases import Phrases, phrase_tokenizer, phrases
 from metajax.tasks.places import classification_places, episode_places
 from metajax.tasks.prepared import load_prepared
 from metajax.tasks.rotations import rotate_classes
@@ -46,6 +54,7 @@ from metajax.tasks.text import (
   load_csv,
   load_jsonl,
 )
+from metajax.tasks.words import WordTokenizer, word_tokenizer
 
 __all__ = [
   'DataError',
@@ -55,11 +64,15 @@ __all__ = [
   'Intents',
   'LabelledImages',
   'OutOfScope',
+  'Phrases',
   'Splits',
   'Standardisation',
   'Table',
   'TableSplits',
   'Texts',
+  'WordTokenizer',
+  'accuracy_with_rejection',
+  'area_under_curve',
   'classification',
   'classification_places',
   'completion',
@@ -69,6 +82,7 @@ __all__ = [
   'episodes',
   'groups_of',
   'is_divided',
+  'is_out_of_scope',
   'load_banking77',
   'load_cifar100',
   'load_class_folders',
@@ -81,6 +95,8 @@ __all__ = [
   'load_prepared',
   'load_table',
   'pad_task',
+  'phrase_tokenizer',
+  'phrases',
   'rotate_classes',
   'sinusoid',
   'split_by_files',
@@ -93,4 +109,7 @@ __all__ = [
   'strokes',
   'strokes_classification',
   'table_tasks',
+  'tune_threshold',
+  'with_out_of_scope',
+  'word_tokenizer',
 ]
