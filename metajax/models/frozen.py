@@ -11,8 +11,9 @@ import jax
 from metajax.base import Model, PyTree
 from metajax.equality import EqualPartial, Frozen, as_frozen, by_value
 from metajax.models.modes import like, with_key
+from metajax.models.tuning.tunings import Tuning, tuned
 
-__all__ = ['hold', 'starting_from']
+__all__ = ['hold', 'on_weights', 'starting_from']
 
 
 def hold(model: Model | Frozen, weights: PyTree) -> Frozen:
@@ -94,6 +95,46 @@ def starting_from(model: Model, weights: PyTree) -> Model:
     return _with(params, weights)
 
   return model._replace(init=init)
+
+
+def on_weights(model: Model, weights: PyTree, tuning: Tuning) -> Frozen:
+  """A model on pretrained weights, which stay but for what a tuning adds.
+
+  It is `hold(tuned(starting_from(model, weights), tuning), {'base': weights})`,
+  whose weights are an argument throughout.
+
+  Args:
+    model: whose parameters the weights are, or some of them.
+    weights: arrays of any precision.
+    tuning: what adapts, such as `metajax.models.lora()`; it starts from the
+      weights, so `only(partition.everything)` learns all of them.
+
+  Returns:
+    The network; its parameters are `{'tuning': ...}`, and under `'base'` what
+    the weights do not have, such as a new head.
+
+  Raises:
+    ValueError: when it initialises, as `hold` and the tuning do.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, metajax
+    >>> from metajax.inner import partition
+    >>> from metajax.models import mlp, only
+    >>> inputs = jnp.zeros((1, 3))
+    >>> before = mlp([8], 5).init(jax.random.key(0), inputs)
+    >>> weights = {'Dense_0': before['Dense_0']}
+    >>> model = on_weights(mlp([8], 2), weights, only(partition.biases))
+    >>> params = model.init(jax.random.key(1), inputs)
+    >>> sorted(params['base']), sorted(params['tuning'])
+    (['head'], ['Dense_0/bias', 'head/bias'])
+  """
+  return Frozen(EqualPartial(_on_weights, model, tuning), weights)
+
+
+def _on_weights(model: Model, tuning: Tuning, weights: PyTree) -> Model:
+  started = tuned(starting_from(model, weights), tuning)
+  held: Model = hold(started, {'base': weights}).made()
+  return held
 
 
 def _with(params: PyTree, weights: PyTree) -> PyTree:

@@ -111,8 +111,8 @@ def evaluate(
 
   Raises:
     ValueError: if `normalisation` or `judged` is none of the above, `num_tasks`
-      < 2 or `chunk_size` < 1; if tasks, learner and objective do not fit together
-      (see `metajax.check`).
+      < 2 or `chunk_size` < 1; if tasks, learner and objective do not fit
+      together (see `metajax.check`).
     TypeError: if a function of the learner, or the objective, has no hash.
   """
   key = as_key(key)
