@@ -202,6 +202,8 @@ class TransformerConfig:
 
   def _check_family(self) -> None:
     assert self.head_width is not None
+    if self.types and self.family != 'bert':
+      raise ValueError(f'{self.family} has no token types, got {self.types}')
     if self.family == 'llama':
       if self.head_width % 2:
         raise ValueError(

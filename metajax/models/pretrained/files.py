@@ -98,7 +98,12 @@ def open_weights(weights: WeightFiles) -> Iterator[dict[str, Any]]:
     ValueError: if a file is damaged or of another format, or a tensor is in
       two files, or not where the index says.
   """
-  from safetensors import SafetensorError, safe_open
+  try:
+    from safetensors import SafetensorError, safe_open
+  except ImportError:
+    raise ImportError(
+      "weights need safetensors; install it with: pip install 'metajax[text]'"
+    ) from None
 
   with contextlib.ExitStack() as stack:
     places: dict[str, Any] = {}

@@ -36,8 +36,12 @@ class Tokenizer:
   """
 
   def __init__(self, text: str, config: TransformerConfig) -> None:
-    import tokenizers
-
+    try:
+      import tokenizers
+    except ImportError:
+      raise ImportError(
+        "texts need tokenizers; install it with: pip install 'metajax[text]'"
+      ) from None
     try:
       self._tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # it raises nothing more precise

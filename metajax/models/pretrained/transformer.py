@@ -286,8 +286,6 @@ def attend(
   seen = real[:, None, :]
   if config.causal:
     seen = seen & jnp.tril(jnp.ones((length, length), bool))[None]
-  else:
-    seen = jnp.broadcast_to(seen, (examples, length, length))
   if 'prefix' in params:
     prefix = params['prefix']
     key, value = _behind(prefix['key'], key), _behind(prefix['value'], value)

@@ -1,10 +1,11 @@
-"""Small transformers of each family, with numbers for parameters."""
+"""Small transformers of each family, their parameters, and a tokenizer."""
 
 import functools
 
 import jax
 import numpy as np
 from numpy_draws import numbers_like
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from metajax.models.pretrained import TransformerConfig
 from metajax.models.pretrained.parameters import draw, shapes
@@ -34,3 +35,21 @@ def params_of(family: str, masked_words: bool = False):
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float64), tree
   )
   return jax.tree.map(np.float32, numbers_like(wide))
+
+
+WORDS = ['[UNK]', '[CLS]', '[SEP]', '[PAD]', 'a', 'b', 'c']
+
+
+def text_of(words=WORDS, special: bool = True, fixed: int | None = 128) -> str:
+  """A tokenizer.json of whole words; it pads and truncates, as many do."""
+  vocabulary = {word: index for index, word in enumerate(words)}
+  inner = Tokenizer(models.WordLevel(vocabulary, unk_token='[UNK]'))
+  inner.pre_tokenizer = pre_tokenizers.Whitespace()
+  if special:
+    inner.post_processor = processors.TemplateProcessing(
+      single='[CLS] $A [SEP]', special_tokens=[('[CLS]', 1), ('[SEP]', 2)]
+    )
+  if fixed:
+    inner.enable_padding(length=fixed, pad_id=3, pad_token='[PAD]')
+    inner.enable_truncation(fixed)
+  return inner.to_str()

@@ -140,6 +140,11 @@ def test_a_directory_without_configuration_is_refused(tmp_path):
     read_config(tmp_path)
 
 
+def test_token_types_are_of_bert_alone():
+  with pytest.raises(ValueError, match='gpt2 has no token types, got 2'):
+    dataclasses.replace(CONFIGS['gpt2'], types=2)
+
+
 def test_heads_of_another_width_are_of_llama_alone():
   with pytest.raises(ValueError, match='heads that divide the width'):
     TransformerConfig('bert', 30, 8, 2, 2, 12, 10, head_width=8)

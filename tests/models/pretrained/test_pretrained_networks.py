@@ -100,6 +100,7 @@ def test_models_made_alike_are_equal():
   assert language_model(config) != language_model(CONFIGS['gpt2'])
 
 
+@pytest.mark.in_ci
 def test_an_encoder_learns_by_any_method():
   model = text_encoder(CONFIGS['bert'], 2)
   learner = metajax.maml(

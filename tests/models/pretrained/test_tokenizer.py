@@ -1,36 +1,18 @@
 """Texts as token ids: lengths, padding, truncation, what is refused."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from small_transformers import CONFIGS
-from tokenizers import Tokenizer as Inner
-from tokenizers import models, pre_tokenizers, processors
+from small_transformers import CONFIGS, WORDS, text_of
 
 from metajax.models.pretrained import Tokenizer, read_tokenizer
-
-WORDS = ['[UNK]', '[CLS]', '[SEP]', '[PAD]', 'a', 'b', 'c']
-
-
-def text_of(words=WORDS, special: bool = True, fixed: int | None = 128) -> str:
-  """A tokenizer.json of whole words; it pads and truncates, as many do."""
-  vocabulary = {word: index for index, word in enumerate(words)}
-  inner = Inner(models.WordLevel(vocabulary, unk_token='[UNK]'))
-  inner.pre_tokenizer = pre_tokenizers.Whitespace()
-  if special:
-    inner.post_processor = processors.TemplateProcessing(
-      single='[CLS] $A [SEP]', special_tokens=[('[CLS]', 1), ('[SEP]', 2)]
-    )
-  if fixed:
-    inner.enable_padding(length=fixed, pad_id=3, pad_token='[PAD]')
-    inner.enable_truncation(fixed)
-  return inner.to_str()
 
 
 def wide(**changes) -> Tokenizer:
   """With 600 positions."""
-  config = CONFIGS['bert'].__class__('bert', 30, 8, 2, 2, 12, 600)
+  config = dataclasses.replace(CONFIGS['bert'], max_length=600)
   return Tokenizer(text_of(**changes), config)
 
 

@@ -14,8 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from small_transformers import CONFIGS, params_of
-from test_tokenizer import text_of
+from small_transformers import CONFIGS, params_of, text_of
 
 from metajax.models.pretrained import (
   Tokenizer,
@@ -59,6 +58,15 @@ def test_what_is_saved_is_loaded(tmp_path, family):
   file = tmp_path / 'new' / 'model.safetensors'
   assert loaded.digest == hashlib.sha256(file.read_bytes()).hexdigest()
   assert loaded.path == str(tmp_path / 'new')
+
+
+@pytest.mark.parametrize('library', ['safetensors', 'tokenizers'])
+def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch, library):
+  tokenizer = Tokenizer(text_of(), CONFIGS['bert'])
+  save(tmp_path, CONFIGS['bert'], params_of('bert'), tokenizer)
+  monkeypatch.setitem(sys.modules, library, None)
+  with pytest.raises(ImportError, match=rf'{library}; .* pip install'):
+    load(tmp_path)
 
 
 def test_a_tokenizer_need_not_be_there(tmp_path):
