@@ -23,6 +23,7 @@ from metajax.base import (
   sample_tasks,
 )
 from metajax.devices.mesh import put
+from metajax.equality import Frozen
 from metajax.metric import MEAN_SQUARED_ERROR, Metric, with_metrics
 from metajax.normalisation import Normalisation, population
 from metajax.objectives import mean_squared_error
@@ -53,7 +54,7 @@ class Problem(NamedTuple):
   settings: Common
   recipe: Recipe
   objective: Objective
-  model: Model
+  model: Model | Frozen
   train: SampleTask
   validation: SampleTask
   test: SampleTask
@@ -71,7 +72,7 @@ class Problem(NamedTuple):
     """The row of the method."""
     return ALGORITHMS[self.settings.algorithm]
 
-  def meta_learner(self) -> MetaLearner:
+  def meta_learner(self) -> MetaLearner | Frozen:
     """The method as it is trained."""
     recipe = self.recipe
     return self.make(
@@ -82,7 +83,9 @@ class Problem(NamedTuple):
       ),
     )
 
-  def make(self, model: Model, recipe: Recipe) -> MetaLearner:
+  def make(
+    self, model: Model | Frozen, recipe: Recipe
+  ) -> MetaLearner | Frozen:
     """The method on a network.
 
     Raises:
@@ -91,7 +94,7 @@ class Problem(NamedTuple):
     name = self.settings.algorithm
     try:
       made = self.algorithm.make(model, self.objective, recipe)
-      if not isinstance(made, MetaLearner):
+      if not isinstance(made, MetaLearner | Frozen):
         raise TypeError(f'made {type(made).__name__}, not a MetaLearner')
       return made
     except (ValueError, TypeError) as error:
@@ -116,7 +119,7 @@ class Trained(NamedTuple):
 class Judge(NamedTuple):
   """The method as it is tested."""
 
-  learner: Learner | MetaLearner
+  learner: Learner | MetaLearner | Frozen
   normalisation: Normalisation
   prepare: Callable[[PyTree], PyTree]  # meta-parameters as `learner` wants
 
@@ -128,7 +131,7 @@ def make_judge(problem: Problem) -> Judge:
     inner_batch=problem.recipe.eval_inner_batch,
   )
 
-  def make(model: Model) -> MetaLearner:
+  def make(model: Model | Frozen) -> MetaLearner | Frozen:
     return problem.make(model, recipe)
 
   if recipe.evaluation != 'population':

@@ -1,0 +1,176 @@
+"""The transformer of a run on texts: pretrained, or drawn at random."""
+
+import math
+import re
+from typing import Any
+
+from experiments.runner.errors import UsageError
+from experiments.runner.paths import Place
+from experiments.runner.settings import (
+  Base,
+  OneOf,
+  Text,
+  Whole,
+  setting,
+  settings,
+)
+from metajax.algorithms.recipe import Recipe
+from metajax.algorithms.table import ALGORITHMS
+from metajax.base import Head, Model
+from metajax.equality import Frozen
+from metajax.inner import partition
+from metajax.models import pretrained
+from metajax.models.frozen import hold, on_weights, starting_from
+from metajax.models.tuning import (
+  Tuning,
+  last,
+  lora,
+  only,
+  prefix,
+  soft_prompt,
+)
+
+__all__ = ['Transformer', 'load_pretrained', 'make_encoder', 'make_tuning']
+
+_ADAPT = re.compile('lora|prefix|prompt|bias|norm|head|last:[1-9][0-9]*|all')
+
+
+@settings
+class Transformer(Base):
+  """Which transformer there is, and what of it adapts."""
+
+  model_dir: str | None = setting(
+    None, Place(),
+    'folder of a pretrained transformer: model.safetensors, config.json and'
+    ' tokenizer.json [default: a small one that is drawn at random]',
+    of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+  adapt: str | None = setting(
+    None, Text(),
+    'what of a pretrained transformer is learned: lora, prefix, prompt, bias,'
+    ' norm, head, last:K (the last K blocks) or all; everything else stays as'
+    ' it is [default: lora]',
+    of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+  rank: int = setting(
+    8, Whole(), 'of --adapt=lora', of='method', resume=False, forwarded=True
+  )
+  prompt_length: int = setting(
+    8, Whole(), 'of --adapt=prompt and --adapt=prefix',
+    of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+  pool: str = setting(
+    'mean', OneOf(['mean', 'first', 'last']),
+    'which position of a text its features are taken from',
+    of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+
+
+def load_pretrained(given: Any) -> pretrained.Pretrained | None:
+  """Loads the transformer that settings name, if they name one.
+
+  Raises:
+    UsageError: if it cannot be loaded, or settings contradict each other.
+  """
+  if given.adapt is not None and not _ADAPT.fullmatch(given.adapt):
+    raise UsageError(
+      'adapt',
+      f'is {given.adapt}; it is one of lora, prefix, prompt, bias, norm, head,'
+      ' last:K with K from 1, and all',
+    )
+  if given.model_dir is None:
+    if given.adapt not in (None, 'all'):
+      raise UsageError(
+        'adapt',
+        f'is {given.adapt}, but without --model_dir there are no weights to'
+        ' keep, and all is learned',
+      )
+    return None
+  for name in ('width', 'depth'):
+    if getattr(given, name) is not None:
+      raise UsageError(
+        name,
+        f'is {getattr(given, name)}, but that of --model_dir is fixed; leave it'
+        ' out',
+      )
+  try:
+    return pretrained.load(given.model_dir)
+  except (ValueError, OSError) as error:
+    raise UsageError('model_dir', f'{given.model_dir}: {error}') from error
+
+
+def make_encoder(
+  given: Any,
+  recipe: Recipe,
+  num_outputs: int,
+  vocabulary: int,
+  found: pretrained.Pretrained | None,
+) -> Model | Frozen:
+  """Makes the network of a run, with the head that its method wants.
+
+  Args:
+    given: its settings, of `Transformer` and `Common`.
+    recipe: of the method.
+    num_outputs: classes, where the method wants outputs.
+    vocabulary: tokens there are, where nothing is pretrained.
+    found: the transformer that is, if one is.
+
+  Raises:
+    UsageError: if it cannot have that head, or cannot adapt so.
+  """
+  head = ALGORITHMS[given.algorithm].head
+  outputs = _outputs(given.algorithm, head, num_outputs)
+  if head.kind == 'none':
+    return Model(lambda key, inputs: (), lambda params, inputs: inputs)
+  if found is None:
+    width = recipe.width or 64
+    config = pretrained.TransformerConfig(
+      'llama', vocabulary, width, recipe.depth or 2, math.gcd(width, 4),
+      2 * width, given.max_tokens,
+      activation='silu', attention_bias=False, feed_forward_bias=False,
+    )  # fmt: skip
+    return pretrained.text_encoder(config, outputs, pool=given.pool)
+  model = pretrained.text_encoder(
+    found.config, outputs, pool=given.pool, normalise=outputs is None
+  )
+  tuning = make_tuning(given, found.config.heads)
+  if tuning is None:
+    return Frozen(_on_all, found.params).then(lambda on: on(model))
+  return on_weights(model, found.params, tuning)
+
+
+def _on_all(weights: Any) -> Any:
+  return lambda model: hold(starting_from(model, weights), weights).made()
+
+
+def _outputs(algorithm: str, head: Head, num_outputs: int) -> int | None:
+  if head.kind == 'outputs':
+    return num_outputs
+  if head.kind in ('features', 'none') and not head.warps:
+    return head.size
+  raise UsageError(
+    'algorithm',
+    f'{algorithm} wants {head.describe()} of a network, which a transformer of'
+    ' texts does not have',
+  )
+
+
+def make_tuning(given: Any, heads: int) -> Tuning | None:
+  """What of a pretrained transformer is learned; None: the head alone."""
+  kind = given.adapt or 'lora'
+  if kind.startswith('last:'):
+    return only(last(int(kind.removeprefix('last:'))))
+  parts: dict[str, Tuning | None] = {
+    'lora': lora(given.rank),
+    'prefix': prefix(given.prompt_length, heads),
+    'prompt': soft_prompt(given.prompt_length),
+    'bias': only(_biases),
+    'norm': only(partition.normalisation),
+    'head': None,
+    'all': only(partition.body),
+  }
+  return parts[kind]
+
+
+def _biases(path: str) -> bool:
+  return partition.biases(path) and partition.body(path)

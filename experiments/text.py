@@ -1,0 +1,102 @@
+"""Few-shot classification of texts.
+
+  python -m experiments.text
+
+meta-trains MAML (second order) with a small transformer on a generated
+language, tests it on classes that it has not seen, and prints a table next to
+the baseline of bags of words. It needs no file. With a pretrained transformer:
+
+  python -m experiments.text --model_dir=DIR --adapt=lora --algorithm=protonet
+  python -m experiments.text --dataset=clinc150 --data_dir=DIR ...
+  python -m experiments.text --dataset=banking77 --data_dir=DIR ...
+  python -m experiments.text --dataset=csv --data_file=mine.csv ...
+"""
+
+import sys
+
+from experiments.data import text as data_sets
+from experiments.data.samplers import Wanted, sizes
+from experiments.data.text import TextData
+from experiments.figures.finished import draw_curves
+from experiments.recipes import text as kind
+from experiments.recipes.kinds import methods, published
+from experiments.recipes.overrides import with_settings
+from experiments.runner.baselines import bag_of_words
+from experiments.runner.common import Common, algorithm, count
+from experiments.runner.experiment import Experiment
+from experiments.runner.networks import check_network
+from experiments.runner.problem import Problem, tested_how
+from experiments.runner.settings import settings
+from experiments.runner.transformers import (
+  Transformer,
+  load_pretrained,
+  make_encoder,
+)
+from metajax.algorithms.recipe import Recipe
+from metajax.metric import ACCURACY, MACRO_F1, NEGATIVE_LOG_LIKELIHOOD
+from metajax.objectives import cross_entropy
+
+__all__ = ['EXPERIMENT', 'Settings', 'make_problem', 'make_recipe', 'run']
+
+
+@settings
+class Settings(Common, TextData, Transformer):
+  """What this experiment has beyond the shared settings."""
+
+  algorithm: str = algorithm('maml', lambda: sorted(methods(kind)))
+  ways: int | None = count(
+    'classes per test task', of='tasks', forwarded=True, at_least=2
+  )
+
+
+def make_recipe(settings: Settings) -> Recipe:
+  """The recipe for these ways and shots, as settings change it."""
+  recipe = published(
+    kind, settings.algorithm, settings.ways or 5, settings.shots or 1
+  )
+  return with_settings(recipe, settings)
+
+
+def make_problem(settings: Settings, recipe: Recipe) -> Problem:
+  """Loads the texts and makes the network."""
+  found = load_pretrained(settings)
+  tokenize = None
+  if found is not None and found.tokenizer is not None:
+    tokenize = found.tokenizer.encode
+  data = data_sets.load(Wanted(settings, recipe), tokenize)
+  recipe = recipe._replace(train_classes=data.train_classes)
+  train_ways, _, _ = sizes(recipe, training=True)
+  vocabulary = getattr(data.text.tokenize, 'vocabulary', 0)
+  model = make_encoder(settings, recipe, train_ways, vocabulary, found)
+  check_network(model, data.train, 'dataset', settings.dataset)
+  return Problem(
+    name=f'{settings.dataset}-{settings.algorithm}-{recipe.ways}way'
+    f'-{recipe.shots}shot-seed{settings.seed}',
+    settings=settings,
+    recipe=recipe,
+    objective=cross_entropy,
+    model=model,
+    train=data.train,
+    validation=data.validation,
+    test=data.test,
+    metric=ACCURACY,
+    metrics=(MACRO_F1, NEGATIVE_LOG_LIKELIHOOD),
+    protocol={
+      'dataset': settings.dataset,
+      'ways': recipe.ways,
+      'shots': recipe.shots,
+      'queries_per_class': recipe.queries,
+      **tested_how(settings),
+      **data.protocol,
+    },
+    baseline=bag_of_words,
+    draw=draw_curves,
+    digests=data.digests,
+  )
+
+
+EXPERIMENT = Experiment(Settings, make_recipe, make_problem)
+run = EXPERIMENT.run
+
+if __name__ == '__main__':
+  sys.exit(EXPERIMENT.main())
