@@ -4,6 +4,7 @@ Classes, not examples, are divided between training, validation and test: what
 is tested is learning classes that were never seen.
 """
 
+import difflib
 import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -165,9 +166,10 @@ def split_by_files(data: Labelled, split_dir: str | Path) -> Splits[Labelled]:
     for number, line in names.items():
       where = f'{path}, line {number}'
       if line not in index and TURNED.sub('', line) not in index:
+        near = difflib.get_close_matches(line, index, 1) or data.names[:1]
         raise DataError(
           f'{where}: unknown class {line!r}; the data has {len(index)} classes'
-          f' such as {data.names[0]!r}'
+          f' such as {near[0]!r}'
         )
       owner = owners.setdefault(TURNED.sub('', line), name)
       if owner != name:

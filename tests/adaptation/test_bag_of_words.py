@@ -8,6 +8,8 @@ import pytest
 from metajax.adaptation.bag_of_words import bag_of_words_scores
 from metajax.base import Batch, Weighted
 
+scores_of = jax.jit(bag_of_words_scores, static_argnums=2)
+
 
 def draw(rng, texts, length=7, vocabulary=12):
   tokens = rng.integers(0, vocabulary, (texts, length))
@@ -27,7 +29,7 @@ def test_scores_are_distances_to_means_of_counts():
   rng = np.random.default_rng(0)
   known, asked = draw(rng, 9), draw(rng, 20, length=5)
   classes = np.arange(9) % 3
-  scores = jax.jit(bag_of_words_scores, static_argnums=2)(
+  scores = scores_of(
     Batch(jnp.asarray(known), jnp.asarray(classes)), jnp.asarray(asked), 3
   )
   means = np.stack([naive(known)[classes == k].mean(0) for k in range(3)])
@@ -39,12 +41,12 @@ def test_padding_and_absent_classes_count_for_nothing():
   rng = np.random.default_rng(1)
   known, asked = draw(rng, 4), jnp.asarray(draw(rng, 6))
   classes = jnp.array([0, 1, 0, 1])
-  plain = bag_of_words_scores(Batch(jnp.asarray(known), classes), asked, 2)
+  plain = scores_of(Batch(jnp.asarray(known), classes), asked, 2)
   padded = Batch(
     jnp.pad(jnp.asarray(known), ((0, 2), (0, 3)), constant_values=-1),
     Weighted(jnp.pad(classes, (0, 2)), jnp.array([1, 1, 1, 1, 0, 0])),
   )
-  scores = bag_of_words_scores(padded, asked, 3)
+  scores = scores_of(padded, asked, 3)
   np.testing.assert_allclose(scores[:, :2], plain, atol=1e-6)
   assert (scores.argmax(1) < 2).all()
 

@@ -183,6 +183,9 @@ def test_texts_are_divided_as_images_are(tmp_path):
     write(tmp_path, line, f'{part}.txt')
   by_files = split_by_files(data, tmp_path)
   assert by_files.test.texts.tolist() == ['text 5', 'text 11']
+  write(tmp_path, 'c/yy', 'test.txt')
+  with pytest.raises(DataError, match=r"class 'c/yy'; the data .* 'c/y'$"):
+    split_by_files(data, tmp_path)
   write(tmp_path, 'c/y/rot090', 'test.txt')
   with pytest.raises(DataError, match='only images can be turned by 90'):
     split_by_files(data, tmp_path)

@@ -17,7 +17,7 @@ from experiments.runner.errors import UsageError
 from experiments.runner.problem import Problem
 from experiments.runner.settings import settings
 from metajax.algorithms.recipe import Recipe
-from metajax.base import Model, sample_tasks
+from metajax.base import Model
 from metajax.metric import ACCURACY
 from metajax.objectives import cross_entropy
 from metajax.tasks import (
@@ -29,6 +29,8 @@ from metajax.tasks import (
 )
 
 KEY = jax.random.key(0)
+draw = jax.jit(lambda sample, key: sample(key))
+draw_many = jax.jit(lambda sample, keys: jax.vmap(sample)(keys))
 
 
 @settings
@@ -68,12 +70,12 @@ def test_phrases_need_no_file():
   }
   assert data.digests is None  # a program has drawn them
   assert (data.train_classes, len(data.test_classes.names)) == (360, 120)
-  task = data.test(KEY)
+  task = draw(data.test, KEY)
   assert task.support.inputs.dtype == np.int32
   assert data.text.tokenize is phrase_tokenizer()
   # The texts and the classes of the very same task.
-  places = data.text.test_texts.sample(KEY).support.inputs
-  classes = data.test_classes.sample(KEY).support.inputs
+  places = draw(data.text.test_texts.sample, KEY).support.inputs
+  classes = draw(data.test_classes.sample, KEY).support.inputs
   for tokens, place, number in zip(task.support.inputs, places, classes,
                                    strict=True):  # fmt: skip
     text = data.text.test_texts.names[place]
@@ -84,7 +86,7 @@ def test_phrases_need_no_file():
 def test_phrases_within_a_domain():
   data = loaded(within_groups=True, split_seed=3)
   assert data.protocol['split'].endswith('by seed 3, within a group')
-  drawn = jax.vmap(data.test_classes.sample)(jax.random.split(KEY, 30))
+  drawn = draw_many(data.test_classes.sample, jax.random.split(KEY, 30))
   for numbers in np.asarray(drawn.support.inputs):
     domains = {data.test_classes.names[n].split('/')[0] for n in numbers}
     assert len(domains) == 1
@@ -143,7 +145,11 @@ def test_a_tokenizer_of_another(table):
   data = loaded(letters, **table)
   assert data.protocol['tokens'] == '9 a text, 7 of 41 texts cut off'
   assert data.text.tokenize is letters
-  assert data.test(KEY).query.inputs[0, 0] in (ord('w'), ord('t'), ord('o'))
+  assert draw(data.test, KEY).query.inputs[0, 0] in (
+    ord('w'),
+    ord('t'),
+    ord('o'),
+  )
 
   def none(texts, max_tokens):
     return np.full((len(texts), 3), -1), 0
@@ -274,5 +280,5 @@ def test_real_clinc150_within_domains_and_out_of_scope(shared_data):
   assert data.protocol['split'].startswith('60/30/60 train')
   assert list(map(len, data.text.out_of_scope)) == [100, 100, 1000]
   sample = with_out_of_scope(data.test, data.text.out_of_scope.test, 0.5)
-  task = sample_tasks(sample, KEY, 3)
+  task = draw_many(sample, jax.random.split(KEY, 3))
   assert is_out_of_scope(task.query.targets).sum(1).tolist() == [4, 4, 4]
