@@ -83,7 +83,7 @@ def load_csv(
   Raises:
     DataError: if the file is missing, empty, binary, in another encoding or not
       CSV; if columns are missing; if a row has no text, one of more than 131072
-      characters, or no label; or if all are of one class.
+      characters, or no label (`nan` is none); or if all are of one class.
 
   Example:
     >>> import pathlib, tempfile
