@@ -7,7 +7,9 @@ import jax
 
 from metajax.base import Model, PyTree
 from metajax.equality import by_value
+from metajax.inner import partition
 from metajax.models.modes import check_model, takes_key, with_key, without_key
+from metajax.models.tuning._trees import by_path, replaced
 from metajax.models.tuning.kernels import LowRank, dense, is_kernel
 
 __all__ = [
@@ -91,7 +93,9 @@ def tuned(model: Model, tuning: Tuning) -> Model:
     `model` under `lora` and `only`. It takes a key where one of the two does.
 
   Raises:
-    ValueError: if `model` is no model, or `tuning` no tuning.
+    ValueError: if `model` is no model, or `tuning` no tuning; when parameters
+      are drawn, if the model does not read what the tuning adds to them, such
+      as a prompt.
 
   Example:
     >>> import metajax
@@ -108,7 +112,9 @@ def tuned(model: Model, tuning: Tuning) -> Model:
   def init(key: jax.Array, inputs: PyTree) -> PyTree:
     base_key, tuning_key = jax.random.split(key)
     base = model.init(base_key, inputs)
-    return {'base': base, 'tuning': tuning.init(tuning_key, base)}
+    learned = tuning.init(tuning_key, base)
+    _check_read(model, base, tuning.combine(base, learned), inputs)
+    return {'base': base, 'tuning': learned}
 
   def apply(
     params: PyTree, inputs: PyTree, key: jax.Array | None = None
@@ -132,6 +138,34 @@ def tuned(model: Model, tuning: Tuning) -> Model:
     None if measure is None else measured,
     None if freeze is None else frozen,
   )
+
+
+def _check_read(
+  model: Model, base: PyTree, combined: PyTree, inputs: PyTree
+) -> None:
+  """Refuses entries that a tuning adds and the model does not look at."""
+  before = by_path(base)
+  new = {x: leaf for x, leaf in by_path(combined).items() if x not in before}
+  if not new:
+    return
+
+  def outputs(new: dict[str, jax.Array]) -> PyTree:
+    places = {path: lambda _, leaf=leaf: leaf for path, leaf in new.items()}
+    return model.apply(replaced(combined, places), inputs)
+
+  traced = jax.make_jaxpr(outputs)(new).jaxpr
+  read = {id(each) for step in traced.eqns for each in step.invars}
+  unread = [
+    path
+    for path, each in zip(sorted(new), traced.invars, strict=True)
+    if id(each) not in read
+  ]
+  if unread:
+    raise ValueError(
+      f'this model does not read {partition.list_paths(unread, 3)}, which the'
+      ' tuning adds to its parameters: give it to a model that does, as'
+      ' pretrained transformers do, or take another tuning'
+    )
 
 
 def _parts(params: PyTree) -> tuple[PyTree, PyTree]:
