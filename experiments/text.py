@@ -31,6 +31,7 @@ from experiments.runner.transformers import (
   Transformer,
   load_pretrained,
   make_encoder,
+  tokenizer_of,
 )
 from metajax.algorithms.recipe import Recipe
 from metajax.metric import ACCURACY, MACRO_F1, NEGATIVE_LOG_LIKELIHOOD
@@ -60,9 +61,7 @@ def make_recipe(settings: Settings) -> Recipe:
 def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   """Loads the texts and makes the network."""
   found = load_pretrained(settings)
-  tokenize = None
-  if found is not None and found.tokenizer is not None:
-    tokenize = found.tokenizer.encode
+  tokenize = None if found is None else tokenizer_of(settings, found)
   data = data_sets.load(Wanted(settings, recipe), tokenize)
   recipe = recipe._replace(train_classes=data.train_classes)
   train_ways, _, _ = sizes(recipe, training=True)
@@ -92,6 +91,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     baseline=bag_of_words,
     draw=draw_curves,
     digests=data.digests,
+    weights_digest=found and found.digest,
   )
 
 

@@ -29,7 +29,7 @@ from metajax.base import (
   PyTree,
   Task,
 )
-from metajax.equality import by_value
+from metajax.equality import Frozen, by_value
 from metajax.inner import partition
 
 __all__ = ['Normalisation', 'population', 'predict_queries']
@@ -38,7 +38,7 @@ Normalisation = Literal['transductive', 'support']
 
 
 def predict_queries(
-  learner: Learner | MetaLearner,
+  learner: Learner | MetaLearner | Frozen,
   adapted: PyTree,
   task: Task,
   normalisation: Normalisation,

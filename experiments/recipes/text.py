@@ -34,5 +34,7 @@ RECIPES: dict[str, Callable[[int, int], Recipe]] = {
   **dict.fromkeys(
     ['maml', 'fomaml', 'anil', 'meta_sgd', 'boil', 'imaml'], gradient
   ),
-  **dict.fromkeys(['protonet', 'r2d2', 'matchingnet', 'protomaml'], closed_form),
+  **dict.fromkeys(
+    ['protonet', 'r2d2', 'matchingnet', 'protomaml'], closed_form
+  ),
 }

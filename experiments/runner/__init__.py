@@ -24,5 +24,7 @@ __all__ = [
   'settings',
   'tables',
   'training',
+  'transformers',
+  'weights_digest',
   'workdir',
 ]

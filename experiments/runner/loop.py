@@ -29,6 +29,7 @@ from experiments.runner.training import (
   load_meta_params,
   train,
 )
+from experiments.runner.weights_digest import WEIGHTS
 from experiments.runner.workdir import Workdir, open_workdir, write_json
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import registered
@@ -40,6 +41,7 @@ from metajax.devices.distributed import (
 )
 from metajax.devices.mesh import Rule, replicated
 from metajax.devices.parallel import ChunkSize
+from metajax.equality import Frozen
 from metajax.runs.checking import check
 from metajax.runs.checkpoint import CheckpointError
 from metajax.runs.training import TrainStep, make_train_step
@@ -148,7 +150,7 @@ def recorded(problem: Problem) -> dict[str, Any]:
   """What a workdir remembers of its run.
 
   All settings by name, with the defaults of the recipe filled in, and the
-  digests of the data.
+  digests of the data and of pretrained weights.
   """
   record = {
     name: getattr(problem.recipe, name)
@@ -156,12 +158,16 @@ def recorded(problem: Problem) -> dict[str, Any]:
     else value
     for name, value in problem.settings.given().items()
   }
-  return record | ({DIGEST: problem.digests} if problem.digests else {})
+  if problem.digests:
+    record |= {DIGEST: problem.digests}
+  if problem.weights_digest:
+    record |= {WEIGHTS: problem.weights_digest}
+  return record
 
 
 def _check_fit(problem: Problem) -> None:
   """Refuses a method that does not fit the tasks, by where it comes from."""
-  learner: Learner | MetaLearner = problem.meta_learner()
+  learner: Learner | MetaLearner | Frozen = problem.meta_learner()
   sample = problem.train
   if problem.algorithm.trains_on == 'classes':
     # A batch of all classes is no task that the method adapts to.

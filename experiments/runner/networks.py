@@ -9,6 +9,7 @@ from experiments.runner.errors import UsageError
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS
 from metajax.base import Model, SampleTask
+from metajax.equality import Frozen
 from metajax.models.encoders import encoder
 from metajax.precision import with_precision
 
@@ -46,7 +47,7 @@ def make_model(settings: Common, recipe: Recipe, num_outputs: int) -> Model:
 
 
 def check_network(
-  model: Model, sample: SampleTask, setting: str, value: Any
+  model: Model | Frozen, sample: SampleTask, setting: str, value: Any
 ) -> None:
   """Refuses examples that the network cannot take, by what they come from."""
 

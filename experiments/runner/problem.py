@@ -1,7 +1,7 @@
 """What an experiment hands to the loop: a method on a task distribution."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 from jax.sharding import Mesh
@@ -65,6 +65,7 @@ class Problem(NamedTuple):
   draw: Callable[[Any], None]  # the pictures of a run that is `Finished`
   metrics: tuple[Metric, ...] = ()  # what else a test measures
   digests: Digests | None = None  # of data that no program has drawn
+  weights_digest: str | None = None  # of those that the model stands on
   mesh: Mesh | None = None  # of devices; the default device alone without one
 
   @property
@@ -83,9 +84,7 @@ class Problem(NamedTuple):
       ),
     )
 
-  def make(
-    self, model: Model | Frozen, recipe: Recipe
-  ) -> MetaLearner | Frozen:
+  def make(self, model: Model | Frozen, recipe: Recipe) -> MetaLearner | Frozen:
     """The method on a network.
 
     Raises:
@@ -93,10 +92,13 @@ class Problem(NamedTuple):
     """
     name = self.settings.algorithm
     try:
-      made = self.algorithm.make(model, self.objective, recipe)
+      # Factories take what is frozen for a model.
+      made: Any = self.algorithm.make(
+        cast(Model, model), self.objective, recipe
+      )
       if not isinstance(made, MetaLearner | Frozen):
         raise TypeError(f'made {type(made).__name__}, not a MetaLearner')
-      return made
+      return cast(MetaLearner, made)
     except (ValueError, TypeError) as error:
       if self.settings.set:
         raise UsageError('set', str(error)) from error
@@ -131,7 +133,7 @@ def make_judge(problem: Problem) -> Judge:
     inner_batch=problem.recipe.eval_inner_batch,
   )
 
-  def make(model: Model | Frozen) -> MetaLearner | Frozen:
+  def make(model: Model | Frozen) -> Any:
     return problem.make(model, recipe)
 
   if recipe.evaluation != 'population':
@@ -139,6 +141,7 @@ def make_judge(problem: Problem) -> Judge:
 
   weights, measure = problem.algorithm.weights, problem.model.measure
   assert weights is not None  # or --evaluation=population is refused
+  assert isinstance(problem.model, Model)  # what is frozen has no statistics
   assert measure is not None  # all models of the table have it
 
   @jax.jit

@@ -28,6 +28,10 @@ from experiments.runner.records import (
   check_record,
   read_record,
 )
+from experiments.runner.weights_digest import (
+  WEIGHTS_ENTRY,
+  check_same_weights,
+)
 from experiments.runner.workdir import Workdir
 from metajax.base import PyTree
 from metajax.devices.distributed import (
@@ -120,9 +124,15 @@ def load_meta_params(
     raise UsageError('load', f'{workdir} holds no checkpoints')
   settings = problem.settings
   # Older runs, and those of the library alone, have no record.
-  if not settings.other_data and (workdir / RECORD).exists():
+  if (workdir / RECORD).exists():
     before = read_record(workdir / RECORD, 'load')
-    check_record(before, DIGEST_ENTRY, workdir / RECORD, 'load')
+    entries = {**DIGEST_ENTRY, **WEIGHTS_ENTRY}
+    check_record(before, entries, workdir / RECORD, 'load')
+    check_same_weights(
+      settings, before, problem.weights_digest, f'the run in {workdir}'
+    )
+    if settings.other_data:
+      before = {}
     check_same_data(
       settings,
       before,

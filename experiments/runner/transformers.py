@@ -2,7 +2,11 @@
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from experiments.runner.errors import UsageError
 from experiments.runner.paths import Place
@@ -16,8 +20,8 @@ from experiments.runner.settings import (
 )
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS
-from metajax.base import Head, Model
-from metajax.equality import Frozen
+from metajax.base import Head, Model, PyTree
+from metajax.equality import Frozen, by_value
 from metajax.inner import partition
 from metajax.models import pretrained
 from metajax.models.frozen import hold, on_weights, starting_from
@@ -30,7 +34,16 @@ from metajax.models.tuning import (
   soft_prompt,
 )
 
-__all__ = ['Transformer', 'load_pretrained', 'make_encoder', 'make_tuning']
+__all__ = [
+  'Transformer',
+  'load_pretrained',
+  'make_encoder',
+  'make_tuning',
+  'tokenizer_of',
+]
+
+# Of features, at first; its square is one over a temperature.
+_LENGTH = 4.0
 
 _ADAPT = re.compile('lora|prefix|prompt|bias|norm|head|last:[1-9][0-9]*|all')
 
@@ -43,7 +56,8 @@ class Transformer(Base):
     None, Place(),
     'folder of a pretrained transformer: model.safetensors, config.json and'
     ' tokenizer.json [default: a small one that is drawn at random]',
-    of='method', resume=False, forwarded=True,
+    # A folder may move; what is in it may not change, see `weights_digest`.
+    of='data', resume=True, forwarded=True,
   )  # fmt: skip
   adapt: str | None = setting(
     None, Text(),
@@ -99,6 +113,37 @@ def load_pretrained(given: Any) -> pretrained.Pretrained | None:
     raise UsageError('model_dir', f'{given.model_dir}: {error}') from error
 
 
+def tokenizer_of(
+  given: Any, found: pretrained.Pretrained
+) -> Callable[[Sequence[str], int | None], pretrained.Encoded]:
+  """What makes tokens of texts for a pretrained transformer.
+
+  Raises:
+    UsageError: if there is none; when it is used, if it has no room for them.
+  """
+  tokenizer = found.tokenizer
+  if tokenizer is None:
+    raise UsageError(
+      'model_dir', f'{given.model_dir} has no tokenizer.json; add that of it'
+    )
+
+  def encode(
+    texts: Sequence[str], max_tokens: int | None
+  ) -> pretrained.Encoded:
+    if max_tokens is not None and max_tokens > found.config.max_length:
+      raise UsageError(
+        'max_tokens',
+        f'is {max_tokens}, but the model has positions for'
+        f' {found.config.max_length}; ask for no more',
+      )
+    try:
+      return tokenizer.encode(texts, max_tokens)
+    except ValueError as error:
+      raise UsageError('max_tokens', str(error)) from error
+
+  return encode
+
+
 def make_encoder(
   given: Any,
   recipe: Recipe,
@@ -133,10 +178,29 @@ def make_encoder(
   model = pretrained.text_encoder(
     found.config, outputs, pool=given.pool, normalise=outputs is None
   )
+  if outputs is None:
+    model = _of_learned_length(model)
   tuning = make_tuning(given, found.config.heads)
   if tuning is None:
     return Frozen(_on_all, found.params).then(lambda on: on(model))
   return on_weights(model, found.params, tuning)
+
+
+@by_value
+def _of_learned_length(model: Model) -> Model:
+  """Features of one length for all, which is learned.
+
+  Distances between features of length 1 are too small to tell classes apart by;
+  the length is what a temperature would be.
+  """
+
+  def init(key: jax.Array, inputs: PyTree) -> PyTree:
+    return {**model.init(key, inputs), 'log_length': jnp.log(_LENGTH)}
+
+  def apply(params: PyTree, inputs: PyTree) -> PyTree:
+    return jnp.exp(params['log_length']) * model.apply(params, inputs)
+
+  return Model(init, apply)
 
 
 def _on_all(weights: Any) -> Any:

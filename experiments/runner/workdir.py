@@ -16,6 +16,11 @@ from experiments.runner.data_digest import DIGEST, DIGEST_ENTRY, check_same_data
 from experiments.runner.errors import UsageError, shown, unwritable
 from experiments.runner.records import RECORD, check_record, read_record
 from experiments.runner.settings import said
+from experiments.runner.weights_digest import (
+  WEIGHTS,
+  WEIGHTS_ENTRY,
+  check_same_weights,
+)
 from metajax.algorithms.recipe import ANNEALED
 from metajax.devices.distributed import agree, is_primary
 
@@ -174,7 +179,7 @@ def _open(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
 def _reopen(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
   _refuse_if_in_use(path)
   before = read_record(path / RECORD, 'workdir')
-  wanted = {'algorithm': (str,), **DIGEST_ENTRY}
+  wanted = {'algorithm': (str,), **DIGEST_ENTRY, **WEIGHTS_ENTRY}
   check_record(before, wanted, path / RECORD, 'workdir')
   _check_same(path, settings, before, record)
   mark = path / _PREEMPTED
@@ -210,7 +215,9 @@ def _check_same(
   given, usual = settings.given(), type(settings)().given()
   differing = [
     f'--{name} was {shown(before.get(name))} and is {shown(now.get(name))}'
-    for name in sorted(fixed | (before.keys() - known.keys() - {DIGEST}))
+    for name in sorted(
+      fixed | (before.keys() - known.keys() - {DIGEST, WEIGHTS})
+    )
     if (
       given[name] != usual[name]
       if name in newer
@@ -223,6 +230,7 @@ def _check_same(
       f'{path} holds a run with other settings: {"; ".join(differing)};'
       ' name another directory, or set these as they were',
     )
+  check_same_weights(settings, before, now.get(WEIGHTS), f'the run in {path}')
   check_same_data(
     settings,
     before,
