@@ -128,7 +128,7 @@ class Frozen:
     ...   )
     >>> model = Frozen(on, jnp.full((1,), 2.0))
     >>> learner = metajax.maml(model, metajax.mean_squared_error, 0.1, 1)
-    >>> [leaf.tolist() for leaf in jax.tree.leaves(learner)]
+    [[[2.0]]]
     [[2.0]]
     >>> learner.predict({'head': jnp.ones(1)}, jnp.ones((1, 1))).tolist()
     [[2.0]]
