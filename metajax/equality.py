@@ -123,14 +123,13 @@ class Frozen:
     >>> import jax, jax.numpy as jnp, metajax
     >>> def on(scale):
     ...   return metajax.Model(
-    ...     init=lambda key, inputs: {'head': jnp.zeros(1)},
+    ...     init=lambda key, inputs: {'head': jnp.zeros((1, 1))},
     ...     apply=lambda params, inputs: inputs * scale * params['head'],
     ...   )
-    >>> model = Frozen(on, jnp.full((1,), 2.0))
+    >>> model = Frozen(on, jnp.full((1, 1), 2.0))
     >>> learner = metajax.maml(model, metajax.mean_squared_error, 0.1, 1)
-    [[[2.0]]]
-    [[2.0]]
-    >>> learner.predict({'head': jnp.ones(1)}, jnp.ones((1, 1))).tolist()
+    >>> apply = jax.jit(lambda model, *arguments: model.apply(*arguments))
+    >>> apply(model, {'head': jnp.ones((1, 1))}, jnp.ones((1, 1))).tolist()
     [[2.0]]
   """
 
