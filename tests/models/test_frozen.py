@@ -68,6 +68,7 @@ def test_every_method_stands_on_a_model_that_does(name):
   assert np.isfinite(float(metrics['loss']))
 
 
+@pytest.mark.in_ci
 def test_the_meta_gradient_is_that_of_the_others_of_all(float64):
   body = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), BODY)
   held, whole = maml(hold(WIDE, body)), maml(WIDE, adapts=is_no_body)

@@ -24,6 +24,7 @@ def sampler(**varied):
   return episodes(TOKENS, np.arange(30) % 3, 3, 2, 4, **varied)
 
 
+@pytest.mark.in_ci
 def test_queries_of_no_class_are_added_in_random_order():
   sample = with_out_of_scope(sampler(), OTHERS, 0.4)
   keys = jax.random.split(jax.random.key(0), 20)

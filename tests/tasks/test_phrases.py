@@ -55,6 +55,7 @@ def test_tokens_say_all_and_have_room():
     assert tokenize.decode(tokens) == text
 
 
+@pytest.mark.in_ci
 def test_words_alone_tell_some_of_it():
   made = phrases('test', 20)
   for groups, low, high in (

@@ -224,6 +224,7 @@ def test_digests_tell_texts_and_names_apart():
   )  # fmt: skip
 
 
+@pytest.mark.in_ci
 def test_the_baseline_of_words():
   data = loaded()
   problem = Problem(

@@ -62,6 +62,7 @@ def test_a_scan_over_stacked_blocks_is_the_same(family):
   close(compiled(family)(stack_blocks(params), TOKENS), expected)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('stacked', [False, True])
 def test_rematerialised_blocks_compute_the_same(stacked):
   params = params_of('llama')

@@ -51,6 +51,7 @@ def test_single_precision_is_near_it(magnitude):
   np.testing.assert_allclose(inputs @ kernel, inputs @ dense(kernel), atol=1e-5)
 
 
+@pytest.mark.in_ci
 def test_every_derivative_of_dora_is_that_of_the_paper(float64):
   kernel, inputs = low_rank(True), draw(4, 3, 6)
   parts = (kernel.kernel, kernel.a, kernel.b, kernel.magnitude)

@@ -43,11 +43,14 @@ BATCH = Batch(plain.TOKENS, np.array([0, 1, 2, 1]))
 @pytest.mark.parametrize(
   'tuning',
   [
-    lora(2),
-    lora(2, kind='dora'),
-    together(soft_prompt(2), prefix(1, plain.HEADS), only(partition.biases)),
+    pytest.param(lora(2), id='lora'),
+    pytest.param(lora(2, kind='dora'), id='dora', marks=pytest.mark.in_ci),
+    pytest.param(
+      together(soft_prompt(2), prefix(1, plain.HEADS), only(partition.biases)),
+      id='together',
+      marks=pytest.mark.in_ci,
+    ),
   ],
-  ids=['lora', 'dora', 'together'],
 )
 def test_meta_gradients_of_both_modes_equal_central_differences(
   float64, tuning
@@ -184,6 +187,7 @@ def test_eight_bits_under_adapters_adapt():
   jax.tree.map(np.testing.assert_array_equal, adapted['base'], params['base'])
 
 
+@pytest.mark.in_ci
 def test_statistics_are_those_of_the_tuned_model():
   model = tuned(conv4(3, width=4), only(partition.matching('Conv_0')))
   inputs = NETWORKS['conv4'][2]
