@@ -4,11 +4,11 @@
       --runs=runs/compare/maml,runs/compare/transfer,runs/compare/multi_task
 
 shows from how many examples per class of a new task learning to learn beats
-learning many tasks at once, and learning a new task from old weights: runs that
-were trained for the same time (`experiments.compare`) are tested on the same
-tasks, again for every number of examples. Nothing is trained. The workdir
-receives `by_shots.json`, `by_shots.md` and `by_shots.png`; the same command
-goes on where it was stopped.
+learning many tasks at once, and learning a new task from old weights: runs of
+`experiments.images` or of `experiments.text` that were trained for the same
+time (`experiments.compare`) are tested on the same tasks, again for every
+number of examples. Nothing is trained. The workdir receives `by_shots.json`,
+`by_shots.md` and `by_shots.png`; the same command goes on where it was stopped.
 """
 
 import sys
@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import images
+from experiments.by_dataset import learned_from
 from experiments.figures import charts
 from experiments.runner import flags, runs, tables
+from experiments.runner.common import Common
 from experiments.runner.data_digest import DIGEST_ENTRY, SameData
 from experiments.runner.errors import UsageError, printable
 from experiments.runner.paths import Place, Places
@@ -126,7 +127,7 @@ def _configs(
     configs[path.name] = path, _config(path)
   (first, (_, reference)), *others = configs.items()
   for name, (_, config) in others:
-    for shared in _of('tasks'):
+    for shared in _of(reference, 'tasks'):
       if config.get(shared) != reference.get(shared):
         raise UsageError(
           'runs', f'{first} and {name} have other tasks: --{shared} is'
@@ -147,8 +148,12 @@ def _config(path: Path) -> dict[str, Any]:
       'runs', f'{path} has not come to its end; go on with it first'
     )
   if 'dataset' not in config:
-    raise UsageError('runs', f'{path} is no run of experiments.images')
-  wanted = {'ways': (int,), 'steps': (int,), **DIGEST_ENTRY}
+    raise UsageError(
+      'runs', f'{path} is no run of experiments.images or experiments.text'
+    )
+  wanted = {
+    'dataset': (str,), 'ways': (int,), 'steps': (int,), **DIGEST_ENTRY
+  }  # fmt: skip
   check_record(config, wanted, record, 'runs')
   try:
     _kept(config)
@@ -157,12 +162,12 @@ def _config(path: Path) -> dict[str, Any]:
   return config
 
 
-def _kept(config: Mapping[str, Any]) -> images.Settings:
+def _kept(config: Mapping[str, Any]) -> Common:
   """What a test has of the settings of a run."""
-  kept = images.Settings(
+  kept = learned_from(config['dataset']).settings(
     **{
       name: config[name]
-      for name in _of('tasks', 'data', 'method')
+      for name in _of(config, 'tasks', 'data', 'method')
       if config.get(name) is not None
     }
   )
@@ -171,11 +176,10 @@ def _kept(config: Mapping[str, Any]) -> images.Settings:
   return kept
 
 
-def _of(*parts: str) -> list[str]:
-  """The settings of `experiments.images` that are of these parts."""
-  return [
-    name for name, each in said(images.Settings).items() if each.of in parts
-  ]
+def _of(config: Mapping[str, Any], *parts: str) -> list[str]:
+  """The settings of the experiment of a run that are of these parts."""
+  known = said(learned_from(config['dataset']).settings)
+  return [name for name, each in known.items() if each.of in parts]
 
 
 def _outcome(
@@ -193,7 +197,8 @@ def _outcome(
       of_test = _settings_of(settings, path, config, shots)
     except UsageError as error:
       raise runs.FailedError(str(error)) from error
-    runs.start('experiments.images', of_test, test, resume=True)
+    experiment = learned_from(config['dataset']).experiment.__name__
+    runs.start(experiment, of_test, test, resume=True)
   return runs.read(test)
 
 
@@ -204,7 +209,7 @@ def _test_of(workdir: Path, path: Path, shots: int) -> Path:
 
 def _settings_of(
   settings: Settings, path: Path, config: Mapping[str, Any], shots: int
-) -> images.Settings:
+) -> Common:
   """The settings of a test: what the run has learned, from which tasks."""
   trained = config['steps'] != 0  # what needs no training loads nothing
   return _kept(config).replace(

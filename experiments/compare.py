@@ -3,27 +3,35 @@
   python -m experiments.compare --dataset=omniglot --data_dir=DIR --methods=all
       --ways=5 --shots=1 --minutes_each=5
 
-runs `experiments.images` (or `experiments.sinusoid`, for --dataset=sinusoid)
-once for every method, with its published recipe, but for the outer rate: as the
+runs the experiment that learns from the data set (`experiments.images`,
+`experiments.text`, or `experiments.sinusoid` for --dataset=sinusoid) once for
+every method, with its published recipe, but for the outer rate: as the
 published number of steps is out of reach, it falls to zero by a cosine, from
 the `short_outer_lr` of the recipe where there is one. A short pilot measures
 how many steps a method takes in the time that it has, and the run takes those,
 so that the rate ends with it. The workdir receives a directory for every
 method, `compare.json`, `compare.png` and `compare.md`; the same command goes on
 with the methods that are left, after whatever stopped it.
+
+  python -m experiments.compare --dataset=banking77 --data_dir=DIR
+      --model_dir=DIR --methods=protonet,r2d2 --adaptations=lora,bias,head
+
+compares what of a pretrained transformer adapts: a row for every method and
+every adaptation.
 """
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from experiments import images, sinusoid
-from experiments.data.images import ImageData, check_meaning, dataset
+from experiments import images
+from experiments.by_dataset import Learned, learned_from
+from experiments.data.images import DataSetName, ImageData
+from experiments.data.text import DATASETS as OF_TEXTS
+from experiments.data.text import TextData
 from experiments.figures.charts import comparison
-from experiments.recipes import images as on_images
-from experiments.recipes import regression as on_waves
 from experiments.recipes.kinds import methods, published
 from experiments.runner import flags, runs, tables
 from experiments.runner.common import Common
@@ -49,6 +57,7 @@ from experiments.runner.settings import (
   setting,
   settings,
 )
+from experiments.runner.transformers import Transformer, check_adaptation
 from experiments.runner.workdir import wait_until_free, write_json, write_text
 from metajax.algorithms.recipe import ANNEALED, Recipe
 from metajax.algorithms.table import ALGORITHMS
@@ -65,14 +74,33 @@ _WRITTEN = ('compare.json', 'compare.md', 'compare.png')
 
 
 @settings
-class Settings(ImageData):
+class Settings(ImageData, TextData, Transformer):
   """What is compared, and for how long; the rest goes to every run."""
 
-  dataset: str = dataset('sinusoid')
+  dataset: str = setting(
+    'strokes', DataSetName('sinusoid', *OF_TEXTS),
+    f'{DataSetName.text}; {said(TextData)["dataset"].text}; or sinusoid',
+    of='tasks', resume=False, forwarded=True,
+  )  # fmt: skip
+  data_dir: str | None = setting(
+    None, Place(), 'tensorflow-datasets directory, or folder of images or of'
+    ' texts',
+    of='data', resume=True, forwarded=True,
+  )  # fmt: skip
+  data_file: str | None = setting(
+    None, Place(), 'file of npz, csv or jsonl',
+    of='data', resume=True, forwarded=True,
+  )  # fmt: skip
   # Which rows are made, not what they are.
   methods: tuple[str, ...] = setting(
     ('all',), Listed(), 'rows of the table, or all', of='machine', resume=True
   )
+  adaptations: tuple[str, ...] = setting(
+    (), Listed(),
+    'what of a pretrained transformer is learned, as --adapt has it: each makes'
+    ' a row of each method',
+    of='machine', resume=True,
+  )  # fmt: skip
   plugin: tuple[str, ...] = setting(
     (), Listed(),
     'modules, with commas between them, that register methods of their own'
@@ -92,7 +120,7 @@ class Settings(ImageData):
   queries: int | None = setting(
     None, Whole(), 'query examples per class at test; to what shares batch'
     ' statistics over them, their number matters, and methods by gradient are'
-    ' published with [default: as many as --shots]',
+    ' published with [default: as many as --shots of images, or the recipe]',
     of='test', resume=False,
   )  # fmt: skip
   train_ways: int | None = setting(
@@ -133,42 +161,86 @@ class Settings(ImageData):
   )
 
   @property
-  def on_images(self) -> bool:
-    """Whether it is images that are learned from."""
-    return self.dataset != 'sinusoid'
+  def learned(self) -> Learned:
+    """The experiment of the data set."""
+    return learned_from(self.dataset)
 
   def recipe(self, method: str) -> Recipe:
     """The published recipe of a method."""
-    return published(self.kind, method, self.ways, self.shots)
+    return published(self.learned.recipes, method, self.ways, self.shots)
+
+
+class Compares(NamedTuple):
+  """What a row of the table is of."""
+
+  method: str
+  adapt: str | None = None  # None: as all rows have it
 
   @property
-  def kind(self) -> Any:
-    """The recipes of what is learned from."""
-    return on_images if self.on_images else on_waves
+  def name(self) -> str:
+    """What the table calls it."""
+    return ', '.join(filter(None, self))
+
+  @property
+  def folder(self) -> str:
+    """Where its run lies."""
+    return '-'.join(filter(None, self)).replace(':', '')
 
 
 def run(settings: Settings) -> int:
   """Runs what is left, then shows all; exit code 1 if a method failed."""
   import_plugins(settings.plugin)
-  if not settings.on_images:  # runs on images check these themselves
-    check_meaning(settings, allowed=frozenset())
+  _check_meaning(settings)
   chosen, workdir = _chosen(settings), Path(settings.workdir)
   runs.claim(workdir, settings)
-  rows, failed, same = list[Compared](), dict[str, str](), SameData()
-  for number, method in enumerate(chosen, 1):
-    print(f'{method} ({number} of {len(chosen)})', flush=True)
-    with runs.leave_on_sigterm(), runs.noted(failed, method):
-      outcome = _outcome(settings, method, workdir, same)
-      rows.append(row_of(method, outcome, workdir))
+  rows, failed = dict[Compares, Compared](), dict[str, str]()
+  same = SameData()
+  for number, each in enumerate(chosen, 1):
+    print(f'{each.name} ({number} of {len(chosen)})', flush=True)
+    with runs.leave_on_sigterm(), runs.noted(failed, each.name):
+      outcome = _outcome(settings, each, workdir, same)
+      rows[each] = row_of(each.name, outcome, pilot_of(workdir, each.folder))
     _write(settings, workdir, rows, failed)
   if rows:
-    tables.show(table(rows), _NAMES, _title(settings, rows[0]))
+    found = list(rows.values())
+    tables.show(table(found), _NAMES, _title(settings, found[0]))
   print(f'{workdir}: {", ".join(_WRITTEN if rows else _WRITTEN[:1])}')
   return 1 if failed else 0
 
 
-def _chosen(settings: Settings) -> list[str]:
-  able = methods(settings.kind)
+def _check_meaning(settings: Settings) -> None:
+  """Refuses settings that the experiment of the data set does not have.
+
+  Those that it has are checked by each run.
+  """
+  known, usual = said(settings.learned.settings), Settings()
+  of_data = {**said(ImageData), **said(TextData), **said(Transformer)}
+  for name in (*of_data, 'ways', 'train_ways'):
+    value = getattr(settings, name)
+    if name not in {*known, 'dataset'} and value != getattr(usual, name):
+      raise UsageError(
+        name,
+        f'is {value}, but has no meaning for --dataset={settings.dataset}',
+      )
+  if not settings.adaptations:
+    return
+  if settings.model_dir is None:
+    raise UsageError('adaptations', 'are of the transformer of --model_dir')
+  if settings.adapt is not None:
+    raise UsageError('adaptations', 'are given, and --adapt too; leave one out')
+  for each in settings.adaptations:
+    check_adaptation('adaptations', each)
+
+
+def _chosen(settings: Settings) -> list[Compares]:
+  """The rows, all adaptations of a method together."""
+  names = _methods(settings)
+  adaptations = tuple(dict.fromkeys(settings.adaptations)) or (None,)
+  return [Compares(name, adapt) for name in names for adapt in adaptations]
+
+
+def _methods(settings: Settings) -> list[str]:
+  able = methods(settings.learned.recipes)
   if settings.methods == ('all',):
     return able
   if not settings.methods:
@@ -184,15 +256,15 @@ def _chosen(settings: Settings) -> list[str]:
 
 
 def _outcome(
-  settings: Settings, method: str, workdir: Path, same: SameData
+  settings: Settings, row: Compares, workdir: Path, same: SameData
 ) -> dict[str, Any]:
   """What a method reached: read, if it is done already, or else run."""
-  path = workdir / method
+  path = workdir / row.folder
   wait_until_free(path)
   if not runs.is_done(path):
-    of_run = _settings_of(settings, method)
-    if settings.recipe(method).steps:
-      steps = _steps(settings, method, workdir, of_run, same)
+    of_run = _settings_of(settings, row)
+    if settings.recipe(row.method).steps:
+      steps = _steps(settings, row, workdir, of_run, same)
       of_run = of_run.replace(
         steps=steps, checkpoint_every=max(1, -(-steps // _VALIDATIONS))
       )
@@ -209,19 +281,25 @@ def _read(settings: Settings, path: Path, same: SameData) -> dict[str, Any]:
 
 def _module(settings: Settings) -> str:
   """The experiment that trains."""
-  return f'experiments.{"images" if settings.on_images else "sinusoid"}'
+  return settings.learned.experiment.__name__
 
 
-def _settings_of(settings: Settings, method: str) -> Common:
+def _settings_of(settings: Settings, compares: Compares) -> Common:
   """The settings of a run, but for how long it is."""
+  method, adapt = compares
   recipe, row = settings.recipe(method), ALGORITHMS[method]
-  cls = images.Settings if settings.on_images else sinusoid.Settings
-  compared = said(Settings)
+  cls = settings.learned.settings
+  own, compared = said(cls), said(Settings)
   values: dict[str, Any] = {
     name: getattr(settings, name)
-    for name, each in said(cls).items()
+    for name, each in own.items()
     if each.forwarded and name in compared
   }
+  values['queries'] = settings.queries
+  if settings.learned.experiment is images and settings.queries is None:
+    values['queries'] = settings.shots
+  if adapt is not None:
+    values['adapt'] = adapt
   if row.head.kind == 'none':
     values |= {'network': None, 'width': None, 'depth': None}
   if recipe.steps and recipe.outer_schedule not in ANNEALED:
@@ -229,31 +307,29 @@ def _settings_of(settings: Settings, method: str) -> Common:
     values['outer_schedule'] = 'cosine'
   if recipe.short_outer_lr is not None:
     values['outer_lr'] = recipe.short_outer_lr
-  if settings.on_images:
-    values['queries'] = settings.queries or settings.shots
-    if settings.train_ways is not None and recipe.train_ways is not None:
-      values['train_ways'] = settings.train_ways
-    on_tasks = row.trains_on == 'tasks'
-    if on_tasks and recipe.steps and recipe.train_queries is None:
-      # At test there may be other numbers of queries than it trains on.
-      values['train_queries'] = recipe.queries
+  if settings.train_ways is not None and recipe.train_ways is not None:
+    values['train_ways'] = settings.train_ways
+  on_tasks = row.trains_on == 'tasks' and recipe.steps
+  if values['queries'] and on_tasks and recipe.train_queries is None:
+    # At test there may be other numbers of queries than it trains on.
+    values['train_queries'] = recipe.queries
   return cls(algorithm=method, **values)
 
 
 def _steps(
   settings: Settings,
-  method: str,
+  row: Compares,
   workdir: Path,
   of_run: Common,
   same: SameData,
 ) -> int:
   """How many steps fit the time, by a pilot; remembered, to go on with."""
-  recipe = settings.recipe(method)
+  recipe, name = settings.recipe(row.method), row.folder
   plan = workdir / PLAN
   steps = read_record(plan, 'workdir') if plan.exists() else {}
   check_record(steps, dict.fromkeys(steps, (int,)), plan, 'workdir')
-  if method not in steps:
-    pilot = pilot_of(workdir, method)
+  if name not in steps:
+    pilot = pilot_of(workdir, name)
     every = min(recipe.log_every, 10) if recipe.log_every < 100 else 1000
     length = 1 + _PILOT_DISPATCHES * every
     wait_until_free(pilot)
@@ -269,29 +345,33 @@ def _steps(
     runs.start(_module(settings), short, pilot, resume=False)
     seconds = seconds_per_step_of(_read(settings, pilot, same))
     assert seconds is not None  # a whole pilot has measured it
-    steps[method] = max(1, round(60 * settings.minutes_each / seconds))
+    steps[name] = max(1, round(60 * settings.minutes_each / seconds))
     write_json(plan, steps)
-  return int(steps[method])
+  return int(steps[name])
 
 
 def _write(
   settings: Settings,
   workdir: Path,
-  rows: Sequence[Compared],
+  rows: Mapping[Compares, Compared],
   failed: Mapping[str, str],
 ) -> None:
-  curves = {row.method: curve_of(workdir / row.method, row) for row in rows}
-  records = [row.record() | {'curve': curves[row.method]} for row in rows]
+  found = list(rows.values())
+  curves = {
+    row.method: curve_of(workdir / each.folder, row)
+    for each, row in rows.items()
+  }
+  records = [row.record() | {'curve': curves[row.method]} for row in found]
   write_json(workdir / 'compare.json', {'rows': records, 'failed': failed})
   if not rows:
     return
-  write_text(workdir / 'compare.md', tables.markdown(table(rows), _NAMES))
+  write_text(workdir / 'compare.md', tables.markdown(table(found), _NAMES))
   comparison(
     workdir / 'compare.png',
     curves,
-    {row.method: (row.train_seconds, row.value, row.ci95) for row in rows},
-    rows[0].metric,
-    _title(settings, rows[0]),
+    {row.method: (row.train_seconds, row.value, row.ci95) for row in found},
+    found[0].metric,
+    _title(settings, found[0]),
   )
 
 

@@ -13,11 +13,13 @@ the baseline of bags of words. It needs no file. With a pretrained transformer:
 """
 
 import sys
+from functools import partial
 
 from experiments.data import text as data_sets
+from experiments.data.out_of_scope import OutOfScope, with_queries_apart
 from experiments.data.samplers import Wanted, sizes
 from experiments.data.text import TextData
-from experiments.figures.finished import draw_curves
+from experiments.figures.texts import draw_texts
 from experiments.recipes import text as kind
 from experiments.recipes.kinds import methods, published
 from experiments.recipes.overrides import with_settings
@@ -25,6 +27,7 @@ from experiments.runner.baselines import bag_of_words
 from experiments.runner.common import Common, algorithm, count
 from experiments.runner.experiment import Experiment
 from experiments.runner.networks import check_network
+from experiments.runner.out_of_scope import with_rejection
 from experiments.runner.problem import Problem, tested_how
 from experiments.runner.settings import settings
 from experiments.runner.transformers import (
@@ -41,7 +44,7 @@ __all__ = ['EXPERIMENT', 'Settings', 'make_problem', 'make_recipe', 'run']
 
 
 @settings
-class Settings(Common, TextData, Transformer):
+class Settings(Common, TextData, OutOfScope, Transformer):
   """What this experiment has beyond the shared settings."""
 
   algorithm: str = algorithm('maml', lambda: sorted(methods(kind)))
@@ -62,12 +65,14 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   """Loads the texts and makes the network."""
   found = load_pretrained(settings)
   tokenize = None if found is None else tokenizer_of(settings, found)
-  data = data_sets.load(Wanted(settings, recipe), tokenize)
+  wanted = Wanted(settings, recipe)
+  data = data_sets.load(wanted, tokenize)
   recipe = recipe._replace(train_classes=data.train_classes)
   train_ways, _, _ = sizes(recipe, training=True)
   vocabulary = getattr(data.text.tokenize, 'vocabulary', 0)
   model = make_encoder(settings, recipe, train_ways, vocabulary, found)
   check_network(model, data.train, 'dataset', settings.dataset)
+  apart = with_queries_apart(wanted, data)
   return Problem(
     name=f'{settings.dataset}-{settings.algorithm}-{recipe.ways}way'
     f'-{recipe.shots}shot-seed{settings.seed}',
@@ -87,11 +92,16 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
       'queries_per_class': recipe.queries,
       **tested_how(settings),
       **data.protocol,
+      **({'out_of_scope': apart.described} if apart else {}),
     },
     baseline=bag_of_words,
-    draw=draw_curves,
+    draw=partial(
+      draw_texts, texts=data.text.test_texts, classes=data.test_classes
+    ),
     digests=data.digests,
     weights_digest=found and found.digest,
+    more=apart
+    and partial(with_rejection, validation=apart.validation, test=apart.test),
   )
 
 

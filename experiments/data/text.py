@@ -137,6 +137,7 @@ class Meaning(NamedTuple):
 
   tokenize: Any  # what made the tokens
   test_texts: Classes  # draws the same tasks, of places in the texts of test
+  splits: tasks.Splits  # the texts, and their classes
   # Tokens of texts that are of no class, where there are any.
   out_of_scope: tasks.OutOfScope | None
 
@@ -218,6 +219,7 @@ def with_tokens(
         tasks.device_tasks(np.arange(len(splits.test.texts)), places),
         tuple(splits.test.texts.tolist()),
       ),
+      splits,
       tasks.OutOfScope(*each[3:]) if apart else None,
     ),
   )

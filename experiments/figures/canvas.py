@@ -18,6 +18,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
   'legend',
   'same_length',
   'save',
+  'shortened',
 ]
 
 # From the palette of Okabe and Ito, which the colour-blind can tell apart.
@@ -140,6 +142,19 @@ def same_length(name: str, a: np.ndarray, other: str, b: np.ndarray) -> None:
       f'{name} and {other} must have one length, 1 or more; got {len(a)} and'
       f' {len(b)}'
     )
+
+
+def shortened(text: str, letters: int) -> str:
+  """A text of at most so many letters in one line, which the font all has."""
+  font = get_font(findfont(FontProperties()))
+  text = ''.join(
+    each if font.get_char_index(ord(each)) else '?'
+    for each in ' '.join(text.split())
+  )
+  if len(text) <= letters:
+    return text
+  half = letters // 2  # What differs is often at the end.
+  return f'{text[: letters - half - 1]}\N{HORIZONTAL ELLIPSIS}{text[-half:]}'
 
 
 def count_steps(count: int) -> str:

@@ -5,6 +5,7 @@ import jax
 from experiments.figures.charts import learning_curve, metric_by_step
 from experiments.runner.loop import TEST_SEED, Finished
 from metajax.base import PyTree, SampleTask, Task
+from metajax.equality import Frozen, as_frozen
 from metajax.inner import partition
 from metajax.normalisation import predict_queries
 from metajax.runs.evaluation import example_task
@@ -72,7 +73,8 @@ def tested(
   key = jax.random.key(TEST_SEED)
 
   @jax.jit
-  def outputs(meta_params: PyTree, task: Task) -> jax.Array:
+  def outputs(frozen: Frozen, meta_params: PyTree, task: Task) -> jax.Array:
+    learner = frozen.made()
     adapted, adaptation = learner.adapt(key, meta_params, task.support)
     return jax.lax.map(
       lambda place: predict_queries(
@@ -83,7 +85,8 @@ def tested(
 
   meta_params = prepare(run.meta_params)
   tasks = [task_of_test(sample, index) for index in range(count)]
-  return [(task, outputs(meta_params, task)) for task in tasks]
+  frozen = as_frozen(learner)
+  return [(task, outputs(frozen, meta_params, task)) for task in tasks]
 
 
 def task_of_test(sample: SampleTask, index: int) -> Task:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 
 from experiments.figures.canvas import (
@@ -19,6 +18,7 @@ from experiments.figures.canvas import (
   fit,
   same_length,
   save,
+  shortened,
 )
 from experiments.figures.finished import (
   draw_curves,
@@ -170,7 +170,7 @@ def image_task(
     )
     if class_names and label in class_names:
       letters = int((first_query - 0.25) * inches / _LETTER)
-      name = _short(class_names[label], letters)
+      name = shortened(class_names[label], letters)
       axes.text(
         0.05, top + 1.26, name, va='center', size=_NAME_SIZE, color=GREY,
         parse_math=False,
@@ -219,18 +219,6 @@ def image_grid(
     for column, image in enumerate(line):
       _thumbnail(axes, 1.1 * column + 0.05, 1.1 * row + 0.05, image)
   return save(figure, path, title)
-
-
-def _short(name: str, letters: int) -> str:
-  """A name of at most so many letters, all of which the font has."""
-  font = get_font(findfont(FontProperties()))
-  name = ''.join(
-    each if font.get_char_index(ord(each)) else '?' for each in name
-  )
-  if len(name) <= letters:
-    return name
-  half = letters // 2  # Names often differ at their ends.
-  return f'{name[: letters - half - 1]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}'
 
 
 def _classes(support_labels: np.ndarray, query_labels: np.ndarray) -> Any:

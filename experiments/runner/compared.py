@@ -59,8 +59,13 @@ def seconds_per_step_of(outcome: Mapping[str, Any]) -> float | None:
   return float(outcome['config']['tasks_per_step'] / rate) if rate else None
 
 
-def row_of(method: str, outcome: Mapping[str, Any], workdir: Path) -> Compared:
+def row_of(method: str, outcome: Mapping[str, Any], pilot: Path) -> Compared:
   """Reads a row from what a run has found.
+
+  Args:
+    method: how the row is called.
+    outcome: what the run has found.
+    pilot: the workdir of the short run before it.
 
   Raises:
     FailedError: if it came to no number.
@@ -70,7 +75,6 @@ def row_of(method: str, outcome: Mapping[str, Any], workdir: Path) -> Compared:
   if test[metric.name] is None:
     raise FailedError(f'its {metric.name} at test is not finite')
   seconds, steps = seconds_per_step_of(outcome), outcome['steps']
-  pilot = pilot_of(workdir, method)
   if seconds is None and steps and runs.is_done(pilot):
     seconds = seconds_per_step_of(runs.read(pilot))
   return Compared(

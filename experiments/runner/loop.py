@@ -141,6 +141,8 @@ def _outcome(
     evaluation,
     problem.baseline(problem),
   )
+  if problem.more is not None:
+    outcome |= problem.more(problem, judge, meta_params)
   outcome = write_json(workdir.path / 'result.json', outcome)
   problem.draw(Finished(problem, judge, meta_params, outcome, workdir.path))
   return outcome

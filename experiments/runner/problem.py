@@ -66,6 +66,8 @@ class Problem(NamedTuple):
   metrics: tuple[Metric, ...] = ()  # what else a test measures
   digests: Digests | None = None  # of data that no program has drawn
   weights_digest: str | None = None  # of those that the model stands on
+  # What else `result.json` has, of the trained meta-parameters.
+  more: Callable[['Problem', 'Judge', PyTree], dict[str, Any]] | None = None
   mesh: Mesh | None = None  # of devices; the default device alone without one
 
   @property

@@ -18,6 +18,13 @@ from metajax.runs.evaluation import Evaluation
 __all__ = ['describe', 'metric_of', 'result', 'show', 'versions']
 
 
+_OUT_OF_SCOPE = {
+  'auroc': 'out of scope: area under curve',
+  'accuracy': 'accuracy with rejection',
+  'accuracy_of_accepting_all': 'accuracy without it',
+}
+
+
 def result(
   problem: Problem,
   settings: dict[str, Any],
@@ -117,6 +124,11 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
     if value is not None and not name.endswith('ci95'):
       label = f'{name.removesuffix(f"_{metric.name}")} baseline'
       table.add_row(label, metric.format(value), '')
+  if apart := outcome.get('out_of_scope'):
+    table.add_section()
+    for name, label in _OUT_OF_SCOPE.items():
+      mean, half = (metric.format(apart[name][x]) for x in ('mean', 'ci95'))
+      table.add_row(label, mean, f'\N{PLUS-MINUS SIGN} {half}')
   console = rich.console.Console()
   console.print(table)
   console.print(plain(describe(outcome['protocol'])), soft_wrap=True)

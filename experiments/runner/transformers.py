@@ -36,6 +36,7 @@ from metajax.models.tuning import (
 
 __all__ = [
   'Transformer',
+  'check_adaptation',
   'load_pretrained',
   'make_encoder',
   'make_tuning',
@@ -86,12 +87,8 @@ def load_pretrained(given: Any) -> pretrained.Pretrained | None:
   Raises:
     UsageError: if it cannot be loaded, or settings contradict each other.
   """
-  if given.adapt is not None and not _ADAPT.fullmatch(given.adapt):
-    raise UsageError(
-      'adapt',
-      f'is {given.adapt}; it is one of lora, prefix, prompt, bias, norm, head,'
-      ' last:K with K from 1, and all',
-    )
+  if given.adapt is not None:
+    check_adaptation('adapt', given.adapt)
   if given.model_dir is None:
     if given.adapt not in (None, 'all'):
       raise UsageError(
@@ -111,6 +108,16 @@ def load_pretrained(given: Any) -> pretrained.Pretrained | None:
     return pretrained.load(given.model_dir)
   except (ValueError, OSError) as error:
     raise UsageError('model_dir', f'{given.model_dir}: {error}') from error
+
+
+def check_adaptation(flag: str, adapt: str) -> None:
+  """Refuses, by the flag that has it, what is none of the adaptations."""
+  if not _ADAPT.fullmatch(adapt):
+    raise UsageError(
+      flag,
+      f'is {adapt}; it is one of lora, prefix, prompt, bias, norm, head,'
+      ' last:K with K from 1, and all',
+    )
 
 
 def tokenizer_of(

@@ -17,6 +17,7 @@ from metajax.tasks.out_of_scope import (
   area_under_curve,
   is_out_of_scope,
   tune_threshold,
+  with_classes_apart,
   with_out_of_scope,
 )
 from metajax.tasks.phrases import Phrases, phrase_tokenizer, phrases
@@ -110,6 +111,7 @@ __all__ = [
   'strokes_classification',
   'table_tasks',
   'tune_threshold',
+  'with_classes_apart',
   'with_out_of_scope',
   'word_tokenizer',
 ]

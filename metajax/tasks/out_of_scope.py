@@ -28,6 +28,7 @@ __all__ = [
   'area_under_curve',
   'is_out_of_scope',
   'tune_threshold',
+  'with_classes_apart',
   'with_out_of_scope',
 ]
 
@@ -107,6 +108,70 @@ def _with_others(
     ),
   )
   return task._replace(query=jax.tree.map(lambda leaf: leaf[order], query))
+
+
+def with_classes_apart(
+  sample: SampleTask, ways: int, apart: int
+) -> jax.tree_util.Partial:
+  """Takes the support of some classes away: their queries are of no class then.
+
+  It is for data without examples of no class; such queries are more like those
+  in scope.
+
+  Args:
+    sample: `(key) -> Task`, such as `episodes`, of `ways + apart` classes in
+      random order, each of which has as many support examples.
+    ways: classes that are left.
+    apart: classes that are taken away.
+
+  Returns:
+    `sample(key) -> Task` of `ways` classes, the queries of which are as
+    `with_out_of_scope` has them.
+
+  Raises:
+    ValueError: if a number is less than 1; when it is first called, if tasks
+      have weighted targets, as those of several sizes do, or other classes.
+
+  Example:
+    >>> import metajax
+    >>> tokens, labels = np.full((12, 7), 5), np.arange(12) % 3
+    >>> sample = metajax.tasks.episodes(tokens, labels, 3, 1, 2)
+    >>> task = with_classes_apart(sample, 2, 1)(jax.random.key(0))
+    >>> sorted(task.support.targets.tolist())
+    [0, 1]
+    >>> int(is_out_of_scope(task.query.targets).sum()), len(task.query.inputs)
+    (2, 6)
+  """
+  if ways < 1 or apart < 1:
+    raise ValueError(f'ways and apart must be 1 or more; got {ways}, {apart}')
+  return jax.tree_util.Partial(
+    EqualPartial(_of_classes, ways, apart), as_argument(sample)
+  )
+
+
+def _of_classes(
+  ways: int, apart: int, sample: SampleTask, key: jax.Array
+) -> Task:
+  support, query = sample(key)
+  if isinstance(support.targets, Weighted):
+    raise ValueError(
+      'these tasks are weighted already; leave min_ways and min_shots out where'
+      ' classes are to be out of scope'
+    )
+  shots, left = divmod(len(support.targets), ways + apart)
+  if left:
+    raise ValueError(
+      f'{len(support.targets)} support examples are not as many of each of'
+      f' {ways} + {apart} classes'
+    )
+  # Those that stay come first, in the order that they had.
+  order = jnp.argsort(support.targets >= ways, stable=True)[: shots * ways]
+  inside = query.targets < ways
+  targets = Weighted(jnp.where(inside, query.targets, 0), inside)
+  return Task(
+    jax.tree.map(lambda leaf: leaf[order], support),
+    query._replace(targets=targets),
+  )
 
 
 def is_out_of_scope(targets: Weighted) -> jax.Array:

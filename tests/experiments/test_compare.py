@@ -131,14 +131,14 @@ def outcome(**changes) -> dict:
 def test_the_seconds_of_a_run_that_was_stopped_are_those_of_all_its_steps(
   tmp_path,
 ):
-  row = compared.row_of('maml', outcome(), tmp_path)
+  row = compared.row_of('maml', outcome(), tmp_path / 'pilot')
   assert row.seconds_per_step == 0.1
   assert row.train_seconds == 100.0
   # A run that had only its test left has measured nothing; its pilot has.
   pilot = tmp_path / 'pilots' / 'maml'
   pilot.mkdir(parents=True)
   (pilot / 'result.json').write_text(json.dumps(outcome(tasks_per_second=20)))
-  row = compared.row_of('maml', outcome(tasks_per_second=None), tmp_path)
+  row = compared.row_of('maml', outcome(tasks_per_second=None), pilot)
   assert row.seconds_per_step == 0.2
   assert row.train_seconds == 200.0
 
@@ -147,7 +147,7 @@ def test_a_method_without_training_takes_no_time(tmp_path):
   row = compared.row_of(
     'pixels',
     outcome(tasks_per_second=None, training_seconds=0.0, steps=0),
-    tmp_path,
+    tmp_path / 'pilot',
   )
   assert row.seconds_per_step is None
   assert row.train_seconds == 0
@@ -164,7 +164,7 @@ def test_the_curve_ends_where_the_dot_is(tmp_path):
   (tmp_path / 'maml' / 'metrics.jsonl').write_text(
     ''.join(json.dumps(line) + '\n' for line in lines)
   )
-  row = compared.row_of('maml', outcome(), tmp_path)
+  row = compared.row_of('maml', outcome(), tmp_path / 'pilot')
   assert compared.curve_of(tmp_path / 'maml', row) == [
     (50.0, 0.5),
     (100.0, 0.8),
@@ -172,7 +172,7 @@ def test_the_curve_ends_where_the_dot_is(tmp_path):
 
 
 def test_a_curve_that_is_damaged_is_one_line(tmp_path):
-  row = compared.row_of('maml', outcome(), tmp_path)
+  row = compared.row_of('maml', outcome(), tmp_path / 'pilot')
   for damaged in ('3\n3\n', '{"step": 1, "validation/accuracy": []}\n'):
     (tmp_path / 'metrics.jsonl').write_text(damaged)
     with pytest.raises(UsageError, match=r'--workdir: .* is damaged'):
@@ -182,7 +182,7 @@ def test_a_curve_that_is_damaged_is_one_line(tmp_path):
 def test_a_test_that_came_to_no_number_is_a_method_that_failed(tmp_path):
   test = {'mse': None, 'ci95': None, 'mse_before': 3.0}
   with pytest.raises(FailedError, match='mse at test is not finite'):
-    compared.row_of('maml', outcome(test=test), tmp_path)
+    compared.row_of('maml', outcome(test=test), tmp_path / 'pilot')
 
 
 def test_no_methods_are_refused(launcher, tmp_path):

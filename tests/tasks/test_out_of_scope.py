@@ -13,6 +13,7 @@ from metajax.tasks.out_of_scope import (
   area_under_curve,
   is_out_of_scope,
   tune_threshold,
+  with_classes_apart,
   with_out_of_scope,
 )
 
@@ -53,6 +54,46 @@ def test_queries_of_no_class_are_added_in_random_order():
                                     outside[task], strict=True):  # fmt: skip
       assert where or known[int(token)] == target
   jax.tree.map(np.testing.assert_array_equal, tasks.support, plain.support)
+
+
+def test_classes_without_support_are_out_of_scope():
+  labels = np.arange(30) % 5
+  sample = with_classes_apart(episodes(TOKENS, labels, 4, 2, 3), 3, 1)
+  keys = jax.random.split(jax.random.key(1), 20)
+  tasks = jax.jit(jax.vmap(sample))(keys)
+  plain = jax.jit(jax.vmap(episodes(TOKENS, labels, 4, 2, 3)))(keys)
+  outside = np.asarray(is_out_of_scope(tasks.query.targets))
+  assert tasks.support.inputs.shape == (20, 6, 4)
+  assert (outside.sum(1) == 3).all()
+  np.testing.assert_array_equal(outside, plain.query.targets == 3)
+  np.testing.assert_array_equal(tasks.query.inputs, plain.query.inputs)
+  values, _ = values_and_weights(tasks.query.targets)
+  np.testing.assert_array_equal(values[~outside], plain.query.targets[~outside])
+  # What is left of the support set keeps its order, and knows no other class.
+  left = np.asarray(plain.support.targets) < 3
+  for name in ('inputs', 'targets'):
+    np.testing.assert_array_equal(
+      np.concatenate(getattr(tasks.support, name)),
+      np.asarray(getattr(plain.support, name))[left],
+    )
+  tokens_in = labels[np.asarray(tasks.support.inputs)[..., 0]]
+  tokens_out = labels[np.asarray(tasks.query.inputs)[..., 0]]
+  for row in range(20):
+    assert not set(tokens_in[row]) & set(tokens_out[row][outside[row]])
+
+
+@pytest.mark.parametrize(
+  ('sample', 'ways', 'apart', 'message'),
+  [
+    (sampler(), 0, 3, 'must be 1 or more; got 0, 3'),
+    (sampler(), 3, 0, 'must be 1 or more; got 3, 0'),
+    (sampler(), 3, 1, 'are not as many of each of 3 [+] 1 classes'),
+    (sampler(min_ways=2), 2, 1, 'are weighted already; leave min_ways'),
+  ],
+)
+def test_tasks_that_classes_cannot_be_taken_from(sample, ways, apart, message):
+  with pytest.raises(ValueError, match=message):
+    with_classes_apart(sample, ways, apart)(jax.random.key(0))
 
 
 def test_losses_leave_them_out():

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from drawn import assert_nothing_is_cut, pixels
 
-from experiments.figures import finished, images, regression
+from experiments.data.samplers import Classes
+from experiments.figures import finished, images, regression, texts
 from experiments.runner.loop import Finished
 from experiments.runner.problem import Judge
 from metajax.adaptation.classes import one_step
 from metajax.base import Batch, Learner, Task, Weighted
+from metajax.equality import EqualPartial, Frozen
 from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR
 from metajax.tasks import completion, device_tasks, episode_places, sinusoid
 
@@ -122,6 +124,50 @@ def test_the_protocol_may_name_the_targets(tmp_path, monkeypatch, names):
   assert true.shape == before.shape == after.shape == (12, 2)
   assert steps == 1
   assert title == 'nothing, made up, 10-shot: one test task'
+
+
+def test_the_texts_of_a_test_task_are_those_of_its_tokens(
+  tmp_path, monkeypatch
+):
+  """So are the names of their classes; weights may be frozen."""
+  labels = np.repeat(np.arange(6), 3)
+  places = episode_places(labels, 3, 1, 2)
+  run = finished_run(
+    tmp_path, device_tasks(np.arange(18)[:, None], places), 3, ACCURACY
+  )
+  learner = run.judge.learner
+  frozen = Frozen(EqualPartial(_on, learner), jnp.ones(()))
+  run = run._replace(judge=run.judge._replace(learner=frozen))
+  drawn, draw = {}, texts.text_task
+
+  def watched(*given, **named):
+    drawn.update(named, all=given)
+    return draw(*given, **named)
+
+  monkeypatch.setattr(texts, 'text_task', watched)
+  texts.draw_texts(
+    run,
+    Classes(
+      device_tasks(np.arange(18), places), tuple(f'text {n}' for n in range(18))
+    ),
+    Classes(
+      device_tasks(labels, places), tuple(f'class {n}' for n in range(6))
+    ),
+  )
+  task = finished.task_of_test(run.problem.test, 0)
+  _, support, known, queries, *_ = drawn['all']
+  assert support == [f'text {n}' for n in task.support.inputs[:, 0]]
+  assert queries == [f'text {n}' for n in task.query.inputs[:, 0]]
+  for text, label in zip(support, known, strict=True):
+    number = int(text.removeprefix('text ')) // 3
+    assert drawn['class_names'][int(label)] == f'class {number}'
+  assert_nothing_is_cut(pixels(tmp_path / 'test_task.png'))
+
+
+def _on(learner, arrays):
+  return learner._replace(
+    predict=lambda adapted, inputs: arrays * learner.predict(adapted, inputs)
+  )
 
 
 def test_the_classes_of_a_test_task_are_called_by_their_names(
