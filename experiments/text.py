@@ -23,9 +23,10 @@ from experiments.figures.texts import draw_texts
 from experiments.recipes import text as kind
 from experiments.recipes.kinds import methods, published
 from experiments.recipes.overrides import with_settings
-from experiments.runner.baselines import bag_of_words
+from experiments.runner.baselines import of_texts
 from experiments.runner.common import Common, algorithm, count
 from experiments.runner.experiment import Experiment
+from experiments.runner.features import features_of, with_features
 from experiments.runner.networks import check_network
 from experiments.runner.out_of_scope import with_rejection
 from experiments.runner.problem import Problem, tested_how
@@ -34,7 +35,10 @@ from experiments.runner.transformers import (
   Transformer,
   load_pretrained,
   make_encoder,
+  pooled_features,
   tokenizer_of,
+  uses_features,
+  weights_kept,
 )
 from metajax.algorithms.recipe import Recipe
 from metajax.metric import ACCURACY, MACRO_F1, NEGATIVE_LOG_LIKELIHOOD
@@ -71,6 +75,13 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   train_ways, _, _ = sizes(recipe, training=True)
   vocabulary = getattr(data.text.tokenize, 'vocabulary', 0)
   model = make_encoder(settings, recipe, train_ways, vocabulary, found)
+  tokens, features = data.test, None
+  if found is not None:
+    encode = pooled_features(settings, found)
+    features = partial(features_of, tokens, encode)
+    if uses_features(settings):
+      data = with_features(data, encode, settings.dry_run is not None)
+      features = partial(getattr, data, 'test')
   check_network(model, data.train, 'dataset', settings.dataset)
   apart = with_queries_apart(wanted, data)
   return Problem(
@@ -93,8 +104,9 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
       **tested_how(settings),
       **data.protocol,
       **({'out_of_scope': apart.described} if apart else {}),
+      **weights_kept(settings, found),
     },
-    baseline=bag_of_words,
+    baseline=partial(of_texts, tokens=tokens, features=features),
     draw=partial(
       draw_texts, texts=data.text.test_texts, classes=data.test_classes
     ),

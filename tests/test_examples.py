@@ -253,7 +253,9 @@ def test_many_results(tmp_path, monkeypatch, capsys):
       training_seconds=1.0,
     )
     evaluation = types.SimpleNamespace(
-      mean={metric.name: values}, ci95={metric.name: [0.01] * len(values)}
+      mean={metric.name: values},
+      ci95={metric.name: [0.01] * len(values)},
+      judged='every_step',
     )
     outcome = report.result(problem, settings, trained, {}, evaluation, {})
     (tmp_path / name).mkdir()

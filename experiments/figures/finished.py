@@ -42,6 +42,8 @@ def draw_curves(run: Finished) -> None:
       baseline,
       label,
     )
+  if run.outcome['test'].get(f'{metric.name}_before', 0.0) is None:
+    return  # the last step alone was judged
   metric_by_step(
     run.workdir / f'{metric.name}_by_inner_step.png',
     run.outcome['test'][f'{metric.name}_by_step'],

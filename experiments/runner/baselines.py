@@ -1,18 +1,27 @@
 """What results are compared with: no learning, on the very same test tasks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from experiments.runner.problem import TEST_SEED, Problem
-from metajax import Learner, Model, evaluate, maml, nearest_class_mean
+from metajax import (
+  Learner,
+  Model,
+  evaluate,
+  maml,
+  nearest_class_mean,
+  protonet,
+)
 from metajax.adaptation.bag_of_words import bag_of_words_scores
 from metajax.adaptation.classes import one_step
-from metajax.base import Batch, PyTree
+from metajax.base import Batch, PyTree, SampleTask
+from metajax.models.pretrained.networks import unit_length
 from metajax.runs.evaluation import Evaluation
 
-__all__ = ['bag_of_words', 'mean', 'pixels', 'zero']
+__all__ = ['bag_of_words', 'mean', 'of_texts', 'pixels', 'zero']
 
 
 def pixels(problem: Problem) -> dict[str, float]:
@@ -47,6 +56,35 @@ def bag_of_words(problem: Problem) -> dict[str, float]:
   return {
     'bag_of_words_accuracy': float(evaluation.mean['accuracy'][-1]),
     'bag_of_words_ci95': float(evaluation.ci95['accuracy'][-1]),
+  }
+
+
+def of_texts(
+  problem: Problem,
+  *,
+  tokens: SampleTask,
+  features: Callable[[], SampleTask] | None,
+) -> dict[str, float]:
+  """That of bags of words; and where weights are pretrained, of those alone.
+
+  Args:
+    problem: what is compared.
+    tokens: the test tasks, of tokens.
+    features: computes the test tasks, of what the weights make of the tokens
+      as they are, where there are any; the mean that is nearest is that of
+      features of unit length.
+  """
+  found = bag_of_words(problem._replace(test=tokens))
+  if features is None:
+    return found
+  model = Model(
+    lambda key, inputs: (), lambda params, inputs: unit_length(inputs)
+  )
+  learner = protonet(model, problem.objective, problem.recipe.ways)
+  evaluation = _evaluated(problem._replace(test=features()), learner, ())
+  return found | {
+    'frozen_features_accuracy': float(evaluation.mean['accuracy'][-1]),
+    'frozen_features_ci95': float(evaluation.ci95['accuracy'][-1]),
   }
 
 

@@ -27,7 +27,7 @@ from metajax.equality import Frozen
 from metajax.metric import MEAN_SQUARED_ERROR, Metric, with_metrics
 from metajax.normalisation import Normalisation, population
 from metajax.objectives import mean_squared_error
-from metajax.runs.evaluation import Evaluation, evaluate
+from metajax.runs.evaluation import Evaluation, Judged, evaluate
 
 __all__ = [
   'TEST_SEED',
@@ -38,6 +38,7 @@ __all__ = [
   'judged',
   'make_judge',
   'regression',
+  'steps_judged',
   'tested_how',
 ]
 
@@ -196,8 +197,18 @@ def judged(
     key=jax.random.key(seed),
     num_tasks=num_tasks,
     normalisation=judge.normalisation,
+    judged=steps_judged(problem),
     mesh=problem.mesh,
   )
+
+
+def steps_judged(problem: Problem) -> Judged:
+  """After which inner steps a method is judged.
+
+  After the last one alone where a network stands on pretrained weights: each
+  of the others would cost as much, for all queries.
+  """
+  return 'last_step' if isinstance(problem.model, Frozen) else 'every_step'
 
 
 def tested_how(settings: Common) -> dict[str, Any]:

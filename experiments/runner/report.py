@@ -37,6 +37,7 @@ def result(
   metric = problem.metric.name
   mean = [float(value) for value in evaluation.mean[metric]]
   ci95 = [float(value) for value in evaluation.ci95[metric]]
+  at_every_step = evaluation.judged == 'every_step'
   return {
     'algorithm': settings['algorithm'],
     'dataset': problem.protocol['dataset'],
@@ -46,7 +47,8 @@ def result(
     'steps': trained.step,
     'skipped_steps': trained.skipped,
     'test': {
-      f'{metric}_before': mean[0],
+      # Where only the last step is judged, nobody knows.
+      f'{metric}_before': mean[0] if at_every_step else None,
       metric: mean[-1],
       'ci95': ci95[-1],
       f'{metric}_by_step': mean,
@@ -115,7 +117,7 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
   for step, (mean, half) in enumerate(zip(means, halves, strict=True)):
     if _is_shown(step, len(means)):
       table.add_row(
-        'before' if step == 0 else str(step),
+        _name_of(step, test[f'{metric.name}_before'] is not None),
         metric.format(mean),
         f'\N{PLUS-MINUS SIGN} {metric.format(half)}',
       )
@@ -132,6 +134,12 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
   console = rich.console.Console()
   console.print(table)
   console.print(plain(describe(outcome['protocol'])), soft_wrap=True)
+
+
+def _name_of(step: int, at_every_step: bool) -> str:
+  if not at_every_step:
+    return 'all'
+  return 'before' if step == 0 else str(step)
 
 
 def _is_shown(step: int, length: int) -> bool:

@@ -24,13 +24,17 @@ from metajax.base import Head, Model, PyTree
 from metajax.equality import Frozen, by_value
 from metajax.inner import partition
 from metajax.models import pretrained
-from metajax.models.frozen import hold, on_weights, starting_from
+from metajax.models.frozen import on_weights
+from metajax.models.pretrained.networks import unit_length
+from metajax.models.pretrained.parameters import draw
+from metajax.models.pretrained.transformer import linear
 from metajax.models.tuning import (
   Tuning,
   last,
   lora,
   only,
   prefix,
+  quantise,
   soft_prompt,
 )
 
@@ -40,7 +44,10 @@ __all__ = [
   'load_pretrained',
   'make_encoder',
   'make_tuning',
+  'pooled_features',
   'tokenizer_of',
+  'uses_features',
+  'weights_kept',
 ]
 
 # Of features, at first; its square is one over a temperature.
@@ -65,6 +72,13 @@ class Transformer(Base):
     'what of a pretrained transformer is learned: lora, prefix, prompt, bias,'
     ' norm, head, last:K (the last K blocks) or all; everything else stays as'
     ' it is [default: lora]',
+    of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+  model_dtype: str = setting(
+    'float32', OneOf(['float32', 'bfloat16', 'int8']),
+    'what those weights are kept in that nothing changes; what is learned, and'
+    ' the computation, are float32. int8: kernels, with a factor for each'
+    ' output; embeddings are bfloat16 then',
     of='method', resume=False, forwarded=True,
   )  # fmt: skip
   rank: int = setting(
@@ -96,7 +110,10 @@ def load_pretrained(given: Any) -> pretrained.Pretrained | None:
         f'is {given.adapt}, but without --model_dir there are no weights to'
         ' keep, and all is learned',
       )
+    _refuse_dtype(given, 'without --model_dir there are none')
     return None
+  if given.adapt == 'all':
+    _refuse_dtype(given, '--adapt=all learns them all')
   for name in ('width', 'depth'):
     if getattr(given, name) is not None:
       raise UsageError(
@@ -105,9 +122,59 @@ def load_pretrained(given: Any) -> pretrained.Pretrained | None:
         ' out',
       )
   try:
-    return pretrained.load(given.model_dir)
+    found = pretrained.load(given.model_dir)
   except (ValueError, OSError) as error:
     raise UsageError('model_dir', f'{given.model_dir}: {error}') from error
+  return found._replace(params=_kept_in(given, found))
+
+
+def _refuse_dtype(given: Any, why: str) -> None:
+  if given.model_dtype != 'float32':
+    raise UsageError(
+      'model_dtype',
+      f'is {given.model_dtype}, but is of weights that stay as they are, and'
+      f' {why}; leave it out',
+    )
+
+
+def _kept_in(given: Any, found: pretrained.Pretrained) -> PyTree:
+  """Weights in the precision that is wanted, but for those that are learned.
+
+  Vectors, scales and biases, stay float32: they are few.
+  """
+  if given.model_dtype == 'float32':
+    return found.params
+  learned = set[str]()
+  if given.adapt in ('bias', 'norm') or (given.adapt or '').startswith('last:'):
+    tuning = make_tuning(given, found.config.heads)
+    assert tuning is not None
+    try:
+      shapes = jax.eval_shape(tuning.init, jax.random.key(0), found.params)
+    except ValueError as error:  # more blocks than there are
+      raise UsageError('adapt', f'is {given.adapt}: {error}') from error
+    learned.update(shapes)
+  params = found.params
+  kernels = {
+    path
+    for path in partition.paths(params)
+    if path.endswith('kernel') and path not in learned
+  }
+  if given.model_dtype == 'int8' and kernels:
+    params = quantise(params, kernels.__contains__)
+
+  def kept(path: str, leaf: Any) -> Any:
+    stays = path in learned or leaf.ndim < 2 or leaf.dtype != jnp.float32
+    return leaf if stays else leaf.astype(jnp.bfloat16)
+
+  return partition.map_with_path(kept, params)
+
+
+def weights_kept(given: Any, found: pretrained.Pretrained | None) -> Any:
+  """What the protocol says of pretrained weights."""
+  if found is None:
+    return {}
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(found.params))
+  return {'weights': f'{given.model_dtype}, {size / 2**20:.1f} MiB'}
 
 
 def check_adaptation(flag: str, adapt: str) -> None:
@@ -182,15 +249,44 @@ def make_encoder(
       activation='silu', attention_bias=False, feed_forward_bias=False,
     )  # fmt: skip
     return pretrained.text_encoder(config, outputs, pool=given.pool)
+  if uses_features(given):
+    return _of_features(outputs)
   model = pretrained.text_encoder(
     found.config, outputs, pool=given.pool, normalise=outputs is None
   )
   if outputs is None:
     model = _of_learned_length(model)
   tuning = make_tuning(given, found.config.heads)
-  if tuning is None:
-    return Frozen(_on_all, found.params).then(lambda on: on(model))
+  assert tuning is not None  # or it is a network of features
   return on_weights(model, found.params, tuning)
+
+
+def uses_features(given: Any) -> bool:
+  """Whether tasks are of features, since no weight of a transformer changes."""
+  return given.model_dir is not None and given.adapt == 'head'
+
+
+def pooled_features(
+  given: Any, found: pretrained.Pretrained
+) -> jax.tree_util.Partial:
+  """What makes features of tokens, by the weights as they are."""
+  model = pretrained.text_encoder(found.config, pool=given.pool)
+  return jax.tree_util.Partial(model.apply, found.params)
+
+
+@by_value
+def _of_features(num_outputs: int | None) -> Model:
+  """The head of a transformer alone, or its features at a learned length."""
+  if num_outputs is None:
+    return _of_learned_length(
+      Model(lambda key, inputs: {}, lambda params, inputs: unit_length(inputs))
+    )
+
+  def init(key: jax.Array, inputs: jax.Array) -> PyTree:
+    shapes = {'kernel': (inputs.shape[-1], num_outputs), 'bias': (num_outputs,)}
+    return {'head': draw(key, shapes)}
+
+  return Model(init, lambda params, inputs: linear(params['head'], inputs))
 
 
 @by_value
@@ -208,10 +304,6 @@ def _of_learned_length(model: Model) -> Model:
     return jnp.exp(params['log_length']) * model.apply(params, inputs)
 
   return Model(init, apply)
-
-
-def _on_all(weights: Any) -> Any:
-  return lambda model: hold(starting_from(model, weights), weights).made()
 
 
 def _outputs(algorithm: str, head: Head, num_outputs: int) -> int | None:

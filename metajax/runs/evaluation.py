@@ -64,6 +64,10 @@ class Evaluation:
   normalisation: str = dataclasses.field(
     default='transductive', metadata={'static': True}
   )
+  # After which steps, see `evaluate`.
+  judged: Judged = dataclasses.field(
+    default='every_step', metadata={'static': True}
+  )
 
 
 def evaluate(
@@ -172,6 +176,7 @@ def evaluate(
     ci95=jax.tree.map(confidence_interval, values),
     values=values,
     normalisation=getattr(learner.predict, 'normalisation', normalisation),
+    judged=judged,
   )
 
 

@@ -12,6 +12,7 @@ from metajax.tasks.episodes import (
 from metajax.tasks.errors import DataError
 from metajax.tasks.folder import is_divided, load_class_folders, load_folder
 from metajax.tasks.labelled import LabelledImages, load_npz
+from metajax.tasks.mapped import map_array, map_examples
 from metajax.tasks.out_of_scope import (
   accuracy_with_rejection,
   area_under_curve,
@@ -95,6 +96,8 @@ __all__ = [
   'load_npz',
   'load_prepared',
   'load_table',
+  'map_array',
+  'map_examples',
   'pad_task',
   'phrase_tokenizer',
   'phrases',

@@ -14,9 +14,11 @@ from metajax.tasks.places import classification_places, episode_places
 __all__ = [
   'HostEpisodes',
   'HostTasks',
+  'as_examples',
   'classification',
   'device_tasks',
   'episodes',
+  'stored_parts',
 ]
 
 
@@ -144,9 +146,35 @@ def device_tasks(
   Raises:
     ValueError: for such images as `episodes` refuses.
   """
-  examples = jnp.asarray(stored(_with_channels(images)))
+  examples = jnp.asarray(stored(as_examples(images)))
   return jax.tree_util.Partial(
     _sample_at, examples, jax.tree.map(jnp.asarray, places)
+  )
+
+
+def stored_parts(sample: Any) -> tuple[Any, jax.tree_util.Partial]:
+  """What `device_tasks` or `HostTasks` made a sampler of.
+
+  Returns:
+    The examples as they are stored, and the sampler of places in them.
+
+  Raises:
+    ValueError: if it is of neither.
+
+  Example:
+    >>> labels = np.arange(12) % 3
+    >>> sample = episodes(np.zeros((12, 5)), labels, ways=2, shots=1, queries=3)
+    >>> stored_parts(sample)[0].shape
+    (12, 5)
+  """
+  if isinstance(sample, HostTasks):
+    return sample.examples, sample.places
+  if isinstance(sample, jax.tree_util.Partial) and sample.func is _sample_at:
+    examples, places = sample.args
+    return examples, places
+  raise ValueError(
+    'a sampler that holds examples is wanted, as episodes, classification,'
+    f' device_tasks and HostTasks make it; got {type(sample).__name__}'
   )
 
 
@@ -170,12 +198,12 @@ class HostTasks:
       ValueError: for such images as `episodes` refuses; of integers that do
         not fit into 32 bits only when they are drawn.
     """
-    self._images = _with_channels(images)
-    self._places = places
+    self.examples = as_examples(images)  # as they are stored
+    self.places = places
 
   def draw(self, keys: jax.Array) -> Task:
     """Draws one task per key on the host; images as they are stored."""
-    tasks = jax.tree.map(np.asarray, _draw_places(self._places, keys))
+    tasks = jax.tree.map(np.asarray, _draw_places(self.places, keys))
     return _with_inputs(tasks, self._gather)
 
   @staticmethod  # so that one program serves samplers that are made anew
@@ -188,18 +216,18 @@ class HostTasks:
 
     def fetch(indices: jax.Array) -> jax.Array:
       shape = jax.ShapeDtypeStruct(
-        (*indices.shape, *self._images.shape[1:]),
-        stored(self._images[:0]).dtype,
+        (*indices.shape, *self.examples.shape[1:]),
+        stored(self.examples[:0]).dtype,
       )
       images: jax.Array = jax.pure_callback(
         self._gather, shape, indices, vmap_method='expand_dims'
       )
       return decoded(images)
 
-    return _with_inputs(self._places(key), fetch)
+    return _with_inputs(self.places(key), fetch)
 
   def _gather(self, indices: np.ndarray) -> np.ndarray:
-    gathered: np.ndarray = stored(self._images[np.asarray(indices)])
+    gathered: np.ndarray = stored(self.examples[np.asarray(indices)])
     return gathered
 
 
@@ -258,8 +286,12 @@ def _check_labels(images: np.ndarray | jax.Array, labels: np.ndarray) -> None:
     )
 
 
-def _with_channels(images: Any) -> Any:
-  """The examples, if they can be such; images with an axis of channels."""
+def as_examples(images: Any) -> Any:
+  """The examples, if they can be such; images with an axis of channels.
+
+  Raises:
+    ValueError: for such images as `episodes` refuses.
+  """
   check_examples(images)
   is_grey = images.dtype == np.uint8 and images.ndim == 3
   return images[..., None] if is_grey else images

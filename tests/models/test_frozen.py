@@ -9,7 +9,7 @@ import pytest
 import metajax
 from metajax.equality import Frozen
 from metajax.inner import partition
-from metajax.models import conv4, mlp
+from metajax.models import conv4, mlp, quantise
 from metajax.models.frozen import hold, starting_from
 from metajax.runs.training import make_train_step
 from metajax.tasks import sinusoid
@@ -216,3 +216,14 @@ def test_held_in_the_training_of_a_network_with_statistics():
   first = next(iter(params))
   held = hold(network, {first: params[first]})
   assert first not in held.init(jax.random.key(1), images)
+
+
+def test_weights_of_8_bits_are_held_as_they_are():
+  weights = {'Dense_1': quantise(BODY['Dense_1'])}
+  held = maml(hold(WIDE, weights))
+  params = held.init(jax.random.key(0), INPUTS)
+  assert 'Dense_1' not in params
+  assert weights['Dense_1']['kernel'].shape == (64, 64)
+  other = {'Dense_1': quantise({'kernel': jnp.ones((64, 3))})}
+  with pytest.raises(ValueError, match=r'has shape \(64, 3\); the model has'):
+    hold(WIDE, other).init(jax.random.key(0), INPUTS)

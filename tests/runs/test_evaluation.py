@@ -335,6 +335,7 @@ def test_targets_that_the_objective_understands_are_not_blamed(params):
 
 def test_the_last_step_may_be_judged_alone(seven, evaluate):
   last = evaluate(num_tasks=7, judged='last_step')
+  assert (seven.judged, last.judged) == ('every_step', 'last_step')
   for name, values in seven.values.items():
     found = np.asarray(last.values[name])
     assert found.shape == (7, 1)

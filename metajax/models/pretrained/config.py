@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,19 @@ __all__ = ['ACTIVATIONS', 'FAMILIES', 'TransformerConfig', 'read_config']
 FAMILIES = ('bert', 'gpt2', 'llama')
 
 
-def _exact_gelu(inputs: jax.Array) -> jax.Array:
-  return jax.nn.gelu(inputs, approximate=False)
-
+# Nothing of a transformer is as wide as what an activation is given, and steps
+# of an activation are cheap: on the way back they are taken again, from that
+# input alone. (Of an exact GELU a compiler keeps five arrays a layer else; see
+# docs/design.md.)
+_gelu_of_tanh = jax.checkpoint(partial(jax.nn.gelu, approximate=True))
 
 # By the names that configurations give them.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  'gelu': _exact_gelu,
-  'gelu_new': jax.nn.gelu,
-  'gelu_pytorch_tanh': jax.nn.gelu,
+  'gelu': jax.checkpoint(partial(jax.nn.gelu, approximate=False)),
+  'gelu_new': _gelu_of_tanh,
+  'gelu_pytorch_tanh': _gelu_of_tanh,
   'relu': jax.nn.relu,
-  'silu': jax.nn.silu,
+  'silu': jax.checkpoint(jax.nn.silu),
 }
 
 # Our fields, and what a config.json of the family calls them.

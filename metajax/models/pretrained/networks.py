@@ -16,7 +16,7 @@ from metajax.models.pretrained.transformer import (
   word_logits,
 )
 
-__all__ = ['language_model', 'text_encoder']
+__all__ = ['language_model', 'text_encoder', 'unit_length']
 
 
 @by_value
@@ -85,13 +85,23 @@ def text_encoder(
     hidden = hidden.astype(jnp.promote_types(hidden.dtype, jnp.float32))
     features = _pool(hidden, inputs >= 0, pool)
     if normalise:
-      square = jnp.sum(jnp.square(features), -1, keepdims=True)
-      features = features * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+      features = unit_length(features)
     if num_outputs is None:
       return features
     return linear(_head(params, num_outputs), features)
 
   return Model(init, apply)
+
+
+def unit_length(features: jax.Array) -> jax.Array:
+  """Vectors along the last axis, each of length 1; zero stays zero.
+
+  Example:
+    >>> unit_length(jnp.array([[0.0, 2.0], [0.0, 0.0]])).tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
+  """
+  square = jnp.sum(jnp.square(features), -1, keepdims=True)
+  return features * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 def _head(params: PyTree, num_outputs: int) -> PyTree:

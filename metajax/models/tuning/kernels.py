@@ -39,6 +39,11 @@ class Quantised:
   def __init__(self, values: Any, scale: Any) -> None:
     self.values, self.scale = values, scale
 
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """That of the kernel that it stands for, `[..., in, out]`."""
+    return jnp.shape(self.values)
+
   def __rmatmul__(self, inputs: Any) -> jax.Array:
     """Inputs `[..., in]` times the kernel; never is it made floating-point."""
     scale = jnp.asarray(self.scale)

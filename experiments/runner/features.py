@@ -1,0 +1,82 @@
+"""Features of texts that nothing changes: computed once for all of them.
+
+With `--adapt=head`, and for the baseline of frozen features, every text goes
+through the pretrained transformer once, and tasks draw its features.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import rich.progress
+
+from metajax import tasks
+from metajax.devices.distributed import is_primary
+from metajax.tasks.episodes import stored_parts
+
+__all__ = ['Encode', 'features_of', 'with_features']
+
+Encode = Callable[[jax.Array], jax.Array]
+
+_BATCH = 128
+
+
+def features_of(sample: Any, encode: Encode) -> Any:
+  """The tasks of a sampler of tokens, of features.
+
+  Args:
+    sample: of texts as tokens.
+    encode: makes features `[texts, width]` of tokens.
+  """
+  tokens, places = stored_parts(sample)
+  (features,) = _encoded([tokens], encode)
+  return tasks.device_tasks(features, places)
+
+
+def with_features(data: Any, encode: Encode, in_shape_only: bool) -> Any:
+  """Data with features in the place of all tokens that are tested or trained.
+
+  Args:
+    data: of texts, `experiments.data.samplers.Data`.
+    encode: makes features `[texts, width]` of tokens.
+    in_shape_only: whether they are zeros, since nobody will look at them.
+  """
+  names = ('train', 'validation', 'test')
+  parts = {name: stored_parts(getattr(data, name)) for name in names}
+  apart = data.text.out_of_scope or ()
+  make = _zeros if in_shape_only else _encoded
+  features = make([*(tokens for tokens, _ in parts.values()), *apart], encode)
+  samplers = {
+    name: tasks.device_tasks(own, places)
+    for own, (name, (_, places)) in zip(features, parts.items(), strict=False)
+  }
+  text = data.text
+  if apart:
+    text = text._replace(out_of_scope=type(apart)(*features[len(names) :]))
+  return data._replace(**samplers, text=text)
+
+
+def _encoded(arrays: list[Any], encode: Encode) -> list[np.ndarray]:
+  """Features of several arrays of tokens; a bar shows how far it is."""
+  found = list[np.ndarray]()
+  with rich.progress.Progress(transient=True, disable=not is_primary()) as bar:
+    shown = bar.add_task('features of texts', total=sum(map(len, arrays)))
+    for tokens in arrays:
+      before = sum(map(len, found))
+
+      def show(done: int, number: int, before: int = before) -> None:
+        del number  # of this array alone
+        bar.update(shown, completed=before + done)
+
+      found.append(
+        tasks.map_array(tokens, encode, batch_size=_BATCH, progress=show)
+      )
+  return found
+
+
+def _zeros(arrays: list[Any], encode: Encode) -> list[np.ndarray]:
+  return [
+    np.zeros(each.shape, each.dtype)
+    for each in (jax.eval_shape(encode, tokens) for tokens in arrays)
+  ]
