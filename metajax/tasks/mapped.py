@@ -14,11 +14,9 @@ import numpy as np
 
 from metajax.tasks._examples import decoded, stored
 from metajax.tasks.episodes import as_examples, device_tasks, stored_parts
+from metajax.tasks.words import NO_TOKEN, bucket
 
 __all__ = ['map_array', 'map_examples']
-
-# In the place of a token where there is none.
-_NONE = -1
 
 Progress = Callable[[int, int], None]
 
@@ -119,7 +117,7 @@ def map_array(
     places = order[start : start + size]
     batch = stored(held[np.resize(places, size)])
     if lengths.any():
-      batch = batch[:, : _width(lengths[places].max())]
+      batch = batch[:, : bucket(int(lengths[places].max()))]
     mapped = _apply(function, batch)
     if getattr(mapped, 'shape', ())[:1] != (size,):
       raise ValueError(
@@ -146,13 +144,5 @@ def _lengths(examples: np.ndarray) -> np.ndarray:
   if examples.dtype.kind != 'i' or examples.ndim != 2:
     return np.zeros(len(examples), int)
   places = np.arange(1, examples.shape[1] + 1)
-  lengths: np.ndarray = np.max((examples != _NONE) * places, axis=1)
+  lengths: np.ndarray = np.max((examples != NO_TOKEN) * places, axis=1)
   return lengths
-
-
-def _width(longest: int) -> int:
-  """16, 24, 32, 48, 64, 96 and so on: of these programs are compiled."""
-  width = 16
-  while width < longest:
-    width += width // 2 if width & (width - 1) == 0 else width // 3
-  return width

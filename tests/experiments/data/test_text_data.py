@@ -62,6 +62,25 @@ def table(tmp_path):
   }  # fmt: skip
 
 
+def test_texts_may_be_as_long_as_nearly_all_of_training_are():
+  limits = []
+
+  def letters(texts, max_tokens):
+    # One text of 200 is of 90 letters, the others of 20.
+    limits.append(max_tokens)
+    width = max_tokens or 90
+    lengths = np.where(np.arange(len(texts)) % 200 == 199, 90, 20)
+    tokens = np.where(np.arange(width) < lengths[:, None], 5, -1)
+    return tokens.astype(np.int32), int((lengths > width).sum())
+
+  data = loaded(letters, max_tokens='auto')
+  assert limits == [None, 24]
+  assert draw(data.test, KEY).support.inputs.shape[1] == 24
+  assert data.protocol['tokens'] == '24 a text, 180 of 36000 texts cut off'
+  with pytest.raises(UsageError, match='180 of 36000 texts have more than'):
+    loaded(letters, max_tokens='auto', refuse_long_texts=True)
+
+
 def test_phrases_need_no_file():
   data = loaded()
   assert data.protocol == {
@@ -187,7 +206,10 @@ def test_classes_without_a_domain(table, tmp_path):
       {'dataset': 'csv', 'data_file': '/none'},
       '--data_file: /none: there is no',
     ),
-    ({'max_tokens': 0}, '--max_tokens=0: must be a whole number from 1'),
+    (
+      {'max_tokens': 0},
+      '--max_tokens=0: must be auto, or a whole number from 1',
+    ),
   ],
 )
 def test_what_is_misused_names_its_flag(given, message):
