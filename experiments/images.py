@@ -100,18 +100,7 @@ def make_recipe(settings: Settings) -> Recipe:
       f'is {recipe.train_ways}, but {settings.algorithm} has an output for each'
       f' class, so only --ways={recipe.ways} is allowed',
     )
-  on_classes, on_tasks = ('batch_size',), _OF_TASKS
-  for name in on_tasks if row.trains_on == 'classes' else on_classes:
-    if (value := getattr(settings, name)) is not None:
-      raise UsageError(
-        name,
-        f'is {value}, but has no meaning for {settings.algorithm}, which trains'
-        f' on {row.trains_on}',
-      )
   return recipe
-
-
-_OF_TASKS = ('train_ways', 'train_shots', 'train_queries')
 
 
 def make_problem(settings: Settings, recipe: Recipe) -> Problem:

@@ -27,12 +27,14 @@ from experiments.runner.baselines import of_texts
 from experiments.runner.common import Common, algorithm, count
 from experiments.runner.experiment import Experiment
 from experiments.runner.features import features_of, with_features
+from experiments.runner.more_losses import MoreLosses, with_words_loss
 from experiments.runner.networks import check_network
 from experiments.runner.out_of_scope import with_rejection
 from experiments.runner.problem import Problem, tested_how
 from experiments.runner.settings import settings
 from experiments.runner.transformers import (
   Transformer,
+  label_tokens,
   load_pretrained,
   make_encoder,
   pooled_features,
@@ -48,13 +50,17 @@ __all__ = ['EXPERIMENT', 'Settings', 'make_problem', 'make_recipe', 'run']
 
 
 @settings
-class Settings(Common, TextData, OutOfScope, Transformer):
+class Settings(Common, TextData, OutOfScope, Transformer, MoreLosses):
   """What this experiment has beyond the shared settings."""
 
   algorithm: str = algorithm('maml', lambda: sorted(methods(kind)))
   ways: int | None = count(
     'classes per test task', of='tasks', forwarded=True, at_least=2
   )
+  batch_size: int | None = count(
+    'texts per step of methods that train on all classes at once',
+    of='training',
+  )  # fmt: skip
 
 
 def make_recipe(settings: Settings) -> Recipe:
@@ -72,6 +78,8 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   wanted = Wanted(settings, recipe)
   data = data_sets.load(wanted, tokenize)
   recipe = recipe._replace(train_classes=data.train_classes)
+  if labels := label_tokens(settings, recipe, found):
+    recipe = recipe._replace(options={**recipe.options, 'labels': labels})
   train_ways, _, _ = sizes(recipe, training=True)
   vocabulary = getattr(data.text.tokenize, 'vocabulary', 0)
   model = make_encoder(settings, recipe, train_ways, vocabulary, found)
@@ -106,6 +114,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
       **({'out_of_scope': apart.described} if apart else {}),
       **weights_kept(settings, found),
     },
+    around=with_words_loss(settings, recipe, vocabulary, found),
     baseline=partial(of_texts, tokens=tokens, features=features),
     draw=partial(
       draw_texts, texts=data.text.test_texts, classes=data.test_classes

@@ -212,11 +212,11 @@ class Head(NamedTuple):
 
   `outputs`: a linear layer called `head`, an output for every class or target.
   `features`: a vector for every example, of `size` numbers where it is given.
-  `maps`: maps of features, `[examples, height, width, channels]`. `none`: it
-  takes no network.
+  `maps`: maps of features, `[examples, height, width, channels]`. `words`:
+  scores of all words at every place of a text. `none`: it takes no network.
   """
 
-  kind: Literal['outputs', 'features', 'maps', 'none'] = 'outputs'
+  kind: Literal['outputs', 'features', 'maps', 'words', 'none'] = 'outputs'
   size: int | None = None  # of a vector of features
   warps: bool = False  # whether linear layers called `warp_...` are in it
 

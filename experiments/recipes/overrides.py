@@ -31,6 +31,13 @@ _NOT_TO_SET = frozenset({
 })  # fmt: skip
 
 
+# Sizes of what a method trains on, by what it does not train on.
+_SIZES = {
+  'tasks': ('batch_size',),
+  'classes': ('train_ways', 'train_shots', 'train_queries'),
+}
+
+
 def with_settings(recipe: Recipe, settings: Common) -> Recipe:
   """The recipe with what the settings have in place of its fields.
 
@@ -44,6 +51,13 @@ def with_settings(recipe: Recipe, settings: Common) -> Recipe:
       type, or has no meaning for the method.
   """
   row = ALGORITHMS[settings.algorithm]
+  for name in _SIZES[row.trains_on]:
+    if (value := getattr(settings, name, None)) is not None:
+      raise UsageError(
+        name,
+        f'is {value}, but has no meaning for {settings.algorithm}, which trains'
+        f' on {row.trains_on}',
+      )
   given = {
     name: value
     for name in said(type(settings))

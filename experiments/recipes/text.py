@@ -4,6 +4,8 @@ Ours, for features of unit length or small transformers; see docs/results.md.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from metajax.algorithms.recipe import Recipe
 
@@ -30,6 +32,34 @@ def closed_form(ways: int, shots: int) -> Recipe:
   )  # fmt: skip
 
 
+def in_context(ways: int, shots: int) -> Recipe:
+  """What reads: more of a task than what compares."""
+  return closed_form(ways, shots)
+
+
+def classes(ways: int, shots: int, **changes: Any) -> Recipe:
+  """What trains on all classes of training at once, and adapts at test."""
+  recipe = Recipe(
+    ways=ways, shots=shots, queries=5, batch_size=64,
+    inner_lr=0.5, inner_steps=100, eval_inner_steps=100,
+    tasks_per_step=1, steps=2000, log_every=10, checkpoint_every=500,
+  )  # fmt: skip
+  return recipe._replace(**changes)
+
+
+def untrained(ways: int, shots: int, **changes: Any) -> Recipe:
+  """What learns nothing before a task."""
+  recipe = Recipe(ways=ways, shots=shots, queries=5, steps=0, short_steps=0)
+  return recipe._replace(**changes)
+
+
+# Adam, as in images.
+_FINE_TUNED: dict[str, Any] = {
+  'inner_lr': 1e-3,
+  'inner_steps': 50,
+  'eval_inner_steps': 50,
+}
+
 RECIPES: dict[str, Callable[[int, int], Recipe]] = {
   **dict.fromkeys(
     ['maml', 'fomaml', 'anil', 'meta_sgd', 'boil', 'imaml'], gradient
@@ -37,4 +67,10 @@ RECIPES: dict[str, Callable[[int, int], Recipe]] = {
   **dict.fromkeys(
     ['protonet', 'r2d2', 'matchingnet', 'protomaml'], closed_form
   ),
+  **dict.fromkeys(['in_context', 'metaicl'], in_context),
+  **dict.fromkeys(
+    ['baseline', 'baseline_plus_plus', 'multi_task', 'nearest_mean'], classes
+  ),
+  'transfer': partial(classes, **_FINE_TUNED),
+  'scratch': partial(untrained, **_FINE_TUNED),
 }

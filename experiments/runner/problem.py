@@ -69,6 +69,8 @@ class Problem(NamedTuple):
   weights_digest: str | None = None  # of those that the model stands on
   # What else `result.json` has, of the trained meta-parameters.
   more: Callable[['Problem', 'Judge', PyTree], dict[str, Any]] | None = None
+  # What stands around the method, such as a second loss.
+  around: Callable[[Any], MetaLearner | Frozen] | None = None
   mesh: Mesh | None = None  # of devices; the default device alone without one
 
   @property
@@ -101,7 +103,8 @@ class Problem(NamedTuple):
       )
       if not isinstance(made, MetaLearner | Frozen):
         raise TypeError(f'made {type(made).__name__}, not a MetaLearner')
-      return cast(MetaLearner, made)
+      whole = made if self.around is None else self.around(made)
+      return cast(MetaLearner, whole)
     except (ValueError, TypeError) as error:
       if self.settings.set:
         raise UsageError('set', str(error)) from error

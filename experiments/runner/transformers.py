@@ -2,6 +2,7 @@
 
 import math
 import re
+import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,10 +42,14 @@ from metajax.models.tuning import (
 __all__ = [
   'Transformer',
   'check_adaptation',
+  'label_tokens',
   'load_pretrained',
+  'make_decoder',
   'make_encoder',
   'make_tuning',
+  'on_pretrained',
   'pooled_features',
+  'small_config',
   'tokenizer_of',
   'uses_features',
   'weights_kept',
@@ -55,6 +60,8 @@ _LENGTH = 4.0
 
 # Rotary positions have no end: it is that of the texts.
 _LONGEST = 1 << 20
+# Tokens beside the vocabulary that stand for classes.
+_LABELS: int = ALGORITHMS['metaicl'].options['labels']
 
 _ADAPT = re.compile('lora|prefix|prompt|bias|norm|head|last:[1-9][0-9]*|all')
 
@@ -241,16 +248,13 @@ def make_encoder(
     UsageError: if it cannot have that head, or cannot adapt so.
   """
   head = ALGORITHMS[given.algorithm].head
+  if head.kind == 'words':
+    return make_decoder(given, recipe, vocabulary, found)
   outputs = _outputs(given.algorithm, head, num_outputs)
   if head.kind == 'none':
     return Model(lambda key, inputs: (), lambda params, inputs: inputs)
   if found is None:
-    width = recipe.width or 64
-    config = pretrained.TransformerConfig(
-      'llama', vocabulary, width, recipe.depth or 2, math.gcd(width, 4),
-      2 * width, _LONGEST if given.max_tokens == 'auto' else given.max_tokens,
-      activation='silu', attention_bias=False, feed_forward_bias=False,
-    )  # fmt: skip
+    config = small_config(given, recipe, vocabulary)
     return pretrained.text_encoder(config, outputs, pool=given.pool)
   if uses_features(given):
     return _of_features(outputs)
@@ -259,6 +263,33 @@ def make_encoder(
   )
   if outputs is None:
     model = _of_learned_length(model)
+  if given.masked_words_weight is not None:
+    model = pretrained.with_words(model, found.config)
+  return on_pretrained(given, found, model)
+
+
+def small_config(
+  given: Any, recipe: Recipe, vocabulary: int, max_length: int | None = None
+) -> pretrained.TransformerConfig:
+  """The form of the transformer that is trained from nothing."""
+  width = recipe.width or 64
+  if max_length is None:
+    max_length = _longest(given)
+  return pretrained.TransformerConfig(
+    'llama', vocabulary, width, recipe.depth or 2, math.gcd(width, 4),
+    2 * width, max_length,
+    activation='silu', attention_bias=False, feed_forward_bias=False,
+  )  # fmt: skip
+
+
+def _longest(given: Any) -> int:
+  return _LONGEST if given.max_tokens == 'auto' else int(given.max_tokens)
+
+
+def on_pretrained(
+  given: Any, found: pretrained.Pretrained, model: Model
+) -> Frozen:
+  """A model on pretrained weights, of which that is learned which adapts."""
   tuning = make_tuning(given, found.config.heads)
   assert tuning is not None  # or it is a network of features
   return on_weights(model, found.params, tuning)
@@ -290,6 +321,57 @@ def _of_features(num_outputs: int | None) -> Model:
     return {'head': draw(key, shapes)}
 
   return Model(init, lambda params, inputs: linear(params['head'], inputs))
+
+
+def make_decoder(
+  given: Any,
+  recipe: Recipe,
+  vocabulary: int,
+  found: pretrained.Pretrained | None,
+) -> Model | Frozen:
+  """Makes the network of a method that reads a task as one text.
+
+  Raises:
+    UsageError: if the transformer that there is cannot.
+  """
+  if found is None:
+    labels = recipe.options.get('labels', _LABELS)
+    longest = (recipe.ways * max(_shots(recipe)) + 1) * (_longest(given) + 1)
+    config = small_config(given, recipe, vocabulary + labels, longest)
+    return pretrained.language_model(config)
+  if not found.config.causal:
+    raise UsageError(
+      'algorithm',
+      f'{given.algorithm} reads from the left to the right, which a'
+      f' {found.config.family} cannot; name a decoder by --model_dir, or leave'
+      ' that out',
+    )
+  return on_pretrained(given, found, pretrained.language_model(found.config))
+
+
+def _shots(recipe: Recipe) -> tuple[int, int]:
+  return recipe.shots, recipe.train_shots or recipe.shots
+
+
+def label_tokens(
+  given: Any, recipe: Recipe, found: pretrained.Pretrained | None
+) -> tuple[int, ...] | None:
+  """The tokens of a pretrained decoder that stand for classes: letters.
+
+  Raises:
+    UsageError: if there are fewer than classes.
+  """
+  reads = ALGORITHMS[given.algorithm].head.kind == 'words'
+  if found is None or found.tokenizer is None or not reads:
+    return None
+  tokens = found.tokenizer.ids_of([*string.ascii_uppercase, *string.digits])
+  if len(tokens) < recipe.ways:
+    raise UsageError(
+      'ways',
+      f'is {recipe.ways}, but the tokenizer of --model_dir has {len(tokens)}'
+      ' letters and digits to stand for classes; ask for no more',
+    )
+  return tokens
 
 
 @by_value

@@ -32,6 +32,7 @@ from metajax.algorithms.maml_plus_plus import maml_plus_plus
 from metajax.algorithms.matchingnet import matchingnet
 from metajax.algorithms.meta_curvature import meta_curvature
 from metajax.algorithms.meta_sgd import meta_sgd
+from metajax.algorithms.metaicl import metaicl
 from metajax.algorithms.metaoptnet import metaoptnet
 from metajax.algorithms.multi_task import multi_task
 from metajax.algorithms.neural_process import neural_process
@@ -219,6 +220,9 @@ ALGORITHMS: dict[str, Algorithm] = {
   ),
   'in_context': closed_form_method(
     in_context, weights=_params, adapts_at_random=True
+  ),
+  'metaicl': closed_form_method(
+    metaicl, head=Head('words'), adapts_at_random=True
   ),
   'cnp': Algorithm(
     _make_neural_process,

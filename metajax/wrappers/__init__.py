@@ -1,5 +1,19 @@
-"""Wrappers of any method: ensembles, distillation, selection, mining."""
+"""Wrappers of any method: ensembles, second losses, distillation, selection."""
 
-from metajax.wrappers import distillation, ensemble, mining, selection
+from metajax.wrappers import (
+  auxiliary,
+  distillation,
+  ensemble,
+  mining,
+  selection,
+  weighting,
+)
 
-__all__ = ['distillation', 'ensemble', 'mining', 'selection']
+__all__ = [
+  'auxiliary',
+  'distillation',
+  'ensemble',
+  'mining',
+  'selection',
+  'weighting',
+]

@@ -1,7 +1,17 @@
 """Transformers that somebody has trained: BERT, GPT-2 and Llama families."""
 
 from metajax.models.pretrained.config import TransformerConfig, read_config
-from metajax.models.pretrained.networks import language_model, text_encoder
+from metajax.models.pretrained.networks import (
+  Words,
+  language_model,
+  text_encoder,
+)
+from metajax.models.pretrained.objectives import (
+  WordLoss,
+  masked_words,
+  next_words,
+  with_words,
+)
 from metajax.models.pretrained.parameters import (
   add_head,
   stack_blocks,
@@ -21,13 +31,18 @@ __all__ = [
   'Pretrained',
   'Tokenizer',
   'TransformerConfig',
+  'WordLoss',
+  'Words',
   'add_head',
   'language_model',
   'load',
+  'masked_words',
+  'next_words',
   'read_config',
   'read_tokenizer',
   'save',
   'stack_blocks',
   'text_encoder',
   'unstack_blocks',
+  'with_words',
 ]

@@ -1,6 +1,6 @@
 """Transformers as models: of texts, and of the words in them."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +8,12 @@ from jax.typing import DTypeLike
 
 from metajax.base import Model, PyTree
 from metajax.equality import by_value
+from metajax.models.pretrained.attention import linear
 from metajax.models.pretrained.config import TransformerConfig
 from metajax.models.pretrained.parameters import add_head, draw, shapes
-from metajax.models.pretrained.transformer import (
-  hidden_states,
-  linear,
-  word_logits,
-)
+from metajax.models.pretrained.transformer import hidden_states, word_logits
 
-__all__ = ['language_model', 'text_encoder', 'unit_length']
+__all__ = ['Words', 'language_model', 'text_encoder', 'unit_length']
 
 
 @by_value
@@ -132,6 +129,16 @@ def _pool(hidden: jax.Array, real: jax.Array, pool: str) -> jax.Array:
   return jnp.einsum('nl,nld->nd', weights.astype(hidden.dtype), hidden)
 
 
+class Words(NamedTuple):
+  """Tokens of texts, of which scores are wanted at some places alone."""
+
+  tokens: jax.Array  # integers [examples, length], -1 where there is none
+  places: jax.Array | None = None  # integers [examples, places]; None: all
+  # [length], -1 at its end alone: one text that all of them stand behind, which
+  # is read once; of causal models.
+  behind: jax.Array | None = None
+
+
 @by_value
 def language_model(
   config: TransformerConfig,
@@ -153,7 +160,8 @@ def language_model(
 
   Returns:
     A model of tokens, integers `[examples, length]`, -1 where there is none,
-    and outputs `[examples, length, vocabulary]`. A BERT that was loaded without
+    and outputs `[examples, length, vocabulary]`; or of `Words`, which a large
+    vocabulary wants where few places matter. A BERT that was loaded without
     its `masked_words` scores by its token embeddings alone.
 
   Example:
@@ -164,16 +172,27 @@ def language_model(
     >>> params = jax.jit(model.init)(jax.random.key(0), tokens)
     >>> jax.jit(model.apply)(params, tokens).shape
     (2, 3, 100)
+    >>> last = Words(tokens, places=jnp.array([[2], [1]]))
+    >>> jax.jit(model.apply)(params, last).shape
+    (2, 1, 100)
   """
 
   def init(key: jax.Array, inputs: jax.Array) -> PyTree:
     del inputs  # of any length
     return draw(key, shapes(config, masked_words=config.tied))
 
-  def apply(params: PyTree, inputs: jax.Array) -> jax.Array:
+  def apply(params: PyTree, inputs: jax.Array | Words) -> jax.Array:
+    words = inputs if isinstance(inputs, Words) else Words(inputs)
     hidden = hidden_states(
-      config, params, inputs, dtype=dtype, rematerialise=rematerialise
+      config,
+      params,
+      words.tokens,
+      behind=words.behind,
+      dtype=dtype,
+      rematerialise=rematerialise,
     )
+    if words.places is not None:
+      hidden = jnp.take_along_axis(hidden, words.places[..., None], axis=1)
     logits = word_logits(config, params, hidden)
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 

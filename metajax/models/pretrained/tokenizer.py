@@ -127,6 +127,17 @@ class Tokenizer:
       raise ValueError(f'the tokenizer has no token {token!r}')
     return found
 
+  def ids_of(self, tokens: Sequence[str]) -> tuple[int, ...]:
+    """The ids of those tokens that there are."""
+    found = map(self._tokenizer.token_to_id, tokens)
+    return tuple(id for id in found if id is not None)
+
+  @property
+  def special(self) -> tuple[int, ...]:
+    """The ids of tokens that are no words, such as '[CLS]'."""
+    added = self._tokenizer.get_added_tokens_decoder()
+    return tuple(sorted(id for id, token in added.items() if token.special))
+
   def save(self, path: str | Path) -> None:
     """Writes the tokenizer.json that it was made from."""
     Path(path).write_text(self._text, encoding='utf-8')

@@ -12,40 +12,22 @@ References:
   Ainslie et al. (2023), GQA. Su et al. (2021), RoFormer.
 """
 
-import math
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 
-from metajax.base import EXCLUDED, PyTree
+from metajax.base import PyTree
+from metajax.models.pretrained.attention import (
+  along,
+  attend,
+  keys_and_values,
+  linear,
+  rotary_angles,
+)
 from metajax.models.pretrained.config import ACTIVATIONS, TransformerConfig
 from metajax.models.pretrained.parameters import depth_of
 
-__all__ = ['attend', 'hidden_states', 'linear', 'word_logits']
-
-
-def linear(params: PyTree, inputs: jax.Array) -> jax.Array:
-  """A linear layer; its kernel may be anything that multiplies from the right.
-
-  .. math:: y = x W + b
-
-  Args:
-    params: `kernel` `[in, out]`, and `bias` `[out]` where there is one.
-    inputs: `[..., in]`.
-
-  Returns:
-    `[..., out]`, of the type of `inputs`.
-  """
-  kernel = params['kernel']
-  if isinstance(kernel, jax.Array | np.ndarray):
-    kernel = jnp.asarray(kernel, inputs.dtype)
-  outputs = (inputs @ kernel).astype(inputs.dtype)
-  if 'bias' in params:
-    outputs = outputs + _along(params['bias'].astype(inputs.dtype), outputs)
-  return outputs
+__all__ = ['hidden_states', 'word_logits']
 
 
 def hidden_states(
@@ -53,6 +35,7 @@ def hidden_states(
   params: PyTree,
   tokens: jax.Array,
   *,
+  behind: jax.Array | None = None,
   dtype: DTypeLike | None = None,
   rematerialise: bool = False,
 ) -> jax.Array:
@@ -70,6 +53,9 @@ def hidden_states(
     config: of the transformer.
     params: its parameters, their blocks apart or stacked.
     tokens: integers `[examples, length]`, below 0 where there is no token.
+    behind: tokens `[length]` of one text, with none at its end alone, that all
+      examples stand behind in a causal model. It is read once for all, and
+      gives the same as if it stood in each.
     dtype: of the computation; None: that of the embeddings, float32 at least.
     rematerialise: compute a block again on the way back instead of keeping
       what is inside.
@@ -80,18 +66,22 @@ def hidden_states(
 
   Raises:
     ValueError: if `tokens` are no integers `[examples, length]`, or, with the
-      prompt, more than the model has positions for.
+      prompt, more than the model has positions for; if examples are to stand
+      behind a text in a model that is not causal.
   """
   _check_tokens(tokens)
-  hidden, real = _embed(config, params, tokens, dtype)
-  rotary = _rotary(config, hidden.shape[1])
+  _check_depth(config, params)
+  before, start = 0, jnp.int32(0)
+  if behind is not None:
+    params, before, start = _reading(config, params, behind, dtype)
+  hidden, real = _embed(config, params, tokens, dtype, before, start)
+  rotary = rotary_angles(config, start + jnp.arange(hidden.shape[1]))
 
   def block(hidden: jax.Array, params: PyTree) -> jax.Array:
     return _block(config, params, hidden, real, rotary)
 
   if rematerialise:
     block = jax.checkpoint(block)
-  _check_depth(config, params)
   if 'blocks' in params:
     hidden, _ = jax.lax.scan(
       lambda hidden, each: (block(hidden, each), None),
@@ -104,6 +94,52 @@ def hidden_states(
   if 'final_norm' in params:
     hidden = _normalise(config, params['final_norm'], hidden)
   return hidden[:, hidden.shape[1] - tokens.shape[1] :]
+
+
+def _reading(
+  config: TransformerConfig,
+  params: PyTree,
+  text: jax.Array,
+  dtype: DTypeLike | None,
+) -> tuple[PyTree, int, jax.Array]:
+  """Reads a text: its keys and values become a prefix of every block.
+
+  Returns:
+    The parameters for what stands behind it; the positions that the text has
+    room in, and those that it takes.
+  """
+  if not config.causal:
+    raise ValueError(
+      f'{config.family} is not causal: what stands behind a text changes it'
+    )
+  hidden, real = _embed(config, params, text[None], dtype)
+  rotary = rotary_angles(config, jnp.arange(hidden.shape[1]))
+
+  def read(hidden: jax.Array, block: PyTree) -> tuple[jax.Array, PyTree]:
+    attention = block['attention']
+    normed = _normalise(config, block['attention_norm'], hidden)
+    key, value = keys_and_values(config, attention, normed, rotary)
+    seen = {'key': key[0], 'value': value[0], 'real': real[0]}
+    if (prefix := attention.get('prefix')) is not None:
+      shown = {'real': jnp.ones(len(prefix['key']), bool), **prefix}
+      seen = {
+        name: jnp.concatenate([shown[name].astype(each.dtype), each])
+        for name, each in seen.items()
+      }
+    return _block(config, block, hidden, real, rotary), {'prefix': seen}
+
+  params = {name: each for name, each in params.items() if name != 'prompt'}
+  if 'blocks' in params:
+    _, seen = jax.lax.scan(read, hidden, params['blocks'])
+    found = {'blocks': seen}
+  else:
+    found = {}
+    for name in (f'block_{index}' for index in range(config.depth)):
+      hidden, found[name] = read(hidden, params[name])
+  for name, seen in found.items():
+    attention = {**params[name]['attention'], **seen}
+    params = {**params, name: {**params[name], 'attention': attention}}
+  return params, hidden.shape[1], jnp.sum(real)
 
 
 def word_logits(
@@ -136,7 +172,7 @@ def word_logits(
       ' model does not use that of its tokens: it cannot predict words'
     )
   if words is not None:
-    logits = logits + _along(words['bias'].astype(logits.dtype), logits)
+    logits = logits + along(words['bias'].astype(logits.dtype), logits)
   return logits
 
 
@@ -159,18 +195,18 @@ def _check_depth(config: TransformerConfig, params: PyTree) -> None:
     )
 
 
-def _along(vector: jax.Array, outputs: jax.Array) -> jax.Array:
-  """A vector along the last axis of what it is to be added to."""
-  return jnp.expand_dims(vector, tuple(range(outputs.ndim - 1)))
-
-
 def _embed(
   config: TransformerConfig,
   params: PyTree,
   tokens: jax.Array,
   dtype: DTypeLike | None,
+  before: int = 0,
+  start: jax.Array | int = 0,
 ) -> tuple[jax.Array, jax.Array]:
-  """Embeddings of prompt and tokens, and where something real is."""
+  """Embeddings of prompt and tokens, and where something real is.
+
+  Behind a text that has room in some positions, and takes those up to `start`.
+  """
   embeddings = params['embeddings']
   table = jnp.asarray(embeddings['token'])
   if dtype is None:
@@ -187,14 +223,16 @@ def _embed(
     hidden = jnp.concatenate([prompt, hidden], axis=1)
     real = jnp.concatenate([jnp.ones(prompt.shape[:2], bool), real], axis=1)
   length = hidden.shape[1]
-  if length > config.max_length:
+  if before + length > config.max_length:
     raise ValueError(
-      f'{tokens.shape[1]} tokens and a prompt of {length - tokens.shape[1]} are'
-      f' more than the {config.max_length} positions of the model: shorten the'
-      ' texts'
+      f'{before + tokens.shape[1]} tokens and a prompt of'
+      f' {length - tokens.shape[1]} are more than the {config.max_length}'
+      ' positions of the model: shorten the texts'
     )
   if 'position' in embeddings:
-    hidden = hidden + embeddings['position'][None, :length].astype(dtype)
+    positions = embeddings['position']
+    positions = jax.lax.dynamic_slice_in_dim(positions, start, length)
+    hidden = hidden + positions[None].astype(dtype)
   if 'type' in embeddings:
     hidden = hidden + embeddings['type'][None, :1].astype(dtype)
   if 'norm' in embeddings:
@@ -212,9 +250,9 @@ def _normalise(
     values = values - jnp.mean(values, -1, keepdims=True)
   square = jnp.mean(jnp.square(values), -1, keepdims=True)
   values = values * jax.lax.rsqrt(square + config.epsilon)
-  values = values * _along(params['scale'].astype(wide), values)
+  values = values * along(params['scale'].astype(wide), values)
   if 'bias' in params:
-    values = values + _along(params['bias'].astype(wide), values)
+    values = values + along(params['bias'].astype(wide), values)
   return values.astype(hidden.dtype)
 
 
@@ -249,91 +287,3 @@ def _feed_forward(
     gate = activation(linear(params['gate'], hidden))
     return linear(params['out'], gate * linear(params['in'], hidden))
   return linear(params['out'], activation(linear(params['in'], hidden)))
-
-
-def attend(
-  config: TransformerConfig,
-  params: PyTree,
-  hidden: jax.Array,
-  real: jax.Array,
-  rotary: tuple[jax.Array, jax.Array] | None,
-) -> jax.Array:
-  r"""Attention; heads of queries may share a head of keys and values.
-
-  .. math:: \mathrm{softmax}(Q K^\top / \sqrt d) V
-
-  Args:
-    config: of the transformer.
-    params: `query`, `key`, `value` and `output`; a `prefix` if there is one.
-    hidden: `[examples, length, width]`.
-    real: `[examples, length]`, where something is that may be attended to.
-    rotary: cosine and sine of the angles of positions, `[length, pairs]`.
-
-  Returns:
-    `[examples, length, width]`.
-  """
-  examples, length, _ = hidden.shape
-  assert config.heads_of_keys is not None
-  assert config.head_width is not None
-  groups = config.heads // config.heads_of_keys
-  shape = (examples, length, config.heads_of_keys)
-  query = linear(params['query'], hidden)
-  query = query.reshape(*shape, groups, config.head_width)
-  key = linear(params['key'], hidden).reshape(*shape, config.head_width)
-  value = linear(params['value'], hidden).reshape(*shape, config.head_width)
-  if rotary is not None:
-    query, key = _turn(query, rotary), _turn(key, rotary)
-  seen = real[:, None, :]
-  if config.causal:
-    seen = seen & jnp.tril(jnp.ones((length, length), bool))[None]
-  if 'prefix' in params:
-    prefix = params['prefix']
-    key, value = _behind(prefix['key'], key), _behind(prefix['value'], value)
-    ahead = ((0, 0), (0, 0), (len(prefix['key']), 0))
-    seen = jnp.pad(seen, ahead, constant_values=True)
-  wide = jnp.promote_types(hidden.dtype, jnp.float32)
-  scores = jnp.einsum(
-    'nqkgd,nskd->nkgqs', query, key, preferred_element_type=wide
-  )
-  scores = scores / math.sqrt(config.head_width)
-  scores = jnp.where(seen[:, None, None], scores, EXCLUDED)
-  weights = jax.nn.softmax(scores).astype(value.dtype)
-  mixed = jnp.einsum('nkgqs,nskd->nqkgd', weights, value)
-  return linear(params['output'], mixed.reshape(examples, length, -1))
-
-
-def _behind(prefix: jax.Array, rest: jax.Array) -> jax.Array:
-  """Puts a prefix, the same for all examples, in front of keys or values."""
-  prefix = jnp.asarray(prefix, rest.dtype)[None]
-  prefix = jnp.broadcast_to(prefix, (len(rest), *prefix.shape[1:]))
-  return jnp.concatenate([prefix, rest], axis=1)
-
-
-def _rotary(
-  config: TransformerConfig, length: int
-) -> tuple[jax.Array, jax.Array] | None:
-  """Cosines and sines of the angle of every position, `[length, pairs]`."""
-  if config.family != 'llama':
-    return None
-  assert config.head_width is not None
-  exponents = jnp.arange(0, config.head_width, 2) / config.head_width
-  frequencies = config.rotary_base**-exponents
-  if config.rotary_scaling is not None:
-    factor, low, high, before = config.rotary_scaling
-    turns = before * frequencies / (2 * math.pi)
-    kept = jnp.clip((turns - low) / (high - low), 0, 1)
-    frequencies = kept * frequencies + (1 - kept) * frequencies / factor
-  angles = jnp.arange(length)[:, None] * frequencies[None]
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def _turn(vectors: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Turns pairs of numbers, one of each half, by the angle of the position."""
-  axes = (0, *range(2, vectors.ndim - 1))
-  cosine, sine = (jnp.expand_dims(each, axes) for each in rotary)
-  first, second = jnp.split(vectors.astype(cosine.dtype), 2, axis=-1)
-  halves: list[Any] = [
-    first * cosine - second * sine,
-    second * cosine + first * sine,
-  ]
-  return jnp.concatenate(halves, axis=-1).astype(vectors.dtype)

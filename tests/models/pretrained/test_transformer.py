@@ -11,11 +11,8 @@ import pytest
 from small_transformers import CONFIGS, TOKENS, params_of
 
 from metajax.models.pretrained import stack_blocks
-from metajax.models.pretrained.transformer import (
-  attend,
-  hidden_states,
-  word_logits,
-)
+from metajax.models.pretrained.attention import attend
+from metajax.models.pretrained.transformer import hidden_states, word_logits
 
 every_family = pytest.mark.parametrize('family', CONFIGS)
 
