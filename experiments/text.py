@@ -14,6 +14,8 @@ the baseline of bags of words. It needs no file. With a pretrained transformer:
 
 import sys
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from experiments.data import text as data_sets
 from experiments.data.out_of_scope import OutOfScope, with_queries_apart
@@ -25,6 +27,7 @@ from experiments.recipes.kinds import methods, published
 from experiments.recipes.overrides import with_settings
 from experiments.runner.baselines import of_texts
 from experiments.runner.common import Common, algorithm, count
+from experiments.runner.errors import UsageError
 from experiments.runner.experiment import Experiment
 from experiments.runner.features import features_of, with_features
 from experiments.runner.more_losses import MoreLosses, with_words_loss
@@ -32,6 +35,7 @@ from experiments.runner.networks import check_network
 from experiments.runner.out_of_scope import with_rejection
 from experiments.runner.problem import Problem, tested_how
 from experiments.runner.settings import settings
+from experiments.runner.teacher import load_teacher, settings_of, taught_by
 from experiments.runner.transformers import (
   Transformer,
   label_tokens,
@@ -92,7 +96,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
       features = partial(getattr, data, 'test')
   check_network(model, data.train, 'dataset', settings.dataset)
   apart = with_queries_apart(wanted, data)
-  return Problem(
+  problem = Problem(
     name=f'{settings.dataset}-{settings.algorithm}-{recipe.ways}way'
     f'-{recipe.shots}shot-seed{settings.seed}',
     settings=settings,
@@ -124,6 +128,24 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     more=apart
     and partial(with_rejection, validation=apart.validation, test=apart.test),
   )
+  return problem if settings.teacher is None else _taught(problem)
+
+
+def _taught(problem: Problem) -> Problem:
+  """The same, which learns from another run too."""
+  settings: Any = problem.settings
+  workdir, recipe = Path(settings.teacher), problem.recipe
+  own = settings_of(workdir, Settings, make_recipe, 'teacher')
+  own = own.replace(
+    ways=recipe.ways, shots=recipe.shots, queries=recipe.queries
+  )
+  teacher = load_teacher(workdir, make_problem(own, make_recipe(own)))
+  teach, around = taught_by(teacher, problem), problem.around
+  if around is not None:
+    raise UsageError(
+      'teacher', 'goes without --masked_words_weight; leave one out'
+    )
+  return problem._replace(around=teach)
 
 
 EXPERIMENT = Experiment(Settings, make_recipe, make_problem)

@@ -138,7 +138,6 @@ MAKE = {
   'ensemble': lambda: metajax.ensemble(maml(), 2),
   'select': lambda: metajax.select([maml(), maml(inner_lr=1.0)], OBJECTIVE, 3),
   'hardest': lambda: metajax.hardest(maml(), OBJECTIVE),
-  'distil': lambda: metajax.distil(maml(), maml(), jnp.ones(3), OBJECTIVE),
   'population': lambda: population(maml_of, conv4(3)),
   'backprop': lambda: metajax.backprop(maml(), OBJECTIVE, jnp.ones(3)),
   'evolution': lambda: metajax.evolution(maml(), OBJECTIVE),
@@ -182,6 +181,7 @@ SAMPLERS = {
   'episodes': lambda: episodes(IMAGES, LABELS, 2, 1, 3, min_ways=2),
   'classification': lambda: classification(IMAGES, LABELS, 4),
   'completion': lambda: completion(IMAGES, 3, 2),
+  'distil': lambda: metajax.distil(maml(), maml(), jnp.ones(3), OBJECTIVE),
   'candidates': lambda: metajax.candidates(strokes(2, 1, 2), 3),
 }
 

@@ -147,8 +147,8 @@ class Common(Machine):
   )  # fmt: skip
   depth: int | None = setting(
     None, Whole(),
-    'of the network: layers of mlp, blocks of transformer'
-    ' [default: the recipe]',
+    'of the network: layers of mlp, blocks of transformer (of one that is'
+    ' pretrained, the first so many) [default: the recipe]',
     of='method', resume=False, forwarded=True,
   )  # fmt: skip
   shots: int | None = count(

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from experiments.runner.errors import UsageError
+from experiments.runner.paths import Place
 from experiments.runner.settings import Base, Positive, setting, settings
 from experiments.runner.transformers import on_pretrained, small_config
 from metajax.algorithms.recipe import Recipe
@@ -43,6 +44,21 @@ class MoreLosses(Base):
     'what the loss of words of the queries counts beside that of the method, or'
     ' learned: masked words, or the next word in a causal transformer, such as'
     ' the one that is drawn at random [default: there is none]',
+    of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+
+  teacher: str | None = setting(
+    None, Place(), 'the workdir of a run of this experiment, on the same texts'
+    ' with the same tokens; the method learns from its predictions, too',
+    of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+  distil_weight: float | str = setting(
+    0.5, PositiveOrLearned(), 'what --teacher counts, up to 1 (nothing but it),'
+    ' or learned, and so is the weight of the loss of the method',
+    of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+  distil_temperature: float | str = setting(
+    4.0, PositiveOrLearned(), 'of the predictions of --teacher, or learned',
     of='method', resume=False, forwarded=True,
   )  # fmt: skip
 

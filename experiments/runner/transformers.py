@@ -124,17 +124,20 @@ def load_pretrained(given: Any) -> pretrained.Pretrained | None:
     return None
   if given.adapt == 'all':
     _refuse_dtype(given, '--adapt=all learns them all')
-  for name in ('width', 'depth'):
-    if getattr(given, name) is not None:
-      raise UsageError(
-        name,
-        f'is {getattr(given, name)}, but that of --model_dir is fixed; leave it'
-        ' out',
-      )
+  if given.width is not None:
+    raise UsageError(
+      'width',
+      f'is {given.width}, but that of --model_dir is fixed; leave it out',
+    )
   try:
     found = pretrained.load(given.model_dir)
   except (ValueError, OSError) as error:
     raise UsageError('model_dir', f'{given.model_dir}: {error}') from error
+  if given.depth is not None:
+    try:
+      found = pretrained.first_blocks(found, given.depth)
+    except ValueError as error:
+      raise UsageError('depth', f'is {given.depth}, but {error}') from error
   return found._replace(params=_kept_in(given, found))
 
 
@@ -362,8 +365,9 @@ def label_tokens(
     UsageError: if there are fewer than classes.
   """
   reads = ALGORITHMS[given.algorithm].head.kind == 'words'
-  if found is None or found.tokenizer is None or not reads:
+  if not reads or found is None or not found.config.causal:
     return None
+  assert found.tokenizer is not None  # or there are no texts
   tokens = found.tokenizer.ids_of([*string.ascii_uppercase, *string.digits])
   if len(tokens) < recipe.ways:
     raise UsageError(

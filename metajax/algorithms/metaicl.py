@@ -143,7 +143,8 @@ def metaicl(
     first = jnp.where(classes.present, jnp.argmax(rows > 0, 0), len(rows))
     own_labels = drawn[jnp.argsort(jnp.argsort(first))]
     label = own_labels[jnp.argmax(rows, axis=1)][:, None]
-    pair = [support.inputs[order].astype(jnp.int32), label]
+    inputs = jnp.asarray(support.inputs, jnp.int32)[order]
+    pair = [inputs, label]
     pairs = jnp.concatenate(pair if is_direct else pair[::-1], axis=1)
     text = jnp.where(real, pairs, _NONE).reshape(-1)
     text = text[jnp.argsort(text < 0, stable=True)]

@@ -322,3 +322,98 @@ def test_what_is_judged_after_the_last_step_alone_says_so(
   assert outcome['protocol']['weights'].startswith('int8, 0.0')
   assert not (tmp_path / 'run' / 'accuracy_by_inner_step.png').exists()
   assert (tmp_path / 'run' / 'learning_curve.png').exists()
+
+
+@pytest.mark.in_ci
+@pytest.mark.parametrize('algorithm', ['transfer', 'multi_task', 'metaicl'])
+def test_methods_that_train_on_classes_or_read_run_on_texts(
+  tmp_path, algorithm
+):
+  settings = given(tmp_path, algorithm=algorithm, width=8, depth=1)
+  if algorithm != 'metaicl':
+    settings = settings.replace(train_queries=None, batch_size=8)
+  outcome = text.run(settings.replace(set='eval_inner_steps=2'))
+  assert outcome['steps'] == 2
+  assert outcome['skipped'] == 0
+
+
+@pytest.mark.in_ci
+@pytest.mark.parametrize('weight', [0.1, 'learned'])
+def test_words_are_learned_beside_the_task(tmp_path, model_dir, weight):
+  settings = given(
+    tmp_path, algorithm='protonet', masked_words_weight=weight, width=8, depth=1
+  )
+  text.run(settings)
+  lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
+  first = json.loads(lines[0])
+  assert abs(first['auxiliary_loss'] - np.log(273)) < 1
+  # Of a pretrained one of BERT's family there are words to be masked.
+  masked = settings.replace(
+    model_dir=model_dir, width=None, depth=None, workdir=tmp_path / 'masked'
+  )
+  with pytest.raises(UsageError, match=r'has no token \[MASK\]') as caught:
+    text.run(masked)
+  assert caught.value.setting == 'masked_words_weight'
+
+
+@pytest.mark.in_ci
+def test_a_run_learns_from_another(tmp_path):
+  first = given(tmp_path, algorithm='protonet', width=8, depth=1)
+  text.run(first)
+  student = first.replace(
+    workdir=tmp_path / 'student', width=4, teacher=tmp_path / 'run',
+    distil_weight='learned', distil_temperature='learned',
+  )  # fmt: skip
+  outcome = text.run(student)
+  lines = (tmp_path / 'student' / 'metrics.jsonl').read_text().splitlines()
+  assert {'divergence', 'temperature', 'teacher_weight'} <= {
+    *json.loads(lines[0])
+  }
+  assert outcome['skipped'] == 0
+  for changed, message in (
+    ({'max_tokens': 16}, 'has learned on other tokens'),
+    ({'algorithm': 'multi_task', 'train_queries': None}, 'adapts to tasks'),
+    ({'teacher': tmp_path / 'none'}, 'is not readable'),
+    ({'masked_words_weight': 0.1}, 'goes without --masked_words_weight'),
+  ):
+    other = student.replace(workdir=tmp_path / 'other', **changed)
+    with pytest.raises(UsageError, match=message) as caught:
+      text.run(other)
+    assert caught.value.setting == 'teacher'
+
+
+def test_the_first_blocks_of_a_pretrained_transformer_will_do(
+  tmp_path, model_dir
+):
+  settings = given(tmp_path, model_dir=model_dir, adapt='all', depth=1)
+  problem = text.make_problem(settings, text.make_recipe(settings))
+  assert 'block_1' not in problem.model.arrays
+  with pytest.raises(UsageError, match='from 1 to 2 blocks') as caught:
+    text.run(settings.replace(depth=3))
+  assert caught.value.setting == 'depth'
+
+
+@pytest.mark.parametrize(
+  ('settings', 'blamed'),
+  [
+    ({'masked_words_weight': 0}, 'masked_words_weight'),
+    ({'masked_words_weight': 'much'}, 'masked_words_weight'),
+    ({'masked_words_weight': 0.1, 'algorithm': 'scratch', 'steps': None},
+     'masked_words_weight'),
+    ({'batch_size': 4}, 'batch_size'),
+    ({'algorithm': 'transfer'}, 'train_queries'),
+  ],
+)  # fmt: skip
+def test_sizes_and_losses_that_cannot_be_meant_are_refused(
+  tmp_path, settings, blamed
+):
+  with pytest.raises(UsageError) as caught:
+    text.run(given(tmp_path, **settings))
+  assert caught.value.setting == blamed
+
+
+def test_what_reads_from_left_to_right_wants_a_decoder(tmp_path, model_dir):
+  settings = given(tmp_path, model_dir=model_dir, algorithm='metaicl')
+  with pytest.raises(UsageError, match='which a bert cannot') as caught:
+    text.run(settings)
+  assert caught.value.setting == 'algorithm'

@@ -13,7 +13,7 @@ import metajax
 from metajax.base import Task
 from metajax.models import mlp
 from metajax.tasks import episodes, pad_task
-from metajax.wrappers.distillation import distil, divergence
+from metajax.wrappers.distillation import TaughtParams, distil, divergence
 
 KEY = jax.random.key(0)
 WAYS = 3
@@ -101,6 +101,50 @@ def test_the_gradient_is_that_of_the_mixture(float64):
 
 
 @pytest.mark.in_ci
+def test_what_is_learned_of_teaching_has_its_own_gradient(float64):
+  teacher = params_of(TEACHER, scale=3.0)
+  learner = distil(
+    STUDENT, TEACHER, teacher, metajax.cross_entropy,
+    weight='learned', temperature='learned',
+  )  # fmt: skip
+  tasks = drawn(2)
+  start = TaughtParams(
+    params_of(STUDENT), {'task': 0.3, 'teacher': -0.2, 'temperature': -1.5}
+  )
+  start = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), start)
+  grad = jax.jit(learner.grad)
+  gradient, metrics = grad(KEY, start, tasks)
+  for name, sign in (('task', 1), ('teacher', 1), ('temperature', -1)):
+    ahead, behind = (
+      grad(
+        KEY,
+        start._replace(
+          teaching={**start.teaching, name: start.teaching[name] + step}
+        ),
+        tasks,
+      )[1]['loss']
+      for step in (1e-5, -1e-5)
+    )
+    slope = (ahead - behind) / 2e-5
+    # The temperature goes against the student.
+    np.testing.assert_allclose(gradient.teaching[name], sign * slope, 1e-6)
+  heat = 1 + 19 / (1 + np.exp(1.5))
+  np.testing.assert_allclose(metrics['temperature'], heat, 1e-9)
+  np.testing.assert_allclose(metrics['task_weight'], np.exp(-0.3), 1e-9)
+  begun = jax.jit(learner.init)(KEY, tasks.support.inputs[0])
+  assert begun.teaching['task'] == begun.teaching['teacher'] == 0
+  expected = np.log(3 / 16)
+  np.testing.assert_allclose(begun.teaching['temperature'], expected, 1e-6)
+
+
+def test_what_the_teacher_knows_is_an_argument():
+  teacher = params_of(TEACHER)
+  learner = distil(STUDENT, TEACHER, teacher, metajax.cross_entropy)
+  held = {id(leaf) for leaf in jax.tree.leaves(learner)}
+  assert {id(leaf) for leaf in jax.tree.leaves(teacher)} <= held
+
+
+@pytest.mark.in_ci
 def test_padding_teaches_nothing(float64):
   learner = distil(
     STUDENT, TEACHER, params_of(TEACHER, scale=3.0), metajax.cross_entropy,
@@ -156,8 +200,10 @@ def test_numbers_are_no_classes_to_distil():
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'weight': 1.5}, 'weight must be from 0 to 1, got 1.5'),
-    ({'temperature': 0.0}, 'temperature must be above 0, got 0.0'),
+    ({'weight': 1.5}, "weight must be from 0 to 1, or 'learned'; got 1.5"),
+    ({'weight': 'some'}, "or 'learned'; got some"),
+    ({'temperature': 0.0}, "must be above 0, or 'learned'; got 0.0"),
+    ({'temperature': float('inf')}, "or 'learned'; got inf"),
   ],
 )
 def test_settings_that_cannot_be_meant_are_refused(options, message):

@@ -23,7 +23,12 @@ from metajax.models.pretrained.tokenizer import (
   Tokenizer,
   read_tokenizer,
 )
-from metajax.models.pretrained.weights import Pretrained, load, save
+from metajax.models.pretrained.weights import (
+  Pretrained,
+  first_blocks,
+  load,
+  save,
+)
 
 __all__ = [
   'LENGTHS',
@@ -34,6 +39,7 @@ __all__ = [
   'WordLoss',
   'Words',
   'add_head',
+  'first_blocks',
   'language_model',
   'load',
   'masked_words',

@@ -1,5 +1,6 @@
 """Pretrained weights: a directory of safetensors, config and tokenizer."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from metajax.models.pretrained.names import (
 from metajax.models.pretrained.parameters import shapes, unstack_blocks
 from metajax.models.pretrained.tokenizer import Tokenizer, read_tokenizer
 
-__all__ = ['Pretrained', 'load', 'save']
+__all__ = ['Pretrained', 'first_blocks', 'load', 'save']
 
 _LISTED = 8  # names in an error; the others are counted
 _Path = tuple[str, ...]
@@ -161,6 +162,30 @@ def _check_shape(
       f'{directory}: the tensor {name} has the shape {list(found)}, by'
       f' config.json it must be {list(shape)}'
     )
+
+
+def first_blocks(found: Pretrained, depth: int) -> Pretrained:
+  """A shallower transformer: the first blocks of a pretrained one.
+
+  Args:
+    found: the transformer.
+    depth: how many of its blocks stay; the rest is as it was.
+
+  Returns:
+    Another, on the same arrays. Its digest is that of the whole.
+
+  Raises:
+    ValueError: if it has fewer blocks, or none is to stay.
+  """
+  held = found.config.depth
+  if not 1 <= depth <= held:
+    raise ValueError(f'the transformer has from 1 to {held} blocks to keep')
+  params = unstack_blocks(found.params)
+  gone = [f'block_{index}' for index in range(depth, held)]
+  return found._replace(
+    config=dataclasses.replace(found.config, depth=depth),
+    params={name: each for name, each in params.items() if name not in gone},
+  )
 
 
 def save(

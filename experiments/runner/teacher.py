@@ -1,0 +1,151 @@
+"""A run that another one learns from: made again from its workdir."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.runner.common import Common
+from experiments.runner.errors import UsageError
+from experiments.runner.problem import Problem
+from experiments.runner.records import RECORD, read_record
+from experiments.runner.settings import said
+from experiments.runner.training import load_meta_params
+from metajax.algorithms.recipe import Recipe
+from metajax.base import MetaLearner, PyTree
+from metajax.equality import Frozen
+from metajax.runs.training import make_train_step
+from metajax.wrappers.distillation import distil
+
+__all__ = ['Teacher', 'load_teacher', 'settings_of', 'taught_by']
+
+# Settings of a run that say nothing of what it has learned.
+_OF_THE_RUN = (
+  'workdir', 'resume', 'load', 'other_data', 'test_only', 'dry_run', 'profile',
+  'teacher', 'mesh', 'shard', 'distributed', 'num_processes', 'process_id',
+)  # fmt: skip
+
+
+class Teacher(NamedTuple):
+  """A method and what it has learned."""
+
+  learner: MetaLearner | Frozen
+  meta_params: PyTree
+  problem: Problem
+
+
+def settings_of(
+  workdir: Path,
+  kind: type[Common],
+  make_recipe: Callable[[Any], Recipe],
+  setting: str,
+) -> Any:
+  """The settings that a run was started with.
+
+  Args:
+    workdir: of the run.
+    kind: the settings of its experiment.
+    make_recipe: the recipe for such settings.
+    setting: the one that names the workdir.
+
+  Raises:
+    UsageError: if there is no record of such a run.
+  """
+  path = workdir / RECORD
+  record = read_record(path, setting)
+  values = {
+    name: record[name]
+    for name in said(kind)
+    if name in record and name not in _OF_THE_RUN
+  }
+  # What the recipe says was written down as if it had been given.
+  of_recipe = {
+    name: values.pop(name) for name in Recipe._fields if name in values
+  }
+  sizes = {name: of_recipe.get(name) for name in ('ways', 'shots')}
+  try:
+    usual = make_recipe(kind(**values, **sizes))
+    given = {
+      name: value
+      for name, value in of_recipe.items()
+      if value != getattr(usual, name)
+    }
+    return kind(**values, **{**sizes, **given})
+  except UsageError as error:
+    raise UsageError(
+      setting, f'{path} is of no run of this experiment ({error})'
+    ) from error
+
+
+def load_teacher(workdir: Path, problem: Problem) -> Teacher:
+  """A run with its newest good checkpoint.
+
+  Args:
+    workdir: of the run.
+    problem: made from its settings.
+
+  Raises:
+    UsageError: if there is none, or its data are others by now.
+  """
+  recipe = problem.recipe
+  learner = problem.meta_learner()
+  train_step = make_train_step(
+    learner,
+    problem.algorithm.optimizer(recipe),
+    problem.train,
+    tasks_per_step=recipe.tasks_per_step,
+  )
+  try:
+    meta_params = load_meta_params(problem, train_step, workdir)
+  except UsageError as error:
+    raise UsageError('teacher', str(error)) from error
+  # As it is tested: with its own number of steps, and nothing around it.
+  tested = problem._replace(
+    recipe=recipe._replace(inner_steps=recipe.eval_inner_steps)
+  )
+  return Teacher(tested.meta_learner(), meta_params, problem)
+
+
+def taught_by(
+  teacher: Teacher, problem: Problem
+) -> Callable[[Any], MetaLearner | Frozen]:
+  """What makes the method of a problem learn from a teacher.
+
+  Raises:
+    UsageError: if the teacher knows other texts, or tokens, or the method does
+      not train on tasks.
+  """
+  settings: Any = problem.settings
+  if problem.algorithm.trains_on != 'tasks' or problem.recipe.steps == 0:
+    raise UsageError(
+      'teacher',
+      f'{settings.teacher} adapts to tasks, and {settings.algorithm} does not'
+      ' train on these; take another --algorithm',
+    )
+  own, known = (_tokens(each) for each in (problem, teacher.problem))
+  if own.shape != known.shape or (own != known).any():
+    raise UsageError(
+      'teacher',
+      f'{settings.teacher} has learned on other tokens, {_size(known)}, than'
+      f' those here, {_size(own)}; give both the same data, --max_tokens and'
+      ' --model_dir, or none',
+    )
+  return lambda learner: distil(
+    learner,
+    teacher.learner,
+    teacher.meta_params,
+    problem.objective,
+    weight=settings.distil_weight,
+    temperature=settings.distil_temperature,
+  )
+
+
+def _tokens(problem: Problem) -> np.ndarray:
+  """All texts of the test, as tokens."""
+  return np.asarray(jax.tree.leaves(problem.test)[0])
+
+
+def _size(tokens: np.ndarray) -> str:
+  return ' x '.join(map(str, tokens.shape))
