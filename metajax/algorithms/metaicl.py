@@ -141,7 +141,7 @@ def metaicl(
     drawn = jax.random.permutation(label_key, tokens_of_labels(meta_params))
     # A class has the token of its place among those that appear.
     first = jnp.where(classes.present, jnp.argmax(rows > 0, 0), len(rows))
-    own_labels = drawn[jnp.argsort(jnp.argsort(first))]
+    own_labels = drawn[jnp.argsort(jnp.argsort(first))]  # of each class
     label = own_labels[jnp.argmax(rows, axis=1)][:, None]
     inputs = jnp.asarray(support.inputs, jnp.int32)[order]
     pair = [inputs, label]
@@ -151,6 +151,7 @@ def metaicl(
     adapted = ReadTask(meta_params, text, own_labels, classes.present)
     before = adapted._replace(
       text=jnp.full_like(text, _NONE),
+      labels=drawn[:num_classes],
       present=jnp.ones_like(classes.present),
     )
     return adapted, one_step(before, adapted)
