@@ -52,6 +52,11 @@ setup(
     'dev': DEV,
     'gpu': ['jax[cuda12]>=0.10'],
     'tpu': [LIBTPU, 'requests'],
-    'benchmark': ['torch>=2.6', 'higher>=0.2.1', 'torchopt>=0.7.3'],
+    'benchmark': [
+      'torch>=2.6',
+      'higher>=0.2.1',
+      'torchopt>=0.7.3',
+      'transformers>=4.56',
+    ],
   },
 )

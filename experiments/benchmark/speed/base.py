@@ -4,26 +4,47 @@ Nothing here imports JAX or torch: a worker has in memory what its own
 implementation needs, and no more.
 """
 
+import contextlib
 import importlib
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 __all__ = [
-  'EPSILON', 'IMAGES_PER_CLASS', 'SEED', 'Failure', 'Implementation', 'Memory',
-  'Network', 'Precision', 'Problem', 'Program', 'Reference', 'Settled',
-  'Tasks', 'Weights', 'Workload', 'noise_images', 'resolve', 'small',
+  'EPSILON',
+  'IMAGES_PER_CLASS',
+  'LORA_RANK',
+  'SEED',
+  'Failure',
+  'Implementation',
+  'Memory',
+  'Network',
+  'Precision',
+  'Problem',
+  'Program',
+  'Reference',
+  'Settled',
+  'Tasks',
+  'Weights',
+  'Workload',
+  'folder_of',
+  'noise_images',
+  'resolve',
+  'small',
 ]  # fmt: skip
 
 Precision = Literal['float32', 'bfloat16']
 Network = Literal[
-  'mlp', 'conv4_stride', 'conv4_max_pool', 'transformer', 'resnet12'
-]
+  'mlp', 'conv4_stride', 'conv4_max_pool', 'transformer', 'resnet12', 'lora'
+]  # fmt: skip
 
 SEED = 0
 EPSILON = 1e-3  # of batch normalisation
-IMAGES_PER_CLASS = 20  # as in Omniglot
+IMAGES_PER_CLASS = 20  # as in Omniglot; so are texts
+LORA_RANK = 8  # as is the scale, so that the product is added as it is
 
 Weights = dict[str, np.ndarray]  # by path, such as 'Conv_0/kernel'
 # ((inputs, targets) of the support set, and of the queries), each
@@ -46,6 +67,8 @@ class Workload(NamedTuple):
   width: int = 64
   side: int = 28  # of an image, or the length of a sequence
   classes: int = 64  # to draw from
+  depth: int = 2  # blocks of a pretrained transformer
+  vocabulary: int = 256  # tokens
   # Whether every implementation draws its own tasks in every step; otherwise
   # those whose library has no sampler go round a few given ones.
   sampling: bool = False
@@ -58,6 +81,8 @@ class Problem(NamedTuple):
   precision: Precision
   weights: Weights  # float32
   tasks: list[Tasks]  # of the first outer steps
+  # The files of a pretrained transformer, which everybody stands on.
+  pretrained: Mapping[str, bytes] = {}
 
 
 class Program(NamedTuple):
@@ -127,7 +152,18 @@ def small(workload: Workload) -> Workload:
     width=min(workload.width, 8),
     side=min(workload.side, 16),
     classes=min(workload.classes, 8),
+    depth=min(workload.depth, 2),
+    vocabulary=min(workload.vocabulary, 256),
   )
+
+
+@contextlib.contextmanager
+def folder_of(problem: Problem) -> Iterator[Path]:
+  """A folder with the pretrained transformer of a problem, for a while."""
+  with tempfile.TemporaryDirectory() as name:
+    for file, content in problem.pretrained.items():
+      (Path(name) / file).write_bytes(content)
+    yield Path(name)
 
 
 def noise_images(classes: int, side: int) -> np.ndarray:

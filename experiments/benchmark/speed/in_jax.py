@@ -1,13 +1,13 @@
 """What both implementations in JAX are made of: networks, tasks, measures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from experiments.benchmark.speed.base import (
   IMAGES_PER_CLASS,
@@ -17,6 +17,7 @@ from experiments.benchmark.speed.base import (
   Workload,
   noise_images,
 )
+from experiments.benchmark.speed.lora import on_pretrained, random_texts
 from experiments.runner.cluster import single_thread
 from experiments.runner.common import Machine
 from metajax import cross_entropy, mean_squared_error, with_precision
@@ -29,29 +30,32 @@ from metajax.base import (
   Task,
   sample_tasks,
 )
+from metajax.equality import Frozen
 from metajax.models import conv4, mlp, resnet12, transformer
 from metajax.models.windows import Lowering
 from metajax.tasks import episodes, sinusoid
 
 __all__ = [
-  'device_bytes', 'draw_tasks', 'in_float64', 'in_precision', 'inner_adam',
-  'limit_threads', 'network_of', 'noise', 'objective_of', 'sampler_of',
-  'temp_bytes',
+  'device_bytes', 'draw_tasks', 'flat', 'in_float64', 'in_precision',
+  'inner_adam', 'limit_threads', 'nested', 'network_of', 'noise',
+  'objective_of', 'sampler_of', 'temp_bytes',
 ]  # fmt: skip
 
-_TOKENS = 256
 _EPSILON_ROOT = 1e-8  # Adam's second-order gradient is finite with one
 
 
-def network_of(workload: Workload, lowering: Lowering = 'auto') -> Model:
-  """The network of a workload, by `metajax.models`."""
+def network_of(problem: Problem, lowering: Lowering = 'auto') -> Model | Frozen:
+  """The network of a problem, by `metajax.models`."""
+  workload = problem.workload
   width = workload.width
+  if workload.network == 'lora':
+    return on_pretrained(problem)
   if workload.network == 'mlp':
     return mlp([width, width], 1)
   if workload.network == 'transformer':
     return transformer(
       workload.ways,
-      vocabulary=_TOKENS,
+      vocabulary=workload.vocabulary,
       width=width,
     )
   if workload.network == 'resnet12':
@@ -77,7 +81,11 @@ def sampler_of(workload: Workload) -> SampleTask:
     return sinusoid(workload.shots, workload.queries)
   if workload.network == 'transformer':
     return jax.tree_util.Partial(
-      partial(_sequences, workload.ways, workload.side)
+      partial(_sequences, workload.ways, workload.side, workload.vocabulary)
+    )
+  if workload.network == 'lora':
+    return episodes(
+      *random_texts(workload), workload.ways, workload.shots, workload.queries
     )
   return episodes(
     *noise(workload.classes, workload.side),
@@ -93,9 +101,11 @@ def noise(classes: int, side: int) -> tuple[np.ndarray, np.ndarray]:
   return images, np.repeat(np.arange(classes), IMAGES_PER_CLASS)
 
 
-def _sequences(number: int, length: int, key: jax.Array) -> Task:
+def _sequences(
+  number: int, length: int, vocabulary: int, key: jax.Array
+) -> Task:
   """Random tokens, each sequence a class of its own."""
-  tokens = jax.random.randint(key, (2, number, length), 0, _TOKENS)
+  tokens = jax.random.randint(key, (2, number, length), 0, vocabulary)
   targets = jnp.arange(number, dtype=jnp.int32)
   return Task(Batch(tokens[0], targets), Batch(tokens[1], targets))
 
@@ -113,11 +123,33 @@ def inner_adam(rate: float) -> optax.GradientTransformation:
   return optax.adam(rate, eps_root=_EPSILON_ROOT)
 
 
-def in_precision(problem: Problem, model: Model) -> Model:
-  """The model, computed in the precision of a problem."""
+def in_precision(problem: Problem, model: Any) -> Any:
+  """The model, or what is frozen, in the precision of a problem."""
   if problem.precision == 'float32':
     return model
   return with_precision(model, problem.precision)
+
+
+def flat(params: PyTree) -> Weights:
+  """Weights by path; a name may have slashes, as those of adapters do."""
+  leaves, _ = jax.tree.flatten_with_path(params)
+  return {
+    '/'.join(key.key for key in path): np.asarray(leaf) for path, leaf in leaves
+  }
+
+
+def nested(weights: Mapping[str, Any]) -> PyTree:
+  """What `flat` was made of."""
+  tree: dict[str, Any] = {}
+  for name, leaf in weights.items():
+    *path, last = name.split('/')
+    if path[0] == 'tuning':
+      path = ['tuning', '/'.join(path[1:])]
+    within = tree
+    for step in path:
+      within = within.setdefault(step, {})
+    within[last] = leaf
+  return tree
 
 
 def in_float64(
@@ -129,10 +161,9 @@ def in_float64(
     support, query = tasks
     with jax.enable_x64(True):
       value, gradient = function(
-        unflatten_dict(weights, sep='/'), Task(Batch(*support), Batch(*query))
+        nested(weights), Task(Batch(*support), Batch(*query))
       )
-      flat = flatten_dict(gradient, sep='/')
-      return float(value), {name: np.asarray(flat[name]) for name in weights}
+      return float(value), flat(gradient)
 
   return meta_gradient
 

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.traverse_util import flatten_dict
 
 from experiments.benchmark.learners import make_learner
 from experiments.benchmark.speed.base import SEED, Problem, Program, Workload
 from experiments.benchmark.speed.in_jax import (
   device_bytes,
   draw_tasks,
+  flat,
   in_float64,
   in_precision,
   inner_adam,
@@ -25,6 +25,7 @@ from experiments.benchmark.speed.in_jax import (
   sampler_of,
   temp_bytes,
 )
+from experiments.benchmark.speed.lora import draw_pretrained, in_type_of
 from experiments.benchmark.speed.methods import MethodStep, recipe_of
 from experiments.benchmark.speed.workloads import OMNIGLOT
 from experiments.data.samplers import sizes
@@ -54,6 +55,7 @@ from metajax.base import (
   Task,
 )
 from metajax.devices.mesh import TASK
+from metajax.equality import Frozen, as_frozen
 from metajax.models.windows import Lowering
 from metajax.tasks import classification, episodes
 
@@ -68,11 +70,17 @@ def in_metajax(problem: Problem, lowering: Lowering = 'auto') -> Program:
   _divide_cpu(workload.tasks)
   limit_threads(workload)
   learner = _learner(problem, lowering)
-  grad = jax.jit(microbatch(learner.grad, 'auto'))
+
+  @jax.jit
+  def grad(
+    learner: Frozen, weights: PyTree, tasks: Task
+  ) -> tuple[PyTree, PyTree]:
+    estimate = microbatch(learner.made().grad, 'auto')
+    gradient, metrics = estimate(jax.random.key(SEED), weights, tasks)
+    return metrics['loss'], gradient
 
   def meta_gradient(weights: PyTree, tasks: Task) -> tuple[PyTree, PyTree]:
-    gradient, metrics = grad(jax.random.key(SEED), weights, tasks)
-    return metrics['loss'], gradient
+    return grad(in_type_of(weights, as_frozen(learner)), weights, tasks)
 
   program = _training(
     learner, optax.adam(workload.outer_lr), sampler_of(workload), workload.tasks
@@ -113,7 +121,7 @@ def _divide_cpu(tasks: int) -> None:
 
 
 def _training(
-  learner: MetaLearner,
+  learner: MetaLearner | Frozen,
   optimizer: optax.GradientTransformation,
   sample: SampleTask,
   tasks: int,
@@ -144,9 +152,11 @@ def _training(
   )
 
 
-def _learner(problem: Problem, lowering: Lowering = 'auto') -> MetaLearner:
+def _learner(
+  problem: Problem, lowering: Lowering = 'auto'
+) -> MetaLearner | Frozen:
   workload = problem.workload
-  model = in_precision(problem, network_of(workload, lowering))
+  model = in_precision(problem, network_of(problem, lowering))
   objective = objective_of(workload)
   if workload.network == 'transformer':
     return _long_loop(model, objective, workload)
@@ -183,7 +193,7 @@ def _long_loop(
 
 def prepare(workload: Workload, precision: Any, num_given: int) -> Problem:
   """Draws the weights, and the tasks of the first outer steps."""
-  empty = Problem(workload, precision, {}, [])
+  empty = Problem(workload, precision, {}, [], draw_pretrained(workload))
   sample = sampler_of(workload)
   state = make_train_step(
     _learner(empty),
@@ -196,12 +206,9 @@ def prepare(workload: Workload, precision: Any, num_given: int) -> Problem:
     jax.tree.map(np.asarray, draw(sample, state.key, jnp.int32(step)))
     for step in range(num_given)
   ]
-  weights = jax.tree.map(np.asarray, state.meta_params)
-  return Problem(
-    workload,
-    precision,
-    flatten_dict(weights, sep='/'),
-    [
+  return empty._replace(
+    weights=flat(state.meta_params),
+    tasks=[
       (
         (each.support.inputs, each.support.targets),
         (each.query.inputs, each.query.targets),

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax.traverse_util import unflatten_dict
 
 from experiments.benchmark.speed.base import (
   EPSILON,
@@ -23,6 +22,7 @@ from experiments.benchmark.speed.in_jax import (
   in_precision,
   inner_adam,
   limit_threads,
+  nested,
   network_of,
   sampler_of,
   temp_bytes,
@@ -58,7 +58,7 @@ def in_plain_jax(problem: Problem) -> Program:
 
     return jax.lax.fori_loop(first, first + num_steps, step, carry)
 
-  weights = jax.tree.map(jnp.asarray, unflatten_dict(problem.weights, sep='/'))
+  weights = jax.tree.map(jnp.asarray, nested(problem.weights))
   carry = jax.tree.map(
     jnp.copy, (weights, optimizer.init(weights), jnp.zeros(()))
   )
@@ -84,7 +84,7 @@ def plain_loss_and_gradient(
   """`value_and_grad` of the mean of a `vmap` over tasks."""
   workload = problem.workload
   apply = in_precision(
-    problem, Model(network_of(problem.workload).init, _plain_network(problem))
+    problem, Model(network_of(problem).init, _plain_network(problem))
   ).apply
   objective = _plain_objective(workload)
 
@@ -139,10 +139,11 @@ def _plain_network(
   network = problem.workload.network
   if network == 'mlp':
     return plain_mlp
-  if network == 'transformer':  # flax is how it is written by hand, too
-    return network_of(problem.workload).apply
+  # By hand it would be of flax, too; that of adapters is for counting alone.
+  if network in ('transformer', 'lora'):
+    return network_of(problem).apply
   if network == 'resnet12':
-    return network_of(problem.workload, 'native').apply
+    return network_of(problem, 'native').apply
   return partial(plain_conv4, network == 'conv4_max_pool')
 
 

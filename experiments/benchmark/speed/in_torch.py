@@ -7,7 +7,7 @@ task is adapted to. All of them run on a GPU where torch sees one.
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ import torch
 from torch.nn import functional
 
 from experiments.benchmark.speed.base import (
-  EPSILON,
   IMAGES_PER_CLASS,
   SEED,
   Problem,
@@ -25,15 +24,14 @@ from experiments.benchmark.speed.base import (
   Workload,
   noise_images,
 )
+from experiments.benchmark.speed.torch_networks import Tensors, torch_network
 
-__all__ = [
-  'in_higher', 'in_loop', 'in_torch_func', 'in_torchopt', 'torch_network',
-]  # fmt: skip
+__all__ = ['in_higher', 'in_loop', 'in_torch_func', 'in_torchopt']
 
-Tensors = dict[str, torch.Tensor]
 Batch = tuple[torch.Tensor, torch.Tensor]
 # Support sets and queries, each [tasks, examples, ...], channels first.
 Episodes = tuple[Batch, Batch]
+Network = Callable[[Tensors, torch.Tensor], torch.Tensor]
 Loss = Callable[[Tensors, Batch], torch.Tensor]
 # Adds the gradient of the mean loss over tasks to the `grad` of the weights;
 # returns that loss.
@@ -82,6 +80,9 @@ def _func(loss: Loss, weights: Tensors, workload: Workload) -> Backward:
       }
     return loss(weights, query)
 
+  if workload.network == 'lora':
+    return _func_by_task(task_loss, weights)
+
   def mean_loss(weights: Tensors, episodes: Episodes) -> torch.Tensor:
     every = torch.func.vmap(task_loss, in_dims=(None, 0, 0))
     return every(weights, *episodes).mean()
@@ -95,6 +96,32 @@ def _func(loss: Loss, weights: Tensors, workload: Workload) -> Backward:
     for name, weight in weights.items():
       weight.grad = gradient[name]
     return value
+
+  return backward
+
+
+def _func_by_task(
+  task_loss: Callable[[Tensors, Batch, Batch], torch.Tensor], weights: Tensors
+) -> Backward:
+  """Task by task: all at once take a multiple of a large network's memory."""
+  both = torch.func.grad_and_value(task_loss)
+
+  def backward(episodes: Episodes) -> torch.Tensor:
+    support, query = episodes
+    number = len(support[0])
+    start = {name: weight.detach() for name, weight in weights.items()}
+    total = torch.zeros(())
+    for index in range(number):
+      gradient, value = both(
+        start,
+        (support[0][index], support[1][index]),
+        (query[0][index], query[1][index]),
+      )
+      total = total + value / number
+      for name, weight in weights.items():
+        own = gradient[name] / number
+        weight.grad = own if weight.grad is None else weight.grad + own
+    return total
 
   return backward
 
@@ -173,7 +200,7 @@ def _by_task(
   def backward(episodes: Episodes) -> torch.Tensor:
     support, query = episodes
     number = len(support[0])
-    total = torch.zeros((), dtype=support[0].dtype, device=support[0].device)
+    total = torch.zeros(())
     for index in range(number):
       value = (
         task_loss(
@@ -183,7 +210,7 @@ def _by_task(
         / number
       )
       value.backward()
-      total += value.detach()
+      total = total + value.detach()
     return total
 
   return backward
@@ -199,7 +226,8 @@ def _program(problem: Problem, make: MakeBackward) -> Program:
   optimizer = torch.optim.Adam(
     list(weights.values()), lr=workload.outer_lr, fused=True
   )
-  loss = partial(_loss, workload, problem.precision)
+  make_loss = cache(partial(_make_loss, problem))
+  loss = make_loss()
   backward = make(loss, weights, workload)
   episodes = _all_episodes(problem, device)
 
@@ -214,9 +242,10 @@ def _program(problem: Problem, make: MakeBackward) -> Program:
 
   def meta_gradient(weights: Weights, tasks: Tasks) -> tuple[float, Weights]:
     parameters = _parameters(weights, device)
-    # In the type of its arguments, whatever the precision of the steps.
-    loss = partial(_loss, workload, 'float32')
-    value = make(loss, parameters, workload)(_tensors(tasks, device))
+    dtype = next(iter(parameters.values())).dtype
+    value = make(make_loss(dtype), parameters, workload)(
+      _tensors(tasks, device)
+    )
     return float(value), {
       name: _like_jax(parameters[name].grad) for name in weights
     }
@@ -326,12 +355,29 @@ def _sampled(workload: Workload, device: torch.device) -> Iterator[Episodes]:
     )
 
 
+def _make_loss(problem: Problem, dtype: torch.dtype | None = None) -> Loss:
+  """The loss of a problem; of float32 weights, unless another type is given."""
+  if problem.workload.network == 'lora':
+    from experiments.benchmark.speed.lora_in_torch import adapted_bert
+
+    network = adapted_bert(problem, dtype or torch.float32, _device())
+  else:
+    network = partial(torch_network, problem.workload)
+  # In the type of its arguments, whatever the precision of the steps.
+  precision = problem.precision if dtype is None else 'float32'
+  return partial(_loss, problem.workload, precision, network)
+
+
 def _loss(
-  workload: Workload, precision: str, weights: Tensors, batch: Batch
+  workload: Workload,
+  precision: str,
+  network: Network,
+  weights: Tensors,
+  batch: Batch,
 ) -> torch.Tensor:
   inputs, targets = batch
   with _autocast(precision, inputs.device.type):
-    outputs = torch_network(workload, weights, inputs)
+    outputs = network(weights, inputs)
     if workload.network == 'mlp':
       return functional.mse_loss(outputs, targets)
     return functional.cross_entropy(outputs, targets)
@@ -346,51 +392,3 @@ def _autocast(
     device, torch.bfloat16
   )
   return context
-
-
-def torch_network(
-  workload: Workload, weights: Tensors, inputs: torch.Tensor
-) -> torch.Tensor:
-  """The network of a workload, with metajax's weights."""
-  if workload.network == 'mlp':
-    return _mlp(weights, inputs)
-  return _conv4(workload.network == 'conv4_max_pool', weights, inputs)
-
-
-def _mlp(weights: Tensors, inputs: torch.Tensor) -> torch.Tensor:
-  *hidden, head = sorted({name.partition('/')[0] for name in weights})
-  for layer in hidden:
-    inputs = _dense(layer, weights, inputs).relu()
-  return _dense(head, weights, inputs)
-
-
-def _dense(layer: str, weights: Tensors, inputs: torch.Tensor) -> torch.Tensor:
-  return inputs @ weights[f'{layer}/kernel'] + weights[f'{layer}/bias']
-
-
-def _conv4(
-  pooled: bool, weights: Tensors, inputs: torch.Tensor
-) -> torch.Tensor:
-  for index in range(4):
-    kernel = weights[f'Conv_{index}/kernel']
-    if pooled:
-      outputs = functional.conv2d(inputs, kernel, padding=1)
-    else:
-      side = inputs.shape[-1]
-      total = 2 * -(-side // 2) + 1 - side  # SAME padding, as XLA divides it
-      pad = total // 2, total - total // 2
-      outputs = functional.conv2d(
-        functional.pad(inputs, pad + pad), kernel, stride=2
-      )
-    inputs = functional.batch_norm(
-      outputs,
-      None,
-      None,
-      weights[f'BatchNorm_{index}/scale'],
-      weights[f'BatchNorm_{index}/bias'],
-      True,
-      eps=EPSILON,
-    ).relu()
-    if pooled:
-      inputs = functional.max_pool2d(inputs, 2)
-  return _dense('head', weights, inputs.mean((2, 3)))

@@ -175,8 +175,7 @@ def _double(tree: Any) -> Any:
 
 def flops_per_step(problem: Problem) -> int:
   """The arithmetic of one outer step as the plain program spells it out."""
-  from flax.traverse_util import unflatten_dict
-
+  from experiments.benchmark.speed.in_jax import nested
   from experiments.benchmark.speed.in_plain_jax import plain_loss_and_gradient
   from metajax.base import Batch, Task
   from metajax.devices.cost import cost
@@ -184,7 +183,7 @@ def flops_per_step(problem: Problem) -> int:
   support, query = problem.tasks[0]
   return cost(
     plain_loss_and_gradient(problem),
-    unflatten_dict(problem.weights, sep='/'),
+    nested(problem.weights),
     Task(Batch(*support), Batch(*query)),
   ).flops
 
@@ -220,7 +219,7 @@ def machine() -> dict[str, Any]:
   from experiments.runner import report
 
   versions = report.versions()
-  for package in ('torch', 'higher', 'torchopt'):
+  for package in ('torch', 'transformers', 'higher', 'torchopt'):
     if importlib.util.find_spec(package):
       versions[package] = importlib.metadata.version(package)
   return {

@@ -7,14 +7,16 @@ from experiments.recipes import images, regression
 from experiments.recipes.kinds import published
 
 __all__ = [
-  'CURVES', 'CURVE_PEERS', 'MEMORY_CURVE', 'METAJAX', 'NAMES', 'OMNIGLOT',
-  'PEERS', 'PLAIN', 'RESNET', 'SUITES', 'TRANSFORMER',
+  'CURVES', 'CURVE_PEERS', 'LORA', 'MEMORY_CURVE', 'METAJAX', 'NAMES',
+  'OMNIGLOT', 'PEERS', 'PLAIN', 'RESNET', 'SUITES', 'TRANSFORMER',
 ]  # fmt: skip
 
 _METAJAX = 'experiments.benchmark.speed.in_metajax'
 _PLAIN = 'experiments.benchmark.speed.in_plain_jax'
 _TORCH = 'experiments.benchmark.speed.in_torch'
-_FEW_SHOT: tuple[Network, ...] = ('mlp', 'conv4_stride', 'conv4_max_pool')
+_FEW_SHOT: tuple[Network, ...] = (
+  'mlp', 'conv4_stride', 'conv4_max_pool', 'lora',
+)  # fmt: skip
 
 METAJAX = Implementation(
   'metajax', f'{_METAJAX}:in_metajax', networks=get_args(Network)
@@ -80,6 +82,12 @@ def _omniglot() -> Workload:
 TRANSFORMER = Workload(
   'transformer', 'transformer', 1, 20, 1e-3, ways=8, width=256, side=128
 )
+# A BERT as large as MiniLM, 6 blocks of 384, of which adapters and a new head
+# are learned.
+LORA = Workload(
+  'lora', 'lora', 4, 5, 0.1, ways=5, shots=5, queries=15, width=384, side=32,
+  depth=6, vocabulary=30522,
+)  # fmt: skip
 OMNIGLOT = _omniglot()
 RESNET = Workload(
   'resnet12', 'resnet12', 4, 1, 0.1, ways=5, shots=1, queries=1, side=32
@@ -95,6 +103,7 @@ _FULL = (
   OMNIGLOT,
   RESNET,
   TRANSFORMER,
+  LORA,
 )
 SUITES = {
   'quick': (_FULL[0], _FULL[2], OMNIGLOT),

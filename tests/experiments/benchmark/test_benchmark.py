@@ -9,6 +9,7 @@ import pytest
 
 from experiments.benchmark.speed import measure, worker
 from experiments.benchmark.speed.base import Implementation, small
+from experiments.benchmark.speed.in_jax import flat, nested
 from experiments.benchmark.speed.in_metajax import in_metajax, prepare
 from experiments.benchmark.speed.in_plain_jax import in_plain_jax
 from experiments.benchmark.speed.methods import MethodStep
@@ -170,6 +171,38 @@ def test_by_hand_is_what_metajax_computes(name):
   assert ours == pytest.approx(theirs, rel=1e-4)
   for path, slope in slopes.items():
     np.testing.assert_allclose(slope, others[path], rtol=5e-3, atol=1e-4)
+
+
+@pytest.mark.in_ci
+def test_peers_compute_adapters_on_the_same_pretrained_weights():
+  pytest.importorskip('transformers')
+  pytest.importorskip('torch')
+  from experiments.benchmark.speed.in_torch import in_loop, in_torch_func
+
+  problem = prepare(TINY['lora'], 'float32', 1)
+  assert sorted(problem.pretrained) == ['config.json', 'model.safetensors']
+  loss, slopes = in_metajax(problem).meta_gradient(
+    problem.weights, problem.tasks[0]
+  )
+  for make in (in_loop, in_torch_func):
+    found, others = make(problem).meta_gradient(
+      problem.weights, problem.tasks[0]
+    )
+    assert found == pytest.approx(loss, rel=1e-5)
+    for path, slope in slopes.items():
+      np.testing.assert_allclose(slope, others[path], rtol=1e-3, atol=1e-6)
+
+
+def test_names_of_adapters_have_slashes():
+  params = {
+    'base': {'head': {'kernel': np.ones(2)}},
+    'tuning': {'block_0/attention/query/kernel': {'a': np.ones(1)}},
+  }
+  weights = flat(params)
+  assert list(weights) == [
+    'base/head/kernel', 'tuning/block_0/attention/query/kernel/a',
+  ]  # fmt: skip
+  assert nested(weights) == params
 
 
 @pytest.mark.in_ci
