@@ -27,6 +27,11 @@ from experiments.recipes.kinds import methods, published
 from experiments.recipes.overrides import with_settings
 from experiments.runner.baselines import of_texts
 from experiments.runner.common import Common, algorithm, count
+from experiments.runner.encoders import (
+  label_tokens,
+  make_encoder,
+  pooled_features,
+)
 from experiments.runner.errors import UsageError
 from experiments.runner.experiment import Experiment
 from experiments.runner.features import features_of, with_features
@@ -38,10 +43,7 @@ from experiments.runner.settings import settings
 from experiments.runner.teacher import load_teacher, settings_of, taught_by
 from experiments.runner.transformers import (
   Transformer,
-  label_tokens,
   load_pretrained,
-  make_encoder,
-  pooled_features,
   tokenizer_of,
   uses_features,
   weights_kept,

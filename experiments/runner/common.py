@@ -256,10 +256,11 @@ class Common(Machine):
   )  # fmt: skip
   dry_run: str | None = setting(
     None, Text(),
-    'take no step; compile one for a topology of TPUs that need not be here,'
-    ' such as v5e:16x16, or for the GPUs that are (cuda), and report what it'
-    ' needs of every chip, in <workdir>/dry_run.json too; exit code 1 if it'
-    ' does not fit',
+    'take no step; compile one for a topology of TPUs or GPUs that need not be'
+    ' here, such as v5e:16x16 and h100:8, or for the machine that is (cpu,'
+    ' cuda), and report what it needs of every chip, in <workdir>/dry_run.json'
+    ' too; exit code 1 if it does not fit. A --model_dir needs no more than a'
+    ' config.json for it',
     of='machine', resume=True,
   )  # fmt: skip
   profile: bool = setting(

@@ -24,6 +24,11 @@ from jax.sharding import Mesh
 from experiments.runner.cache import without_compilation_cache
 from experiments.runner.cluster import check_shares
 from experiments.runner.errors import UsageError
+from experiments.runner.gpus import (
+  COMPILER_OPTIONS,
+  devices_of_gpus,
+  is_gpus,
+)
 from metajax.devices.collectives import Collective, collectives
 from metajax.devices.mesh import TASK, make_mesh
 from metajax.runs.training import TrainStep
@@ -51,14 +56,16 @@ class Chip(NamedTuple):
   interconnect: float  # bytes per second to its neighbours, one way
 
 
-# Google Cloud's documentation of the TPU versions. A program may have a
-# little less than the memory of a chip, by the compiler's own account.
+# Google Cloud's documentation of the TPU versions, NVIDIA's data sheet. A
+# program may have a little less than the memory of a chip, by the compiler's
+# own account.
 _GIB = 2**30
 CHIPS = {
   'TPU v4': Chip(32 * _GIB, 275e12, 150e9),
   'TPU v5 lite': Chip(16 * _GIB, 197e12, 200e9),
   'TPU v5': Chip(95 * _GIB, 459e12, 300e9),
   'TPU v6 lite': Chip(32 * _GIB, 918e12, 400e9),
+  'NVIDIA H100 80GB HBM3': Chip(80 * 10**9, 989e12, 450e9),
 }
 # Small matrices keep the units of an accelerator busy for part of the time.
 UTILISATION = 0.3
@@ -103,6 +110,10 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
     with contextlib.suppress(RuntimeError):
       return jax.devices('cuda')
     raise UsageError('dry_run', 'cuda needs a machine with such a GPU')
+  if topology == 'cpu':
+    return jax.devices('cpu')[:1]
+  if is_gpus(topology):
+    return devices_of_gpus(topology)
   generation, _, shape = topology.partition(':')
   if not shape:  # the compiler would choose one
     raise _unknown(topology, 'it has no shape')
@@ -135,8 +146,8 @@ def _unknown(topology: str, reason: str) -> UsageError:
   return UsageError(
     'dry_run',
     f'{topology!r} is no topology that the compiler knows ({reason}); it'
-    f' knows {", ".join(EXAMPLES)}, and others like them, or cuda for the'
-    ' GPUs of this machine',
+    f' knows {", ".join(EXAMPLES)}, and others like them, h100:8, or cpu and'
+    ' cuda for what this machine has',
   )
 
 
@@ -200,9 +211,13 @@ class DoesNotFitError(Exception):
 
 
 def compile_for_chips(
-  lowered: jax.stages.Lowered,
+  lowered: jax.stages.Lowered, for_gpus: bool = False
 ) -> tuple[jax.stages.Compiled, str]:
   """Compiles a program for devices that need not be here.
+
+  Args:
+    lowered: what is to be compiled.
+    for_gpus: whether it is for GPUs that are not here.
 
   Returns:
     The program, and its text as the compiler writes it. (`as_text` would have
@@ -215,9 +230,13 @@ def compile_for_chips(
   """
   # A program for devices that are not here cannot be read back.
   with tempfile.TemporaryDirectory() as folder, without_compilation_cache():
+    options: dict[str, Any] = {
+      'xla_dump_to': folder,
+      'xla_dump_hlo_as_text': True,
+    }
     try:
       program = lowered.compile(
-        compiler_options={'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
+        compiler_options=options | (COMPILER_OPTIONS if for_gpus else {})
       )
     except jax.errors.JaxRuntimeError as error:
       if not (found := _OUT_OF_MEMORY.search(str(error))):
@@ -228,7 +247,7 @@ def compile_for_chips(
         for number, unit in (numbers[:2], numbers[2:])
       )
       raise DoesNotFitError(needed, limit) from error
-    (written,) = Path(folder).glob('*.after_optimizations.txt')
+    (written,) = Path(folder).glob('*[._]after_optimizations.txt')
     return program, written.read_text()
 
 
@@ -253,7 +272,7 @@ def _report(
   begun = time.perf_counter()
   sent = list[Collective]()
   try:
-    program, text = compile_for_chips(lowered)
+    program, text = compile_for_chips(lowered, is_gpus(topology))
     used, sent = bytes_needed(program), collectives(text)
   except DoesNotFitError as error:
     used, chip = error.needed, chip._replace(memory=error.limit)
@@ -281,6 +300,9 @@ def _chip(mesh: Mesh) -> tuple[Chip, str]:
   if kind in CHIPS:
     return CHIPS[kind], kind
   # What is here can be asked.
+  if device.platform == 'cpu':
+    pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return Chip(pages, 0.0, 0.0), kind
   statistics = device.memory_stats() or {}
   return Chip(statistics.get('bytes_limit', 0), 0.0, 0.0), kind
 

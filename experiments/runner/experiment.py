@@ -17,6 +17,7 @@ from experiments.runner import cluster, flags, loop, report
 from experiments.runner.cache import use_compilation_cache
 from experiments.runner.common import Common
 from experiments.runner.errors import UsageError, printable
+from experiments.runner.gpus import prepare
 from experiments.runner.interrupts import Interrupted
 from experiments.runner.problem import Problem
 from experiments.runner.training import DivergenceError
@@ -71,6 +72,7 @@ class Experiment(NamedTuple):
     if settings.resume and settings.workdir is None:
       raise UsageError('resume', 'needs --workdir, the directory of the run')
     recipe = self.recipe(settings)
+    prepare(settings.dry_run)
     cluster.check_processes(settings)
     with _within_memory(recipe):
       problem = self.problem(settings, recipe)
@@ -92,6 +94,7 @@ class Experiment(NamedTuple):
       return self._start(settings, recipe)
 
   def _start(self, settings: Common, recipe: Recipe) -> int:
+    prepare(settings.dry_run)
     cluster.connect(settings)
     if self.small_operations:
       cluster.single_thread(settings)

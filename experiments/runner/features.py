@@ -78,5 +78,10 @@ def _encoded(arrays: list[Any], encode: Encode) -> list[np.ndarray]:
 def _zeros(arrays: list[Any], encode: Encode) -> list[np.ndarray]:
   return [
     np.zeros(each.shape, each.dtype)
-    for each in (jax.eval_shape(encode, tokens) for tokens in arrays)
+    for each in (jax.eval_shape(_called, encode, tokens) for tokens in arrays)
   ]
+
+
+def _called(encode: Encode, tokens: jax.Array) -> jax.Array:
+  """As a function of its weights, which may be shapes too."""
+  return encode(tokens)

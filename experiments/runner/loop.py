@@ -41,7 +41,7 @@ from metajax.devices.distributed import (
 )
 from metajax.devices.mesh import Rule, replicated
 from metajax.devices.parallel import ChunkSize
-from metajax.equality import Frozen
+from metajax.equality import Frozen, as_frozen
 from metajax.runs.checking import check
 from metajax.runs.checkpoint import CheckpointError
 from metajax.runs.training import TrainStep, make_train_step
@@ -206,7 +206,10 @@ def _make_train_step(
   except ValueError as error:  # of a dimension that cannot be divided
     raise UsageError('shard', str(error)) from error
   assert mesh is not None  # or there is no rule
-  cluster.check_rules(mesh, shard, train_step.template().meta_params)
+  # What is frozen is divided, too.
+  frozen = as_frozen(problem.meta_learner()).arrays
+  divided = (train_step.template().meta_params, frozen)
+  cluster.check_rules(mesh, shard, divided)
   return train_step
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 
+from experiments.runner.encoders import on_pretrained, small_config
 from experiments.runner.errors import UsageError
 from experiments.runner.paths import Place
 from experiments.runner.settings import Base, Positive, setting, settings
-from experiments.runner.transformers import on_pretrained, small_config
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS
 from metajax.base import MetaLearner, Metrics, PyTree, Task

@@ -9,7 +9,7 @@ from experiments.runner.errors import UsageError
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS
 from metajax.base import Model, SampleTask
-from metajax.equality import Frozen
+from metajax.equality import Frozen, as_frozen
 from metajax.models.encoders import encoder
 from metajax.precision import with_precision
 
@@ -51,12 +51,14 @@ def check_network(
 ) -> None:
   """Refuses examples that the network cannot take, by what they come from."""
 
-  def outputs(key: jax.Array) -> Any:
+  def outputs(model: Frozen, key: jax.Array) -> Any:
     inputs = sample(key).support.inputs
-    return model.apply(model.init(key, inputs), inputs)
+    init, apply, *_ = model.made()
+    return apply(init(key, inputs), inputs)
 
   try:
-    jax.eval_shape(outputs, jax.random.key(0))
+    # What is frozen may be shapes alone, which can be no more than an argument.
+    jax.eval_shape(outputs, as_frozen(model), jax.random.key(0))
   except (ValueError, TypeError) as error:
     reason = ' '.join(str(error).split())
     raise UsageError(setting, f'{value}: {reason}') from error

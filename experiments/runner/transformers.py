@@ -1,13 +1,14 @@
 """The transformer of a run on texts: pretrained, or drawn at random."""
 
-import math
+import json
 import re
-import string
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.runner.errors import UsageError
 from experiments.runner.paths import Place
@@ -16,19 +17,14 @@ from experiments.runner.settings import (
   OneOf,
   Text,
   Whole,
+  YesNo,
   setting,
   settings,
 )
-from metajax.algorithms.recipe import Recipe
-from metajax.algorithms.table import ALGORITHMS
-from metajax.base import Head, Model, PyTree
-from metajax.equality import Frozen, by_value
+from metajax.base import PyTree
 from metajax.inner import partition
 from metajax.models import pretrained
-from metajax.models.frozen import on_weights
-from metajax.models.pretrained.networks import unit_length
-from metajax.models.pretrained.parameters import draw
-from metajax.models.pretrained.transformer import linear
+from metajax.models.pretrained.parameters import shapes
 from metajax.models.tuning import (
   Tuning,
   last,
@@ -42,26 +38,13 @@ from metajax.models.tuning import (
 __all__ = [
   'Transformer',
   'check_adaptation',
-  'label_tokens',
   'load_pretrained',
-  'make_decoder',
-  'make_encoder',
   'make_tuning',
-  'on_pretrained',
-  'pooled_features',
-  'small_config',
+  'of_weights',
   'tokenizer_of',
   'uses_features',
   'weights_kept',
 ]
-
-# Of features, at first; its square is one over a temperature.
-_LENGTH = 4.0
-
-# Rotary positions have no end: it is that of the texts.
-_LONGEST = 1 << 20
-# Tokens beside the vocabulary that stand for classes.
-_LABELS: int = ALGORITHMS['metaicl'].options['labels']
 
 _ADAPT = re.compile('lora|prefix|prompt|bias|norm|head|last:[1-9][0-9]*|all')
 
@@ -103,6 +86,11 @@ class Transformer(Base):
     'which position of a text its features are taken from',
     of='method', resume=False, forwarded=True,
   )  # fmt: skip
+  rematerialise: bool = setting(
+    False, YesNo(), 'compute a block of a transformer again on the way back'
+    ' instead of keeping what is inside: less memory, more time',
+    of='machine', resume=True, forwarded=True,
+  )  # fmt: skip
 
 
 def load_pretrained(given: Any) -> pretrained.Pretrained | None:
@@ -130,7 +118,11 @@ def load_pretrained(given: Any) -> pretrained.Pretrained | None:
       f'is {given.width}, but that of --model_dir is fixed; leave it out',
     )
   try:
-    found = pretrained.load(given.model_dir)
+    found = (
+      pretrained.load(given.model_dir)
+      if given.dry_run is None
+      else _outline(given.model_dir)
+    )
   except (ValueError, OSError) as error:
     raise UsageError('model_dir', f'{given.model_dir}: {error}') from error
   if given.depth is not None:
@@ -139,6 +131,15 @@ def load_pretrained(given: Any) -> pretrained.Pretrained | None:
     except ValueError as error:
       raise UsageError('depth', f'is {given.depth}, but {error}') from error
   return found._replace(params=_kept_in(given, found))
+
+
+def of_weights(
+  given: Any, function: Callable[[PyTree], PyTree], weights: PyTree
+) -> PyTree:
+  """What a function makes of weights, or its shapes in a dry run."""
+  if given.dry_run is None:
+    return function(weights)
+  return jax.eval_shape(function, weights)
 
 
 def _refuse_dtype(given: Any, why: str) -> None:
@@ -166,27 +167,30 @@ def _kept_in(given: Any, found: pretrained.Pretrained) -> PyTree:
     except ValueError as error:  # more blocks than there are
       raise UsageError('adapt', f'is {given.adapt}: {error}') from error
     learned.update(shapes)
-  params = found.params
   kernels = {
     path
-    for path in partition.paths(params)
+    for path in partition.paths(found.params)
     if path.endswith('kernel') and path not in learned
   }
-  if given.model_dtype == 'int8' and kernels:
-    params = quantise(params, kernels.__contains__)
 
   def kept(path: str, leaf: Any) -> Any:
     stays = path in learned or leaf.ndim < 2 or leaf.dtype != jnp.float32
     return leaf if stays else leaf.astype(jnp.bfloat16)
 
-  return partition.map_with_path(kept, params)
+  def all_kept(params: PyTree) -> PyTree:
+    if given.model_dtype == 'int8' and kernels:
+      params = quantise(params, kernels.__contains__)
+    return partition.map_with_path(kept, params)
+
+  return of_weights(given, all_kept, found.params)
 
 
 def weights_kept(given: Any, found: pretrained.Pretrained | None) -> Any:
   """What the protocol says of pretrained weights."""
   if found is None:
     return {}
-  size = sum(leaf.nbytes for leaf in jax.tree.leaves(found.params))
+  leaves = jax.tree.leaves(found.params)
+  size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
   return {'weights': f'{given.model_dtype}, {size / 2**20:.1f} MiB'}
 
 
@@ -200,6 +204,26 @@ def check_adaptation(flag: str, adapt: str) -> None:
     )
 
 
+def _outline(folder: str) -> pretrained.Pretrained:
+  """A transformer of which only the shapes are known: config.json is enough.
+
+  The type of its weights is what that file says, or float32.
+  """
+  config = pretrained.read_config(folder)
+  fields = json.loads((Path(folder) / 'config.json').read_text('utf-8'))
+  named = fields.get('dtype', fields.get('torch_dtype'))
+  dtype = jnp.bfloat16 if named in ('bfloat16', 'float16') else jnp.float32
+  params = jax.tree.map(
+    lambda shape: jax.ShapeDtypeStruct(shape, dtype),
+    shapes(config),
+    is_leaf=lambda leaf: isinstance(leaf, tuple),
+  )
+  tokenizer, path = None, Path(folder) / 'tokenizer.json'
+  if path.is_file():
+    tokenizer = pretrained.read_tokenizer(path, config)
+  return pretrained.Pretrained(config, params, tokenizer, '', str(folder))
+
+
 def tokenizer_of(
   given: Any, found: pretrained.Pretrained
 ) -> Callable[[Sequence[str], int | None], pretrained.Encoded]:
@@ -209,6 +233,8 @@ def tokenizer_of(
     UsageError: if there is none; when it is used, if it has no room for them.
   """
   tokenizer = found.tokenizer
+  if tokenizer is None and given.dry_run is not None:
+    return _as_long_as_can_be
   if tokenizer is None:
     raise UsageError(
       'model_dir', f'{given.model_dir} has no tokenizer.json; add that of it'
@@ -231,180 +257,17 @@ def tokenizer_of(
   return encode
 
 
-def make_encoder(
-  given: Any,
-  recipe: Recipe,
-  num_outputs: int,
-  vocabulary: int,
-  found: pretrained.Pretrained | None,
-) -> Model | Frozen:
-  """Makes the network of a run, with the head that its method wants.
-
-  Args:
-    given: its settings, of `Transformer` and `Common`.
-    recipe: of the method.
-    num_outputs: classes, where the method wants outputs.
-    vocabulary: tokens there are, where nothing is pretrained.
-    found: the transformer that is, if one is.
-
-  Raises:
-    UsageError: if it cannot have that head, or cannot adapt so.
-  """
-  head = ALGORITHMS[given.algorithm].head
-  if head.kind == 'words':
-    return make_decoder(given, recipe, vocabulary, found)
-  outputs = _outputs(given.algorithm, head, num_outputs)
-  if head.kind == 'none':
-    return Model(lambda key, inputs: (), lambda params, inputs: inputs)
-  if found is None:
-    config = small_config(given, recipe, vocabulary)
-    return pretrained.text_encoder(config, outputs, pool=given.pool)
-  if uses_features(given):
-    return _of_features(outputs)
-  model = pretrained.text_encoder(
-    found.config, outputs, pool=given.pool, normalise=outputs is None
-  )
-  if outputs is None:
-    model = _of_learned_length(model)
-  if given.masked_words_weight is not None:
-    model = pretrained.with_words(model, found.config)
-  return on_pretrained(given, found, model)
-
-
-def small_config(
-  given: Any, recipe: Recipe, vocabulary: int, max_length: int | None = None
-) -> pretrained.TransformerConfig:
-  """The form of the transformer that is trained from nothing."""
-  width = recipe.width or 64
-  if max_length is None:
-    max_length = _longest(given)
-  return pretrained.TransformerConfig(
-    'llama', vocabulary, width, recipe.depth or 2, math.gcd(width, 4),
-    2 * width, max_length,
-    activation='silu', attention_bias=False, feed_forward_bias=False,
-  )  # fmt: skip
-
-
-def _longest(given: Any) -> int:
-  return _LONGEST if given.max_tokens == 'auto' else int(given.max_tokens)
-
-
-def on_pretrained(
-  given: Any, found: pretrained.Pretrained, model: Model
-) -> Frozen:
-  """A model on pretrained weights, of which that is learned which adapts."""
-  tuning = make_tuning(given, found.config.heads)
-  assert tuning is not None  # or it is a network of features
-  return on_weights(model, found.params, tuning)
+def _as_long_as_can_be(
+  texts: Sequence[str], max_tokens: int | None
+) -> pretrained.Encoded:
+  """What a dry run takes for tokens where there is no tokenizer."""
+  shape = (len(texts), max_tokens or 1)
+  return pretrained.Encoded(np.zeros(shape, np.int32), 0)
 
 
 def uses_features(given: Any) -> bool:
   """Whether tasks are of features, since no weight of a transformer changes."""
   return given.model_dir is not None and given.adapt == 'head'
-
-
-def pooled_features(
-  given: Any, found: pretrained.Pretrained
-) -> jax.tree_util.Partial:
-  """What makes features of tokens, by the weights as they are."""
-  model = pretrained.text_encoder(found.config, pool=given.pool)
-  return jax.tree_util.Partial(model.apply, found.params)
-
-
-@by_value
-def _of_features(num_outputs: int | None) -> Model:
-  """The head of a transformer alone, or its features at a learned length."""
-  if num_outputs is None:
-    return _of_learned_length(
-      Model(lambda key, inputs: {}, lambda params, inputs: unit_length(inputs))
-    )
-
-  def init(key: jax.Array, inputs: jax.Array) -> PyTree:
-    shapes = {'kernel': (inputs.shape[-1], num_outputs), 'bias': (num_outputs,)}
-    return {'head': draw(key, shapes)}
-
-  return Model(init, lambda params, inputs: linear(params['head'], inputs))
-
-
-def make_decoder(
-  given: Any,
-  recipe: Recipe,
-  vocabulary: int,
-  found: pretrained.Pretrained | None,
-) -> Model | Frozen:
-  """Makes the network of a method that reads a task as one text.
-
-  Raises:
-    UsageError: if the transformer that there is cannot.
-  """
-  if found is None:
-    labels = recipe.options.get('labels', _LABELS)
-    longest = (recipe.ways * max(_shots(recipe)) + 1) * (_longest(given) + 1)
-    config = small_config(given, recipe, vocabulary + labels, longest)
-    return pretrained.language_model(config)
-  if not found.config.causal:
-    raise UsageError(
-      'algorithm',
-      f'{given.algorithm} reads from the left to the right, which a'
-      f' {found.config.family} cannot; name a decoder by --model_dir, or leave'
-      ' that out',
-    )
-  return on_pretrained(given, found, pretrained.language_model(found.config))
-
-
-def _shots(recipe: Recipe) -> tuple[int, int]:
-  return recipe.shots, recipe.train_shots or recipe.shots
-
-
-def label_tokens(
-  given: Any, recipe: Recipe, found: pretrained.Pretrained | None
-) -> tuple[int, ...] | None:
-  """The tokens of a pretrained decoder that stand for classes: letters.
-
-  Raises:
-    UsageError: if there are fewer than classes.
-  """
-  reads = ALGORITHMS[given.algorithm].head.kind == 'words'
-  if not reads or found is None or not found.config.causal:
-    return None
-  assert found.tokenizer is not None  # or there are no texts
-  tokens = found.tokenizer.ids_of([*string.ascii_uppercase, *string.digits])
-  if len(tokens) < recipe.ways:
-    raise UsageError(
-      'ways',
-      f'is {recipe.ways}, but the tokenizer of --model_dir has {len(tokens)}'
-      ' letters and digits to stand for classes; ask for no more',
-    )
-  return tokens
-
-
-@by_value
-def _of_learned_length(model: Model) -> Model:
-  """Features of one length for all, which is learned.
-
-  Distances between features of length 1 are too small to tell classes apart by;
-  the length is what a temperature would be.
-  """
-
-  def init(key: jax.Array, inputs: PyTree) -> PyTree:
-    return {**model.init(key, inputs), 'log_length': jnp.log(_LENGTH)}
-
-  def apply(params: PyTree, inputs: PyTree) -> PyTree:
-    return jnp.exp(params['log_length']) * model.apply(params, inputs)
-
-  return Model(init, apply)
-
-
-def _outputs(algorithm: str, head: Head, num_outputs: int) -> int | None:
-  if head.kind == 'outputs':
-    return num_outputs
-  if head.kind in ('features', 'none') and not head.warps:
-    return head.size
-  raise UsageError(
-    'algorithm',
-    f'{algorithm} wants {head.describe()} of a network, which a transformer of'
-    ' texts does not have',
-  )
 
 
 def make_tuning(given: Any, heads: int) -> Tuning | None:
