@@ -205,14 +205,16 @@ def _network(
     return problem.model, learned
   assert isinstance(problem.model, Model)
   encoder = on_weights(problem.model, learned, lora(settings.rank))
-  tokens, _ = problem.test.args
+  sample: Any = problem.test
+  tokens, _ = sample.args
   init = jax.jit(lambda encoder, key, inputs: encoder.made().init(key, inputs))
   return encoder, init(encoder, jax.random.key(0), tokens[:1])
 
 
 def _sampler(settings: Settings, problem: Problem) -> Any:
   """Draws tasks of all classes that arrive; their numbers say when."""
-  tokens, places = problem.test.args
+  drawn: Any = problem.test
+  tokens, places = drawn.args
   labels = np.repeat(-1, len(tokens))
   table, counts, _ = places.args
   for number, (row, count) in enumerate(zip(table, counts, strict=True)):
