@@ -50,6 +50,7 @@ __all__ = [
   'load',
   'read',
   'with_tokens',
+  'words_of',
 ]
 
 
@@ -188,7 +189,7 @@ def with_tokens(
   """Makes tokens of texts, and samplers of these."""
   given, splits = wanted.settings, loaded.splits
   if tokenize is None:
-    tokenize = _words_of(loaded)
+    tokenize = words_of(loaded)
   apart = loaded.out_of_scope or ()
   parts = [*(part.texts for part in splits), *apart]
   texts = np.concatenate(parts)
@@ -238,7 +239,8 @@ def _most_tokens(tokenize: Tokenize, texts: np.ndarray) -> int:
   return 8 * math.ceil(np.quantile(lengths, 0.99) / 8)
 
 
-def _words_of(loaded: Loaded) -> Tokenize:
+def words_of(loaded: Loaded) -> Tokenize:
+  """Words as tokens: those of training, or all of the generated language."""
   if loaded.drawn:
     return tasks.phrase_tokenizer()
   return tasks.word_tokenizer(loaded.splits.train.texts)
