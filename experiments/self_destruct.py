@@ -35,7 +35,6 @@ from experiments.runner.data_digest import DIGEST
 from experiments.runner.encoders import small_config
 from experiments.runner.errors import UsageError, printable
 from experiments.runner.guarding import (
-  QUERIES,
   Bench,
   accuracy,
   attack_from,
@@ -75,7 +74,7 @@ __all__ = ['Settings', 'run', 'table']
 # What other experiments have, and this one has no use for.
 _UNUSED = (
   'plugin', 'set', 'network', 'shots', 'queries', 'train_shots',
-  'train_queries', 'chunk_size', 'inner_lr', 'outer_schedule', 'precision',
+  'chunk_size', 'inner_lr', 'outer_schedule', 'precision',
   'load', 'other_data', 'test_only', 'eval_tasks', 'test_checkpoint', 'dry_run',
   'mesh', 'shard', 'distributed', 'num_processes', 'process_id',
   'split_shares', 'split_dir', 'refuse_long_texts', 'within_groups',
@@ -147,6 +146,10 @@ class Settings(Common, TextData, Transformer):
     1.0, _NotNegative(), 'how widely its rate is drawn around the one that it'
     ' learns; 1: uniformly at first; 0: not at all', of='method', resume=False,
   )  # fmt: skip
+  train_queries: int | None = count(
+    'examples of each task that a step of training judges by', of='training',
+    default='64',
+  )  # fmt: skip
   support: int = setting(
     50, Whole(), 'examples of the adversary in training',
     of='training', resume=False,
@@ -170,8 +173,9 @@ def _recipe(given: Settings, steps: int) -> Recipe:
     inner_steps=given.inner_steps or 16, inner_batch=given.inner_batch or 16,
     eval_inner_steps=given.eval_inner_steps or 500,
     outer_lr=given.outer_lr or 1e-3,
+    train_queries=given.train_queries or 64,
     # What `phrases` makes of each class.
-    shots=40, queries=60,
+    shots=40, queries=60, train_shots=1,
   )  # fmt: skip
 
 
@@ -203,10 +207,11 @@ def _run(given: Settings, path: Path) -> dict[str, Any]:
   tokenize = None if found is None else tokenizer_of(given, found)
   divided = contests.load(Wanted(given, recipe), tokenize)
   there = len(divided.blocked.train.targets)
-  if given.support + QUERIES > there:
+  queries = recipe.train_queries or 0
+  if given.support + queries > there:
     raise UsageError(
       'support',
-      f'is {given.support}, and {QUERIES} others are to judge by; there are'
+      f'is {given.support}, and {queries} others are to judge by; there are'
       f' {there} texts of blocked classes for training: ask for fewer, or block'
       ' more classes',
     )

@@ -27,7 +27,6 @@ from metajax.runs.training import make_train_step
 from metajax.wrappers.self_destruct import Guarded, self_destruct
 
 __all__ = [
-  'QUERIES',
   'Bench',
   'accuracy',
   'attack_from',
@@ -38,7 +37,7 @@ __all__ = [
   'summary',
 ]
 
-QUERIES = 64  # of each task in a contest
+_BATCH = 64  # of pretraining and validation
 _PRETRAINING_STEPS = 1500
 _PRETRAINING_RATE = 3e-3  # from random parameters
 _FINE_TUNING_RATE = 3e-5  # from pretrained ones
@@ -103,7 +102,7 @@ def pretrain(bench: Bench, recipe: Recipe) -> Trained:
   return _trained(
     bench, 'unprotected', recipe._replace(steps=steps, tasks_per_step=1),
     learner, Judge(learner, 'transductive', lambda params: params),
-    (bench.pairs(parts.train, QUERIES), bench.pairs(parts.validation, QUERIES)),
+    (bench.pairs(parts.train, _BATCH), bench.pairs(parts.validation, _BATCH)),
     optax.adam(rate), start,
   )  # fmt: skip
 
@@ -127,14 +126,14 @@ def protect(bench: Bench, recipe: Recipe, start: PyTree) -> Trained:
   judge = Judge(
     _as_it_is(model), 'transductive', lambda guarded: guarded.params
   )
-  validation = bench.pairs(bench.divided.wanted.validation, QUERIES)
+  validation = bench.pairs(bench.divided.wanted.validation, _BATCH)
   optimizer = optax.chain(
     optax.clip_by_global_norm(10.0), optax.adam(recipe.outer_lr)
   )
   return _trained(
     bench, 'protected', recipe, learner, judge,
-    (bench.contests(given.support, QUERIES), validation), optimizer,
-    Guarded(start, jnp.zeros(())),
+    (bench.contests(given.support, recipe.train_queries), validation),
+    optimizer, Guarded(start, jnp.zeros(())),
   )  # fmt: skip
 
 

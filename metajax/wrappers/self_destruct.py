@@ -102,7 +102,7 @@ def calibrated(
     [0, 1]
   """
   examples, outputs = logits.shape
-  centred = logits - jnp.mean(logits, axis=0)
+  centred = logits - jnp.mean(logits, axis=0, keepdims=True)
   size = jnp.mean(jnp.square(centred)) + jnp.finfo(logits.dtype).eps
   constant = jnp.ones((examples, 1), logits.dtype)
   features = jnp.concatenate([centred * jax.lax.rsqrt(size), constant], axis=1)
