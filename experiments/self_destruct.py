@@ -77,7 +77,7 @@ _UNUSED = (
   'chunk_size', 'inner_lr', 'outer_schedule', 'precision',
   'load', 'other_data', 'test_only', 'eval_tasks', 'test_checkpoint', 'dry_run',
   'mesh', 'shard', 'distributed', 'num_processes', 'process_id',
-  'split_shares', 'split_dir', 'refuse_long_texts', 'within_groups',
+  'split_shares', 'split_dir', 'within_groups',
 )  # fmt: skip
 
 

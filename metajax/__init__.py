@@ -67,6 +67,7 @@ from metajax.wrappers.distillation import distil
 from metajax.wrappers.ensemble import ensemble
 from metajax.wrappers.mining import candidates, hardest
 from metajax.wrappers.selection import select
+from metajax.wrappers.self_destruct import self_destruct
 
 __version__ = '0.1.0'
 
@@ -122,6 +123,7 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'outer_optimizer',
       'sample_tasks',
       'select',
+      'self_destruct',
       'tasks',
       'with_metrics',
       'with_precision',

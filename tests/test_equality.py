@@ -138,6 +138,9 @@ MAKE = {
   'ensemble': lambda: metajax.ensemble(maml(), 2),
   'select': lambda: metajax.select([maml(), maml(inner_lr=1.0)], OBJECTIVE, 3),
   'hardest': lambda: metajax.hardest(maml(), OBJECTIVE),
+  'self_destruct': lambda: metajax.self_destruct(
+    mlp([4], 3), mlp([4], 2), OBJECTIVE
+  ),
   'population': lambda: population(maml_of, conv4(3)),
   'backprop': lambda: metajax.backprop(maml(), OBJECTIVE, jnp.ones(3)),
   'evolution': lambda: metajax.evolution(maml(), OBJECTIVE),

@@ -15,6 +15,7 @@ from experiments.data import text
 from experiments.data.samplers import Wanted
 from experiments.runner.data_digest import Digests, digests
 from experiments.runner.errors import UsageError, shown
+from metajax import tasks
 from metajax.base import Batch, Task
 from metajax.equality import EqualPartial
 from metajax.tasks.splits import rank
@@ -72,11 +73,15 @@ def load(wanted: Wanted, tokenize: text.Tokenize | None) -> Divided:
   labels = np.concatenate(
     [part.labels + at for part, at in zip(loaded.splits, starts, strict=False)]
   )
+  held = _divide(labels, names)
   if tokenize is None:
-    tokenize = text.words_of(loaded)
+    trained = texts[np.concatenate([pieces[0] for pieces in held])]
+    drawn = tasks.phrase_tokenizer
+    tokenize = drawn() if loaded.drawn else tasks.word_tokenizer(trained)
   tokens, truncated = tokenize(texts.tolist(), given.max_tokens)
+  text.check_tokens(given, texts, tokens, truncated)
   everything, ours, theirs = (
-    _parts(tokens, labels, names, classes)
+    _parts(tokens, held, classes)
     for classes in (np.arange(len(names)), *chosen)
   )
   most = max(map(int, given.examples))
@@ -150,41 +155,39 @@ def _chosen(
   return np.array(found['wanted']), np.array(sorted(ordered[:number]))
 
 
-def _parts(
-  tokens: np.ndarray,
-  labels: np.ndarray,
-  names: tuple[str, ...],
-  classes: np.ndarray,
-) -> Parts:
+def _divide(labels: np.ndarray, names: tuple[str, ...]) -> list[Any]:
+  """The places of the texts of each class, by what they are for."""
   luck = np.random.default_rng(0)
-  held: list[list[np.ndarray]] = [[] for _ in SHARES]
-  for each in range(len(names)):
-    # Also of what is not asked for: texts are for the same in every task.
+  held = []
+  for each, name in enumerate(names):
     own = luck.permutation(np.flatnonzero(labels == each))
-    if each not in classes:
-      continue
     if len(own) < _FEWEST:
       raise UsageError(
         'dataset',
-        f'class {names[each]} has {len(own)} texts, and needs {_FEWEST}; leave'
-        ' it out, or add some',
+        f'class {name} has {len(own)} texts, and needs {_FEWEST}; leave it out,'
+        ' or add some',
       )
     bounds = np.round(np.cumsum(SHARES)[:-1] * len(own)).astype(int)
-    for part, piece in zip(held, np.split(own, bounds), strict=True):
-      part.append(piece)
-  number = {each: place for place, each in enumerate(classes)}
+    held.append(np.split(own, bounds))
+  return held
 
-  def batch(pieces: list[np.ndarray]) -> Batch:
-    most = max(map(len, pieces))
+
+def _parts(tokens: np.ndarray, held: list[Any], classes: np.ndarray) -> Parts:
+  """The examples of some classes."""
+
+  def batch(part: int) -> Batch:
+    pieces = [held[each][part] for each in classes]
     # One of each class, then another one of each, and so on.
-    at = np.array([
-      piece[turn] for turn in range(most) for piece in pieces
+    turns = [
+      (piece[turn], number)
+      for turn in range(max(map(len, pieces)))
+      for number, piece in enumerate(pieces)
       if turn < len(piece)
-    ])  # fmt: skip
-    own = np.array([number[label] for label in labels[at]], np.int32)
-    return Batch(jnp.asarray(tokens[at]), jnp.asarray(own))
+    ]
+    at, numbers = np.array(turns).T
+    return Batch(jnp.asarray(tokens[at]), jnp.asarray(numbers, jnp.int32))
 
-  return Parts(*map(batch, held))
+  return Parts(*map(batch, range(len(SHARES))))
 
 
 def pairs(batch: Batch, size: int) -> jax.tree_util.Partial:

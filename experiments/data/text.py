@@ -47,10 +47,10 @@ __all__ = [
   'Meaning',
   'TextData',
   'Tokenize',
+  'check_tokens',
   'load',
   'read',
   'with_tokens',
-  'words_of',
 ]
 
 
@@ -189,7 +189,7 @@ def with_tokens(
   """Makes tokens of texts, and samplers of these."""
   given, splits = wanted.settings, loaded.splits
   if tokenize is None:
-    tokenize = words_of(loaded)
+    tokenize = _words_of(loaded)
   apart = loaded.out_of_scope or ()
   parts = [*(part.texts for part in splits), *apart]
   texts = np.concatenate(parts)
@@ -198,7 +198,7 @@ def with_tokens(
     if isinstance(most, str):
       most = _most_tokens(tokenize, splits.train.texts)
     tokens, truncated = tokenize(texts.tolist(), most)
-  _check_tokens(given, texts, tokens, truncated)
+  check_tokens(given, texts, tokens, truncated)
   each = np.split(tokens, np.cumsum(list(map(len, parts)))[:-1])
   data = sampled(
     wanted,
@@ -239,16 +239,16 @@ def _most_tokens(tokenize: Tokenize, texts: np.ndarray) -> int:
   return 8 * math.ceil(np.quantile(lengths, 0.99) / 8)
 
 
-def words_of(loaded: Loaded) -> Tokenize:
-  """Words as tokens: those of training, or all of the generated language."""
+def _words_of(loaded: Loaded) -> Tokenize:
   if loaded.drawn:
     return tasks.phrase_tokenizer()
   return tasks.word_tokenizer(loaded.splits.train.texts)
 
 
-def _check_tokens(
+def check_tokens(
   given: TextData, texts: np.ndarray, tokens: np.ndarray, truncated: int
 ) -> None:
+  """Refuses texts without a token, and long ones if settings say so."""
   if truncated and given.refuse_long_texts:
     raise UsageError(
       'refuse_long_texts',

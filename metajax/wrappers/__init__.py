@@ -1,4 +1,4 @@
-"""Wrappers of any method: ensembles, second losses, distillation, selection."""
+"""Wrappers of any method or model: ensembles, second losses, protection, ..."""
 
 from metajax.wrappers import (
   auxiliary,
@@ -6,6 +6,7 @@ from metajax.wrappers import (
   ensemble,
   mining,
   selection,
+  self_destruct,
   weighting,
 )
 
@@ -15,5 +16,6 @@ __all__ = [
   'ensemble',
   'mining',
   'selection',
+  'self_destruct',
   'weighting',
 ]

@@ -1,0 +1,151 @@
+"""Wanted and blocked intents: their division, and whole runs."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from experiments import self_destruct
+from experiments.data import contests
+from experiments.data.samplers import Wanted
+from experiments.runner.adversary import lengths
+from experiments.runner.errors import UsageError
+from metajax.algorithms.recipe import Recipe
+
+NAMES = [f'{kind}/{number}' for kind in 'abc' for number in range(4)]
+
+
+@pytest.fixture(scope='module')
+def texts(tmp_path_factory):
+  """Twelve classes of ten texts, of which one word tells the class."""
+  path = tmp_path_factory.mktemp('texts') / 'mine.csv'
+  with path.open('w', newline='') as file:
+    writer = csv.writer(file)
+    writer.writerow(['text', 'label'])
+    for name in NAMES:
+      for number in range(10):
+        writer.writerow([f'{name.replace("/", "")} please n{number}', name])
+  return path
+
+
+def given(texts, **settings) -> self_destruct.Settings:
+  return self_destruct.Settings(**{
+    'dataset': 'csv', 'data_file': texts, 'wanted': 'a/', 'blocked': 'b/',
+    'blocked_classes': 3, 'examples': '3,6', 'support': 4, 'train_queries': 4,
+    'max_tokens': 8, 'width': 8, 'depth': 1, 'pretraining_steps': 2,
+    'steps': 2, 'inner_steps': 2, 'eval_inner_steps': 2, 'attack_draws': 2,
+    'checkpoint_every': 2, 'log_every': 1, 'validation_tasks': 2, **settings,
+  })  # fmt: skip
+
+
+def loaded(settings) -> contests.Divided:
+  return contests.load(Wanted(settings, Recipe()), None)
+
+
+def test_no_text_serves_two_purposes(texts):
+  divided = loaded(given(texts))
+  assert [divided.names[place][0] for place in divided.places] == ['a'] * 4
+  for parts, classes in zip(divided[:3], (12, 4, 3), strict=True):
+    assert [len(part.targets) for part in parts] == [
+      4 * classes, 2 * classes, 2 * classes, 2 * classes,
+    ]  # fmt: skip
+    # The first few of an adversary are of classes as equal as can be.
+    assert sorted(parts.adversary.targets[:classes]) == [*range(classes)]
+  # The same text is for the same in every task.
+  both = [
+    {*map(bytes, np.asarray(parts.train.inputs))}
+    for parts in (divided.everything, divided.blocked)
+  ]
+  assert both[1] < both[0]
+
+
+def test_a_contest_is_of_texts_of_training_alone(texts):
+  divided = loaded(given(texts))
+  sample = contests.contests(divided, support=5, queries=6)
+  task = sample(self_destruct.jax.random.key(0))
+  assert task.support.inputs.shape[0] == 5
+  assert {len(each) for each in task.query.targets} == {6}
+  seen = [
+    {*map(bytes, np.asarray(batch))}
+    for batch in (
+      task.support.inputs,
+      task.query.inputs.blocked,
+      divided.blocked.train.inputs,
+    )
+  ]
+  assert not seen[0] & seen[1]
+  assert seen[0] | seen[1] <= seen[2]
+
+
+def test_an_adversary_tries_few_steps_too():
+  assert lengths(500) == [50, 100, 200, 500]
+  assert lengths(2) == [1, 2]
+
+
+@pytest.mark.parametrize(
+  ('settings', 'blamed', 'message'),
+  [
+    ({'wanted': None}, 'wanted', 'needs a pattern of class names'),
+    ({'wanted': '('}, 'wanted', 'is no regular expression'),
+    ({'wanted': 'a/0'}, 'wanted', "'a/0' matches 1 classes, and a task needs"),
+    ({'blocked': '[ab]/'}, 'blocked', 'matches a/0, which is wanted'),
+    ({'blocked_classes': 5}, 'blocked_classes', '--blocked matches 4'),
+    ({'examples': '7'}, 'examples', 'of 7 are more than the 6 texts'),
+    ({'support': 9}, 'support', 'there are 12 texts of blocked classes'),
+    ({'min_inner_steps': 3}, 'min_inner_steps', 'above --inner_steps=2'),
+    ({'adapt': 'lora'}, 'adapt', 'an adversary has all weights'),
+    ({'shots': 3}, 'shots', 'has no meaning for experiments.self_destruct'),
+    ({'resume': True}, 'resume', 'needs --workdir'),
+  ],
+)
+def test_what_cannot_be_meant_is_refused(texts, settings, blamed, message):
+  with pytest.raises(UsageError) as caught:
+    self_destruct.run(given(texts, **settings))
+  assert caught.value.setting == blamed
+  assert message in str(caught.value)
+
+
+@pytest.mark.parametrize('examples', ['', 'few', '5,2', '0', '2,2'])
+def test_examples_are_numbers_that_rise(texts, examples):
+  with pytest.raises(UsageError, match='from small to large'):
+    given(texts, examples=examples)
+
+
+def test_classes_of_too_few_texts_are_refused(tmp_path):
+  path = tmp_path / 'few.csv'
+  rows = [
+    f'word{number} {name},{name}' for name in NAMES for number in range(4)
+  ]
+  path.write_text('\n'.join(['text,label', *rows]))
+  with pytest.raises(UsageError, match='has 4 texts, and needs 5'):
+    self_destruct.run(given(path))
+
+
+@pytest.mark.in_ci
+def test_it_trains_attacks_and_goes_on(tmp_path, texts):
+  settings = given(texts, workdir=tmp_path / 'run')
+  outcome = self_destruct.run(settings)
+  assert outcome['steps'] == 2
+  assert set(outcome['adversaries']) == {'unprotected', 'random', 'protected'}
+  for rows in outcome['adversaries'].values():
+    assert [row['examples'] for row in rows] == [3, 6]
+    assert all(0 <= row['accuracy'] <= 1 for row in rows)
+  assert 0 <= outcome['wanted']['after'] <= 1
+  assert (tmp_path / 'run' / 'adversaries.png').stat().st_size > 1000
+  # More steps: what did not change is not attacked again.
+  attacks = tmp_path / 'run' / 'attacks.json'
+  before = json.loads(attacks.read_text())
+  marked = before | {
+    name: value | {'accuracy': 0.125}
+    for name, value in before.items()
+    if name != 'of_step'
+  }
+  attacks.write_text(json.dumps(marked))
+  again = self_destruct.run(settings.replace(resume=True, steps=4))
+  assert again['steps'] == 4
+  found = again['adversaries']
+  assert {row['accuracy'] for row in found['unprotected']} == {0.125}
+  assert {row['accuracy'] for row in found['protected']} != {0.125}
+  with pytest.raises(UsageError, match='already holds this run'):
+    self_destruct.run(settings)
