@@ -234,54 +234,16 @@ def self_destruct(
   def init(key: jax.Array, inputs: PyTree) -> Guarded:
     return Guarded(model.init(key, inputs), jnp.zeros(()))
 
-  def attack(
-    key: jax.Array,
-    params: PyTree,
-    rate: jax.Array,
-    support: Batch,
-    steps: jax.Array | None,
-    judge: Callable[[PyTree], PyTree],
-  ) -> tuple[PyTree, Adaptation, PyTree]:
-    """The adversary; and what is judged before each step and after all."""
-    head_key, step_key = jax.random.split(key)
-    head, _ = partition.split(
-      blocked_model.init(head_key, support.inputs), partition.head
-    )
-    _, body = partition.split(params, partition.head)
-
-    def loss(params: PyTree, step: jax.Array) -> tuple[jax.Array, PyTree]:
-      batch, own = support, jax.random.fold_in(step_key, step)
-      if batch_size is not None:
-        number = len(jax.tree.leaves(support.targets)[0])
-        at = jax.random.randint(own, (batch_size,), 0, number)
-        batch = jax.tree.map(lambda leaf: leaf[at], support)
-      apply = training(blocked_model.apply, own, step)
-      outputs = apply(params, batch.inputs)
-      return cross_entropy(outputs, batch.targets)[0], judge(params)
-
-    adapted, descent = descend(
-      loss,
-      partition.merge(head, body),
-      adam(rate, eps_root=eps_root),
-      num_steps,
-      active_steps=steps,
-      has_aux=True,
-      second_order=second_order,
-      checkpoint=checkpoint,
-    )
-    judged = jax.tree.map(
-      lambda before, last: jnp.concatenate([before, last[None]]),
-      descent.aux,
-      judge(adapted),
-    )
-    return adapted, Adaptation(descent.losses, descent.trajectory), judged
+  adversary = _Adversary(
+    blocked_model, num_steps, batch_size, eps_root, second_order, checkpoint
+  )
 
   def adapt(
     key: jax.Array, meta_params: Guarded, support: Batch
   ) -> tuple[PyTree, Adaptation]:
     rate = jnp.exp(low + (high - low) * jax.nn.sigmoid(meta_params.rate))
     nothing: Callable[[PyTree], PyTree] = lambda params: ()  # noqa: E731
-    adapted, adaptation, _ = attack(
+    adapted, adaptation, _ = adversary.attack(
       key, meta_params.params, rate, support, None, nothing
     )
     return adapted, adaptation
@@ -309,7 +271,7 @@ def self_destruct(
       _, metrics = cross_entropy(logits, targets.blocked)
       return failure(logits, targets.blocked, ridge), metrics['accuracy']
 
-    _, _, (failures, accuracies) = attack(
+    _, _, (failures, accuracies) = adversary.attack(
       attack_key, meta_params.params, rate, task.support, steps, judge
     )
     taken = jnp.arange(num_steps + 1) <= (num_steps if steps is None else steps)
@@ -330,6 +292,60 @@ def self_destruct(
   return MetaLearner(
     init, adapt, blocked_model.apply, gradient_of(contest_loss)
   )
+
+
+class _Adversary(NamedTuple):
+  """Whoever adapts the weights to what is blocked."""
+
+  model: Model  # with a head of the blocked task
+  num_steps: int
+  batch_size: int | None
+  eps_root: float
+  second_order: SecondOrder
+  checkpoint: Checkpoint
+
+  def attack(
+    self,
+    key: jax.Array,
+    params: PyTree,
+    rate: jax.Array,
+    support: Batch,
+    steps: jax.Array | None,
+    judge: Callable[[PyTree], PyTree],
+  ) -> tuple[PyTree, Adaptation, PyTree]:
+    """The adversary; and what is judged before each step and after all."""
+    head_key, step_key = jax.random.split(key)
+    head, _ = partition.split(
+      self.model.init(head_key, support.inputs), partition.head
+    )
+    _, body = partition.split(params, partition.head)
+
+    def loss(params: PyTree, step: jax.Array) -> tuple[jax.Array, PyTree]:
+      batch, own = support, jax.random.fold_in(step_key, step)
+      if self.batch_size is not None:
+        number = len(jax.tree.leaves(support.targets)[0])
+        at = jax.random.randint(own, (self.batch_size,), 0, number)
+        batch = jax.tree.map(lambda leaf: leaf[at], support)
+      apply = training(self.model.apply, own, step)
+      outputs = apply(params, batch.inputs)
+      return cross_entropy(outputs, batch.targets)[0], judge(params)
+
+    adapted, descent = descend(
+      loss,
+      partition.merge(head, body),
+      adam(rate, eps_root=self.eps_root),
+      self.num_steps,
+      active_steps=steps,
+      has_aux=True,
+      second_order=self.second_order,
+      checkpoint=self.checkpoint,
+    )
+    judged = jax.tree.map(
+      lambda before, last: jnp.concatenate([before, last[None]]),
+      descent.aux,
+      judge(adapted),
+    )
+    return adapted, Adaptation(descent.losses, descent.trajectory), judged
 
 
 def _opposed(value: jax.Array) -> jax.Array:

@@ -105,6 +105,7 @@ def test_the_gradient_is_that_of_central_differences(float64, against):
   )
 
 
+@pytest.mark.in_ci
 def test_steps_and_rates_are_drawn_for_each_task():
   method = learner(min_steps=0, rate_spread=2.0, num_steps=2)
   grad = jax.jit(method.grad)
@@ -117,6 +118,7 @@ def test_steps_and_rates_are_drawn_for_each_task():
   assert all(1e-2 < rate < 1e-1 for rate in rates)
 
 
+@pytest.mark.in_ci
 def test_all_steps_are_taken_where_none_are_drawn():
   always, at_least = learner(), learner(min_steps=2)
   start, tasks, key = begun(always), contests(), jax.random.key(5)
@@ -143,6 +145,7 @@ def test_the_adversary_begins_with_a_head_of_its_own():
   assert method.predict(adapted, task.support.inputs).shape == (12, BLOCKED)
 
 
+@pytest.mark.in_ci
 def test_it_keeps_the_wanted_task_and_loses_the_blocked_one():
   method = learner(num_steps=4, rates=(1e-3, 1e-1), weight=0.5)
 
@@ -165,6 +168,7 @@ def test_it_keeps_the_wanted_task_and_loses_the_blocked_one():
   assert after['accuracy'] > 0.85
 
 
+@pytest.mark.in_ci
 def test_it_stands_on_frozen_arrays():
   tokens = contests().support.inputs[0]
   weights = jax.jit(mlp([5], WANTED).init)(jax.random.key(7), tokens)
