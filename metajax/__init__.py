@@ -49,6 +49,7 @@ from metajax.inner.descend import Descent, descend
 from metajax.inner.implicit import implicit_minimum, implicit_root
 from metajax.inner.optimizers import adam, clip_by_global_norm
 from metajax.metric import Metric, with_metrics
+from metajax.mixture import alternate
 from metajax.objectives import (
   confidence_interval,
   cross_entropy,
@@ -92,6 +93,7 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'Weighted',
       'accumulate',
       'adam',
+      'alternate',
       'backprop',
       'by_value',
       'candidates',

@@ -388,11 +388,10 @@ class ByStep:
     return cls(*children)
 
 
-def as_argument(sample: SampleTask) -> jax.tree_util.Partial | ByStep:
+def as_argument(sample: SampleTask) -> Any:
   """A sampler that can be passed into jit, its arrays as arguments."""
-  if isinstance(sample, jax.tree_util.Partial | ByStep):
-    return sample
-  return jax.tree_util.Partial(sample)
+  is_tree = not jax.tree_util.all_leaves([sample])
+  return sample if is_tree else jax.tree_util.Partial(sample)
 
 
 def sample_tasks(sample: SampleTask, key: jax.Array, num: int) -> Task:

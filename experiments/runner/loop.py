@@ -129,6 +129,17 @@ def _outcome(
     TEST_SEED,
     settings.eval_tasks,
   )
+  besides = {
+    name: judged(
+      problem,
+      judge,
+      trained.meta_params,
+      tested.test,
+      TEST_SEED,
+      settings.eval_tasks,
+    )
+    for name, tested in problem.besides.items()
+  }
   meta_params = whole(trained.meta_params)
   if not is_primary():
     return {}
@@ -140,6 +151,7 @@ def _outcome(
     meta_params,
     evaluation,
     problem.baseline(problem),
+    besides,
   )
   if problem.more is not None:
     outcome |= problem.more(problem, judge, meta_params)

@@ -1,6 +1,7 @@
 """What an experiment hands to the loop: a method on a task distribution."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -34,6 +35,7 @@ __all__ = [
   'VALIDATION_SEED',
   'Judge',
   'Problem',
+  'Tested',
   'Trained',
   'judged',
   'make_judge',
@@ -46,6 +48,13 @@ __all__ = [
 # Seeds of evaluations: fixed, so that all methods are tested on the same tasks.
 VALIDATION_SEED = 1_000_001
 TEST_SEED = 1_000_002
+
+
+class Tested(NamedTuple):
+  """A task distribution that a method is judged on."""
+
+  validation: SampleTask
+  test: SampleTask
 
 
 class Problem(NamedTuple):
@@ -65,6 +74,7 @@ class Problem(NamedTuple):
   baseline: Callable[['Problem'], dict[str, float]]
   draw: Callable[[Any], None]  # the pictures of a run that is `Finished`
   metrics: tuple[Metric, ...] = ()  # what else a test measures
+  besides: Mapping[str, Tested] = MappingProxyType({})  # what else is tested
   digests: Digests | None = None  # of data that no program has drawn
   weights_digest: str | None = None  # of those that the model stands on
   # What else `result.json` has, of the trained meta-parameters.

@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -32,12 +33,11 @@ def result(
   meta_params: PyTree,
   evaluation: Evaluation,
   baseline: dict[str, float],
+  besides: Mapping[str, Evaluation] = MappingProxyType({}),
 ) -> dict[str, Any]:
   """Collects what `result.json` holds; shares are in [0, 1]."""
   metric = problem.metric.name
-  mean = [float(value) for value in evaluation.mean[metric]]
-  ci95 = [float(value) for value in evaluation.ci95[metric]]
-  at_every_step = evaluation.judged == 'every_step'
+  tests = {name: _tested(each, metric) for name, each in besides.items()}
   return {
     'algorithm': settings['algorithm'],
     'dataset': problem.protocol['dataset'],
@@ -46,21 +46,8 @@ def result(
     'metric': problem.metric._replace(measure=None)._asdict(),
     'steps': trained.step,
     'skipped_steps': trained.skipped,
-    'test': {
-      # Where only the last step is judged, nobody knows.
-      f'{metric}_before': mean[0] if at_every_step else None,
-      metric: mean[-1],
-      'ci95': ci95[-1],
-      f'{metric}_by_step': mean,
-      'ci95_by_step': ci95,
-      'metrics': {
-        name: {
-          'mean': float(evaluation.mean[name][-1]),
-          'ci95': float(evaluation.ci95[name][-1]),
-        }
-        for name in evaluation.mean
-      },
-    },
+    'test': _tested(evaluation, metric),
+    **({'besides': tests} if tests else {}),
     'baseline': baseline,
     'tasks_per_second': trained.tasks_per_second,
     'seconds_to_first_step': trained.seconds_to_first_step,
@@ -69,6 +56,28 @@ def result(
     'config': settings,
     'devices': [device.device_kind for device in _devices(problem)],
     'versions': versions(),
+  }
+
+
+def _tested(evaluation: Evaluation, metric: str) -> dict[str, Any]:
+  """What a test has found, the headline by inner step."""
+  mean = [float(value) for value in evaluation.mean[metric]]
+  ci95 = [float(value) for value in evaluation.ci95[metric]]
+  at_every_step = evaluation.judged == 'every_step'
+  return {
+    # Where only the last step is judged, nobody knows.
+    f'{metric}_before': mean[0] if at_every_step else None,
+    metric: mean[-1],
+    'ci95': ci95[-1],
+    f'{metric}_by_step': mean,
+    'ci95_by_step': ci95,
+    'metrics': {
+      name: {
+        'mean': float(evaluation.mean[name][-1]),
+        'ci95': float(evaluation.ci95[name][-1]),
+      }
+      for name in evaluation.mean
+    },
   }
 
 
@@ -121,6 +130,13 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
         metric.format(mean),
         f'\N{PLUS-MINUS SIGN} {metric.format(half)}',
       )
+  table.add_section()
+  for name, found in outcome.get('besides', {}).items():
+    table.add_row(
+      name.replace('_', ' '),
+      metric.format(found[metric.name]),
+      f'\N{PLUS-MINUS SIGN} {metric.format(found["ci95"])}',
+    )
   table.add_section()
   for name, value in outcome['baseline'].items():
     if value is not None and not name.endswith('ci95'):

@@ -33,7 +33,7 @@ from experiments.runner.weights_digest import (
   check_same_weights,
 )
 from experiments.runner.workdir import Workdir
-from metajax.base import PyTree
+from metajax.base import PyTree, SampleTask
 from metajax.devices.distributed import (
   agree,
   is_primary,
@@ -311,25 +311,31 @@ class _Run:
   def validate(self) -> dict[str, float]:
     """Tests on validation tasks."""
     self.watch.now(f'validating step {self.step}')
+    metrics = self._validated(self.problem.validation)
+    for name, tested in self.problem.besides.items():
+      found = self._validated(tested.validation)
+      metrics |= {f'{name}/{each}': value for each, value in found.items()}
+    self.writers.write(
+      self.step, {VALIDATION + name: value for name, value in metrics.items()}
+    )
+    return metrics
+
+  def _validated(self, sample: SampleTask) -> dict[str, float]:
     evaluation = judged(
       self.problem,
       self.judge,
       self.state.meta_params,
-      self.problem.validation,
+      sample,
       VALIDATION_SEED,
       self.problem.settings.validation_tasks,
     )
     # What a test measures besides is for its report.
     besides = {each.name for each in self.problem.metrics}
-    metrics = {
+    return {
       name: float(values[-1])
       for name, values in evaluation.mean.items()
       if name not in besides
     }
-    self.writers.write(
-      self.step, {VALIDATION + name: value for name, value in metrics.items()}
-    )
-    return metrics
 
   def save(self, metrics: dict[str, float]) -> None:
     """Saves in the background; a second save of one step does nothing."""

@@ -4,6 +4,7 @@ from metajax.models.adapters import from_linen, from_tree
 from metajax.models.attention import transformer
 from metajax.models.convolution import convolve
 from metajax.models.layers import BatchNorm, Conv, Embedding, LayerNorm
+from metajax.models.modalities import multimodal
 from metajax.models.modes import at_test
 from metajax.models.networks import conv4, mlp, resnet12
 from metajax.models.nnx_adapter import from_nnx
@@ -41,6 +42,7 @@ __all__ = [
   'materialised',
   'max_pool',
   'mlp',
+  'multimodal',
   'only',
   'prefix',
   'quantise',

@@ -23,7 +23,9 @@ from metajax.base import (
   values_and_weights,
 )
 from metajax.equality import Frozen, as_frozen
+from metajax.mixture import parts_of
 from metajax.objectives import loss_and_metrics
+from metajax.runs.inputs import init_inputs
 
 __all__ = [
   'check',
@@ -32,7 +34,6 @@ __all__ = [
   'check_gradient',
   'check_learner',
   'check_task',
-  'init_inputs',
   'unfit_targets',
 ]
 
@@ -52,7 +53,8 @@ def check(
   Args:
     learner: any method, or a way to adapt alone.
     objective: what it is judged by.
-    sample: the task distribution; of one `ByStep`, what it is at.
+    sample: the task distribution; of one `ByStep`, what it is at; of one that
+      alternates, each of its parts.
 
   Raises:
     ValueError: if something does not fit; it says what, and the error that it
@@ -69,12 +71,27 @@ def check(
     ...   print(error)
     adapt: mean_squared_error wants outputs and targets of one shape; got (5, 2) and (5, 1)
   """  # noqa: E501
-  key = jax.random.key(0)
   check_function('objective', objective)
   check_function('sample', sample)
-  task = _stage('sample', sample, key)
-  check_task(task)
-  meta_params, outputs = _adapted_shapes(learner, task)
+  shapes = _task_shapes(sample)
+  for name, part in parts_of(sample).items():
+    try:
+      _check_part(learner, objective, part, shapes[name], [*shapes.values()])
+    except ValueError as error:
+      if not name:
+        raise
+      raise ValueError(f'{name}: {error}') from error
+
+
+def _check_part(
+  learner: Learner | MetaLearner | Frozen,
+  objective: Objective,
+  sample: SampleTask,
+  task: Task,
+  others: list[Task],
+) -> None:
+  key = jax.random.key(0)
+  meta_params, outputs = _adapted_shapes(learner, task, others)
   if isinstance(task.query, Batch):
     judge = partial(loss_and_metrics, objective)
     _stage('objective', judge, outputs.query, task.query.targets)
@@ -100,21 +117,31 @@ def check_learner(
   Raises:
     ValueError: if tasks, meta-parameters or an `Adaptation` have a wrong form.
   """
-  task = _stage('sample', sample, jax.random.key(0))
-  check_task(task)
+  tasks = _task_shapes(sample).values()
   frozen = as_frozen(learner)
-  meta_params = _initial_shapes(frozen, task)
-  try:
-    result = jax.eval_shape(
-      lambda learner, *arguments: learner.adapt(*arguments),
-      frozen,
-      jax.random.key(0),
-      meta_params,
-      task.support,
-    )
-  except Exception:  # training says so itself, if it adapts to this
-    return
-  check_adaptation(result)
+  meta_params = _initial_shapes(frozen, *tasks)
+  for task in tasks:
+    try:
+      result = jax.eval_shape(
+        lambda learner, *arguments: learner.adapt(*arguments),
+        frozen,
+        jax.random.key(0),
+        meta_params,
+        task.support,
+      )
+    except Exception:  # training says so itself, if it adapts to this
+      continue
+    check_adaptation(result)
+
+
+def _task_shapes(sample: SampleTask) -> dict[str, Task]:
+  """The shapes of a task of each part; an error says of which."""
+  shapes = {}
+  for name, part in parts_of(sample).items():
+    stage = f'{name}: sample' if name else 'sample'
+    shapes[name] = _stage(stage, part, jax.random.key(0))
+    check_task(shapes[name])
+  return shapes
 
 
 def unfit_targets(
@@ -129,16 +156,21 @@ def unfit_targets(
   there is an objective which has a loss for them.
   """
   task = jax.eval_shape(sample, key)
-  return _unfit(_adapted_shapes(learner, task)[1], sample, key, objective)
+  return _unfit(
+    _adapted_shapes(learner, task, [task])[1], sample, key, objective
+  )
 
 
 def _adapted_shapes(
-  learner: Learner | MetaLearner | Frozen, task: Task
+  learner: Learner | MetaLearner | Frozen, task: Task, others: list[Task]
 ) -> tuple[PyTree, Task]:
-  """Shapes of the meta-parameters, and of the outputs for support and query."""
+  """Shapes of the meta-parameters, and of the outputs for support and query.
+
+  The meta-parameters are those of all the tasks that it is trained on.
+  """
   key = jax.random.key(0)
   frozen = as_frozen(learner)
-  meta_params = _initial_shapes(frozen, task)
+  meta_params = _initial_shapes(frozen, *others)
   result = _stage_of(frozen, 'adapt', key, meta_params, task.support)
   check_adaptation(result)
   adapted, _ = result
@@ -151,8 +183,8 @@ def _adapted_shapes(
   return meta_params, Task(*outputs)
 
 
-def _initial_shapes(learner: Frozen, task: Task) -> PyTree:
-  inputs = jax.eval_shape(init_inputs, task)
+def _initial_shapes(learner: Frozen, *tasks: Task) -> PyTree:
+  inputs = jax.eval_shape(init_inputs, *tasks)
   return _stage_of(learner, 'init', jax.random.key(0), inputs)
 
 
@@ -216,15 +248,6 @@ def check_task(task: Any) -> None:
         f'the {name} set must have leaves with one common axis of examples;'
         f' got the leading axes {sorted(lengths)}'
       )
-
-
-def init_inputs(task: Task) -> PyTree:
-  """Zeros like what `init` is given: the inputs of the support set.
-
-  Tasks that have none are given as a whole.
-  """
-  shapes = getattr(task.support, 'inputs', task.support)
-  return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def check_adaptation(result: Any) -> None:

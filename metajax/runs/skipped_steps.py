@@ -14,6 +14,7 @@ from metajax.base import (
 from metajax.devices.streaming import step_keys
 from metajax.equality import Frozen
 from metajax.inner.descend import check_num_steps
+from metajax.mixture import Alternating
 from metajax.runs.checking import unfit_targets
 from metajax.runs.state import CountedRun, Run, TrainState
 
@@ -45,8 +46,11 @@ def reporting(
       # The last one, so that the key is that of tasks which were skipped.
       key = step_keys(state.key, state.step - 1)[0]
       drawn = sample
-      if isinstance(sample, ByStep):
-        drawn = sample.at(state.step - 1)
+      if isinstance(drawn, ByStep | Alternating):
+        drawn = drawn.at(state.step - 1)
+      if isinstance(drawn, Alternating):
+        taken_of = int(drawn.which(state.key, state.step - 1))
+        drawn = list(drawn.samplers.values())[taken_of]
       why = _cause(int(with_loss), meta_learner, drawn, key)
       warnings.warn(f'{text}: {why}', SkippedSteps, stacklevel=2)
     elif num_steps > 0 and int(state.step) == first:

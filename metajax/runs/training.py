@@ -12,16 +12,13 @@ from jax.sharding import Mesh
 
 from metajax.adaptation.outer_optimizers import freeze_buffers
 from metajax.base import (
-  ByStep,
   MetaGradient,
   MetaLearner,
   Metrics,
   PyTree,
   SampleTask,
-  Task,
   as_argument,
   as_key,
-  task_keys,
 )
 from metajax.devices.cost import Cost, cost
 from metajax.devices.mesh import (
@@ -36,23 +33,18 @@ from metajax.devices.mesh import (
 from metajax.devices.parallel import (
   ChunkSize,
   check_chunk_size,
-  data_parallel,
-  microbatch,
 )
 from metajax.devices.streaming import (
   HostSampler,
-  step_keys,
   stream,
   stream_shapes,
 )
 from metajax.equality import Frozen, as_frozen
 from metajax.inner import partition
 from metajax.inner.optimizers import check_optimizer
-from metajax.runs.checking import (
-  check_gradient,
-  check_learner,
-  init_inputs,
-)
+from metajax.runs._drawing import Source, make_estimate, meta_gradient
+from metajax.runs.checking import check_learner
+from metajax.runs.inputs import sampled_inputs
 from metajax.runs.skipped_steps import SkippedSteps, reporting
 from metajax.runs.state import CountedRun, Run, TrainState
 from metajax.runs.streamed import streamed
@@ -78,19 +70,10 @@ class TrainStep(NamedTuple):
   cost: Callable[[], Cost]  # of one step, on one device of the axis of tasks
 
 
-class _Source(NamedTuple):
-  """What a step is made of beside its state; a pytree."""
-
-  learner: Frozen  # the method, and what it stands on
-  # Where its tasks come from:
-  draw: Callable[[PyTree], Task]  # from a key, or from what the host has drawn
-  drawn: PyTree | None = None  # leaves [tasks, ...]
-
-
 # A step, with whether it was applied; and so many of them, as `CountedRun` has.
-_Step = Callable[[TrainState, _Source], tuple[TrainState, Metrics, jax.Array]]
+_Step = Callable[[TrainState, Source], tuple[TrainState, Metrics, jax.Array]]
 _Steps = Callable[
-  [TrainState, np.int32, _Source], tuple[TrainState, Metrics, jax.Array]
+  [TrainState, np.int32, Source], tuple[TrainState, Metrics, jax.Array]
 ]
 
 
@@ -131,7 +114,7 @@ def make_train_step(
       compiled program if it is a `jax.tree_util.Partial` (as those of
       `metajax.tasks` are), constants of it otherwise. What draws on the host
       (`metajax.tasks.HostEpisodes`) is streamed from there; `ByStep` may draw
-      other tasks as training goes on.
+      other tasks as training goes on, and `metajax.alternate` mixes several.
     tasks_per_step: tasks per outer step.
     chunk_size: tasks that are vectorised together (see `microbatch`); what
       suits the work of one task and the device by default.
@@ -181,7 +164,7 @@ def make_train_step(
   check_learner(meta_learner, sample)
   optimizer = freeze_buffers(optimizer)
   learner = as_frozen(meta_learner)
-  estimate = _make_estimate(chunk_size, mesh)
+  estimate = make_estimate(chunk_size, mesh)
   if mesh is not None:
     _check_shares(tasks_per_step, mesh)
   init = _make_init(optimizer, sample)
@@ -200,11 +183,11 @@ def make_train_step(
     return shapes if places is None else with_places(shapes, places)
 
   @cache
-  def on_devices() -> _Source:
-    source = _Source(learner, as_argument(draw))
+  def on_devices() -> Source:
+    source = Source(learner, as_argument(draw))
     if mesh is None:
       return source
-    return _Source(
+    return Source(
       put(learner, shardings(learner, mesh, rule)), put(source.draw, mesh)
     )
 
@@ -213,10 +196,10 @@ def make_train_step(
   ) -> tuple[TrainState, Metrics, jax.Array]:
     return run(state, np.int32(num_steps), on_devices())
 
-  def shapes() -> tuple[TrainState, _Source]:
-    source = jax.eval_shape(_Source, learner, as_argument(draw))
+  def shapes() -> tuple[TrainState, Source]:
+    source = jax.eval_shape(Source, learner, as_argument(draw))
     if mesh is not None:
-      source = _Source(
+      source = Source(
         with_places(source.learner, shardings(source.learner, mesh, rule)),
         with_places(source.draw, shardings(source.draw, mesh)),
       )
@@ -242,20 +225,6 @@ def make_train_step(
   )
 
 
-def _make_estimate(chunk_size: ChunkSize, mesh: Mesh | None) -> MetaGradient:
-  """Makes the meta-gradient draw its tasks where they are adapted to."""
-
-  def draw_and_estimate(
-    keys: jax.Array, shared: PyTree, drawn_by: PyTree
-  ) -> tuple[PyTree, Metrics]:
-    meta_params, learner, draw = shared
-    grad = microbatch(learner.made().grad, chunk_size)
-    return grad(keys, meta_params, jax.vmap(draw)(drawn_by))
-
-  estimate: MetaGradient = draw_and_estimate
-  return estimate if mesh is None else data_parallel(estimate, mesh)
-
-
 def _make_init(
   optimizer: optax.GradientTransformation, sample: SampleTask
 ) -> Callable[[jax.Array, Frozen], TrainState]:
@@ -264,8 +233,7 @@ def _make_init(
   def init(key: jax.Array, learner: Frozen) -> TrainState:
     params_key, run_key = jax.random.split(key)
     # Only their shapes matter, so no task is drawn.
-    inputs = init_inputs(jax.eval_shape(sample, key))
-    meta_params = learner.made().init(params_key, inputs)
+    meta_params = learner.made().init(params_key, sampled_inputs(sample))
     # Distinct buffers, because they are donated.
     zero = partial(jnp.zeros, (), jnp.int32)
     state = TrainState(
@@ -286,22 +254,9 @@ def _make_step(
 
   @jax.jit  # `run` asks for its shapes first; jit traces it once for both
   def step(
-    state: TrainState, source: _Source
+    state: TrainState, source: Source
   ) -> tuple[TrainState, Metrics, jax.Array]:
-    sample_key, grad_key = step_keys(state.key, state.step)
-    drawn_by: PyTree = source.drawn
-    if drawn_by is None:
-      drawn_by = task_keys(sample_key, tasks_per_step)
-    draw = source.draw
-    if isinstance(draw, ByStep):
-      draw = draw.at(state.step)
-    result = estimate(
-      task_keys(grad_key, tasks_per_step),
-      (state.meta_params, source.learner, draw),
-      drawn_by,
-    )
-    check_gradient(result, state.meta_params)
-    gradient, metrics = result
+    gradient, metrics = meta_gradient(estimate, state, source, tasks_per_step)
     updates, optimizer_state = optimizer.update(
       gradient, state.optimizer_state, state.meta_params
     )
@@ -339,7 +294,7 @@ def _make_run(step: _Step, max_skipped_in_a_row: int) -> _Steps:
 
   @partial(jax.jit, donate_argnums=0)
   def run(
-    state: TrainState, num_steps: jax.Array, source: _Source
+    state: TrainState, num_steps: jax.Array, source: Source
   ) -> tuple[TrainState, Metrics, jax.Array]:
     end = state.step + num_steps
     skipped_before = state.skipped

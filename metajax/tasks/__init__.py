@@ -1,5 +1,11 @@
 """Task distributions: functions `sample(key) -> Task` that run inside jit."""
 
+from metajax.tasks.captions import (
+  Described,
+  caption,
+  caption_tokenizer,
+  described_strokes,
+)
 from metajax.tasks.cifar import load_cifar100, load_fc100
 from metajax.tasks.completion import completion
 from metajax.tasks.episodes import (
@@ -13,6 +19,7 @@ from metajax.tasks.errors import DataError
 from metajax.tasks.folder import is_divided, load_class_folders, load_folder
 from metajax.tasks.labelled import LabelledImages, load_npz
 from metajax.tasks.mapped import map_array, map_examples
+from metajax.tasks.modalities import Examples, modal_episodes
 from metajax.tasks.out_of_scope import (
   accuracy_with_rejection,
   area_under_curve,
@@ -60,7 +67,9 @@ from metajax.tasks.words import WordTokenizer, word_tokenizer
 
 __all__ = [
   'DataError',
+  'Described',
   'Duplicates',
+  'Examples',
   'HostEpisodes',
   'HostTasks',
   'Intents',
@@ -75,10 +84,13 @@ __all__ = [
   'WordTokenizer',
   'accuracy_with_rejection',
   'area_under_curve',
+  'caption',
+  'caption_tokenizer',
   'classification',
   'classification_places',
   'completion',
   'count_duplicates',
+  'described_strokes',
   'device_tasks',
   'episode_places',
   'episodes',
@@ -98,6 +110,7 @@ __all__ = [
   'load_table',
   'map_array',
   'map_examples',
+  'modal_episodes',
   'pad_task',
   'phrase_tokenizer',
   'phrases',

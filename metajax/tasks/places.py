@@ -13,9 +13,11 @@ from metajax.equality import EqualPartial
 from metajax.tasks.task_sizes import check_sizes, draw_size, split_episode
 
 __all__ = [
+  'choose_examples',
   'choose_without_replacement',
   'classification_places',
   'episode_places',
+  'places_by_class',
 ]
 
 
@@ -34,7 +36,7 @@ def episode_places(
   Args and errors are those of `episodes`.
   """
   check_sizes(ways, shots, queries, min_ways, min_shots)
-  classes, table, counts = _table_of(labels)
+  classes, table, counts = places_by_class(labels)
   if ways > len(classes):
     raise ValueError(f'{ways} ways, but there are only {len(classes)} classes')
   if counts.min() < shots + queries:
@@ -66,7 +68,9 @@ def classification_places(
   )
 
 
-def _table_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def places_by_class(
+  labels: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """The values there are, where each is, and how often.
 
   Row v of the table lists the places of value v, padded by repetition.
@@ -90,7 +94,7 @@ def _table_of_groups(
       f'{num_classes} classes need as many groups, in one dimension; got shape'
       f' {np.shape(groups)}'
     )
-  _, table, counts = _table_of(groups)
+  _, table, counts = places_by_class(groups)
   enough = counts >= ways
   if not enough.any():
     raise ValueError(
@@ -98,6 +102,30 @@ def _table_of_groups(
       f' groups has only {counts.max()} classes'
     )
   return table[enough], counts[enough]
+
+
+def choose_examples(
+  key: jax.Array, table: jax.Array, counts: jax.Array, number: int
+) -> jax.Array:
+  """Draws different examples of each class.
+
+  Args:
+    key: a typed key.
+    table: rows of `places_by_class` `[ways, places]`.
+    counts: how many of them are no padding `[ways]`.
+    number: how many to draw of each, no more than there are.
+
+  Returns:
+    Places `[ways, number]`.
+  """
+
+  def draw(key: jax.Array, row: jax.Array, count: jax.Array) -> jax.Array:
+    # The smallest of random numbers, padding last: a draw without replacement.
+    priority = jax.random.uniform(key, row.shape, jnp.float32)
+    priority = jnp.where(jnp.arange(len(row)) < count, priority, 2.0)
+    return row[jnp.argsort(priority)[:number]]
+
+  return jax.vmap(draw)(jax.random.split(key, len(table)), table, counts)
 
 
 def _sample_places(
@@ -123,16 +151,11 @@ def _sample_places(
       choose_without_replacement(class_key, sizes[group], ways)
     ]
 
-  def draw(key: jax.Array, row: jax.Array, count: jax.Array) -> jax.Array:
-    # The smallest of random numbers, padding last: a draw without replacement.
-    priority = jax.random.uniform(key, row.shape, jnp.float32)
-    priority = jnp.where(jnp.arange(len(row)) < count, priority, 2.0)
-    return row[jnp.argsort(priority)[: shots + queries]]
-
-  chosen = jax.vmap(draw)(
-    jax.random.split(example_key, ways),
+  chosen = choose_examples(
+    example_key,
     jnp.asarray(table)[classes],
     jnp.asarray(counts)[classes],
+    shots + queries,
   )
   size = draw_size(size_key, ways, shots, min_ways, min_shots)
   return split_episode(order_key, chosen, ways, shots, size)

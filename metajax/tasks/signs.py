@@ -18,7 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ['SIZE', 'StrokeProgram', 'draw_class', 'render']
+__all__ = [
+  'KINDS',
+  'SIZE',
+  'StrokeProgram',
+  'draw_class',
+  'render',
+  'stroke_kinds',
+]
 
 SIZE = 28  # pixels, in height and in width
 
@@ -53,6 +60,13 @@ _KINDS = (
   ((1, 1.6, 1), (20, 290, 20), (0, 0), 0.5, (6, 3, 2)),  # loop on the way
   ((1.6, 1.0, 0.6), (130, 160, 190), (0, 0), 0.6, (4, 2, 1)),  # spiral
 )
+
+# What `stroke_kinds` numbers: the rows above, and a dot.
+KINDS = (
+  'bar', 'arc', 'bowl', 'ring', 'hook', 'u', 'corner', 'box', 'triangle',
+  'zigzag', 's', 'wave', 'bumps', 'stem and ring', 'stem and bowl', 'loop',
+  'spiral', 'dot',
+)  # fmt: skip
 
 
 def _column(index: int) -> np.ndarray:
@@ -117,11 +131,7 @@ def draw_class(key: jax.Array) -> StrokeProgram:
     >>> program.points.shape, program.used.shape
     ((4, 10, 2), (4,))
   """
-  # One draw for everything: random bits are what takes longest to compile.
-  noise = jax.random.normal(key, (_STROKES + 1, 23), jnp.float32)
-  # The same numbers made uniform in [0, 1).
-  luck = jnp.minimum(jax.scipy.special.ndtr(noise), 1 - 1e-6)
-  num_strokes = 1 + _choose(luck[-1, 0], _NUM_STROKES)
+  noise, luck, num_strokes = _draw_luck(key)
   used = jnp.arange(_STROKES) < num_strokes
   shapes = _draw_shapes(noise[:-1, :10], luck[:-1, 10:15], num_strokes)
   points = _compose(shapes, luck[:-1, 15:])
@@ -135,6 +145,33 @@ def draw_class(key: jax.Array) -> StrokeProgram:
   scale = size / jnp.sqrt(sides * jnp.max(sides))
   points = (points - (low + high) / 2) * scale
   return StrokeProgram(jnp.where(inked, points, 0.0), used)
+
+
+def stroke_kinds(key: jax.Array) -> jax.Array:
+  """What each stroke of a class is, for whoever describes it.
+
+  A copy of a stroke is of its kind, in a mirror too.
+
+  Args:
+    key: of the class, as for `draw_class`.
+
+  Returns:
+    int32 `[strokes]`, places in `KINDS`; those of strokes that are not used
+    mean nothing.
+
+  Example:
+    >>> kinds = jax.jit(stroke_kinds)(jax.random.key(0))
+    >>> kinds.shape, KINDS[kinds[0]]
+    ((4,), 'spiral')
+  """
+  _, luck, num_strokes = _draw_luck(key)
+  kinds = [*_choose_kinds(luck[:-1, 10], num_strokes)]
+  for index in range(1, _STROKES):
+    dot, copy, other = _relation(luck[index, 15], luck[index, 16], index)
+    copied = jnp.stack(kinds)[other]
+    kinds[index] = jnp.where(copy, copied, kinds[index])
+    kinds[index] = jnp.where(dot, KINDS.index('dot'), kinds[index])
+  return jnp.stack(kinds).astype(jnp.int32)
 
 
 def render(key: jax.Array, program: StrokeProgram) -> jax.Array:
@@ -159,6 +196,31 @@ def render(key: jax.Array, program: StrokeProgram) -> jax.Array:
   points = _distort(points, noise[-7:-1])
   width = _PEN * jnp.exp(_PEN_SPREAD * noise[-1, 0])
   return _ink(*_flatten(points, program.used), width)[..., None]
+
+
+def _draw_luck(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """All that a class is drawn by; its last row is about the whole sign."""
+  # One draw for everything: random bits are what takes longest to compile.
+  noise = jax.random.normal(key, (_STROKES + 1, 23), jnp.float32)
+  # The same numbers made uniform in [0, 1).
+  luck = jnp.minimum(jax.scipy.special.ndtr(noise), 1 - 1e-6)
+  return noise, luck, 1 + _choose(luck[-1, 0], _NUM_STROKES)
+
+
+def _choose_kinds(luck: jax.Array, num_strokes: jax.Array) -> jax.Array:
+  """The kind `[strokes]` that each stroke has of its own."""
+  later = jnp.arange(_STROKES) > 0
+  column = jnp.where(later, 2, jnp.where(num_strokes > 1, 1, 0))
+  return _choose(luck, jnp.asarray(_COMMON)[column])
+
+
+def _relation(
+  what: jax.Array, which: jax.Array, index: jax.Array | int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Whether a later stroke is a dot, or a copy, and of which it is one."""
+  # Mostly it is the stroke just before that the new one relates to.
+  back = jnp.floor(jnp.maximum(which - 0.6, 0) * 2.5 * index).astype(int)
+  return what < 0.07, what > 0.8, index - 1 - back
 
 
 def _choose(luck: jax.Array, cumulative: jax.Array | np.ndarray) -> jax.Array:
@@ -212,8 +274,7 @@ def _draw_shapes(
     num_strokes: how many will be used.
   """
   later = jnp.arange(_STROKES) > 0
-  column = jnp.where(later, 2, jnp.where(num_strokes > 1, 1, 0))
-  kind = _choose(luck[:, 0], jnp.asarray(_COMMON)[column])
+  kind = _choose_kinds(luck[:, 0], num_strokes)
   turns, corners, lengths, freedom = (
     jnp.asarray(table)[kind] for table in (_TURNS, _CORNERS, _LENGTHS, _FREEDOM)
   )
@@ -253,10 +314,8 @@ def _compose(shapes: jax.Array, luck: jax.Array) -> jax.Array:
 
   def place(index: jax.Array | int, placed: jax.Array) -> jax.Array:
     what, which, flip, size, where, here, side, gap = luck[index]
-    # Mostly it is the stroke just before that the new one relates to.
-    back = jnp.floor(jnp.maximum(which - 0.6, 0) * 2.5 * index).astype(int)
-    other = placed[index - 1 - back]
-    dot, copy = what < 0.07, what > 0.8
+    dot, copy, earlier = _relation(what, which, index)
+    other = placed[earlier]
     # The mirror image of a straight or flat stroke would cover it.
     middle, sides = _box(other)
     flat = jnp.min(sides) < 0.3 * jnp.max(sides)

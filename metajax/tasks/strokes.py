@@ -20,6 +20,7 @@ __all__ = [
   'class_key',
   'draw_class',
   'render',
+  'split_key',
   'strokes',
   'strokes_classification',
 ]
@@ -42,10 +43,24 @@ def class_key(split: str, index: jax.Array | int) -> jax.Array:
   Raises:
     ValueError: if there is no such split.
   """
+  return jax.random.fold_in(split_key(split), index)
+
+
+def split_key(split: str) -> jax.Array:
+  """The key that those of all classes of a split are folded from.
+
+  Args:
+    split: one of `SPLITS`.
+
+  Returns:
+    A typed key.
+
+  Raises:
+    ValueError: if there is no such split.
+  """
   # It is always this generator: a class looks the same in every program.
   seed = jnp.asarray([0x5742, _split_index(split)], jnp.uint32)
-  root = jax.random.wrap_key_data(seed, impl='threefry2x32')
-  return jax.random.fold_in(root, index)
+  return jax.random.wrap_key_data(seed, impl='threefry2x32')
 
 
 @by_value

@@ -9,7 +9,7 @@ import pytest
 import metajax
 from metajax.base import Adaptation, Batch, Learner, Task, Weighted
 from metajax.models import mlp
-from metajax.runs.checking import check, init_inputs
+from metajax.runs.checking import check
 from metajax.tasks import episodes, sinusoid
 
 FEATURES = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
@@ -307,14 +307,6 @@ def test_training_on_what_is_not_adapted_to():
     metajax.candidates(SINUSOID, 2),
     tasks_per_step=1,
   )
-
-
-def test_what_init_is_given():
-  inputs = init_inputs(SINUSOID(jax.random.key(0)))
-  np.testing.assert_array_equal(inputs, np.zeros((3, 1)))
-  environment = {'state': jnp.ones((2, 3))}
-  whole = init_inputs(Task(environment, None))
-  np.testing.assert_array_equal(whole['state'], np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize('weights', [[-1.0, 1, 1], [jnp.nan, 1, 1]])
