@@ -74,12 +74,11 @@ def load(wanted: Wanted, tokenize: text.Tokenize | None) -> Divided:
     [part.labels + at for part, at in zip(loaded.splits, starts, strict=False)]
   )
   held = _divide(labels, names)
+  trained = texts[np.concatenate([pieces[0] for pieces in held])]
   if tokenize is None:
-    trained = texts[np.concatenate([pieces[0] for pieces in held])]
     drawn = tasks.phrase_tokenizer
     tokenize = drawn() if loaded.drawn else tasks.word_tokenizer(trained)
-  tokens, truncated = tokenize(texts.tolist(), given.max_tokens)
-  text.check_tokens(given, texts, tokens, truncated)
+  tokens, truncated = text.make_tokens(given, tokenize, texts, trained)
   everything, ours, theirs = (
     _parts(tokens, held, classes)
     for classes in (np.arange(len(names)), *chosen)

@@ -47,8 +47,8 @@ __all__ = [
   'Meaning',
   'TextData',
   'Tokenize',
-  'check_tokens',
   'load',
+  'make_tokens',
   'read',
   'with_tokens',
 ]
@@ -193,12 +193,7 @@ def with_tokens(
   apart = loaded.out_of_scope or ()
   parts = [*(part.texts for part in splits), *apart]
   texts = np.concatenate(parts)
-  with blaming('max_tokens'):
-    most = given.max_tokens
-    if isinstance(most, str):
-      most = _most_tokens(tokenize, splits.train.texts)
-    tokens, truncated = tokenize(texts.tolist(), most)
-  check_tokens(given, texts, tokens, truncated)
+  tokens, truncated = make_tokens(given, tokenize, texts, splits.train.texts)
   each = np.split(tokens, np.cumsum(list(map(len, parts)))[:-1])
   data = sampled(
     wanted,
@@ -245,7 +240,30 @@ def _words_of(loaded: Loaded) -> Tokenize:
   return tasks.word_tokenizer(loaded.splits.train.texts)
 
 
-def check_tokens(
+def make_tokens(
+  given: TextData, tokenize: Tokenize, texts: np.ndarray, trained: np.ndarray
+) -> tuple[np.ndarray, int]:
+  """Makes tokens of texts, as many as the settings say.
+
+  Args:
+    given: settings.
+    tokenize: makes tokens of texts.
+    texts: all of them.
+    trained: those of training, which `--max_tokens=auto` goes by.
+
+  Returns:
+    The tokens, and how many texts were cut off.
+  """
+  with blaming('max_tokens'):
+    most = given.max_tokens
+    if isinstance(most, str):
+      most = _most_tokens(tokenize, trained)
+    tokens, truncated = tokenize(texts.tolist(), most)
+  _check_tokens(given, texts, tokens, truncated)
+  return tokens, truncated
+
+
+def _check_tokens(
   given: TextData, texts: np.ndarray, tokens: np.ndarray, truncated: int
 ) -> None:
   """Refuses texts without a token, and long ones if settings say so."""
