@@ -96,7 +96,10 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     if uses_features(settings):
       data = with_features(data, encode, settings.dry_run is not None)
       features = partial(getattr, data, 'test')
-  check_network(model, data.train, 'dataset', settings.dataset)
+  # Texts are tokens, which fit but for a prompt before them.
+  origin = 'prompt_length' if settings.adapt == 'prompt' else 'dataset'
+  check_network(model, data.train, origin, getattr(settings, origin))
+  assert data.test_classes is not None  # texts have names of classes
   apart = with_queries_apart(wanted, data)
   problem = Problem(
     name=f'{settings.dataset}-{settings.algorithm}-{recipe.ways}way'

@@ -70,21 +70,36 @@ def make_encoder(
   if head.kind == 'none':
     return Model(lambda key, inputs: (), lambda params, inputs: inputs)
   if found is None:
-    config = small_config(given, recipe, vocabulary)
-    return pretrained.text_encoder(
-      config, outputs, pool=given.pool, rematerialise=given.rematerialise
-    )
+    return _encoder(given, small_config(given, recipe, vocabulary), outputs)
   if uses_features(given):
     return _of_features(outputs)
-  model = pretrained.text_encoder(
-    found.config, outputs, pool=given.pool, normalise=outputs is None,
-    rematerialise=given.rematerialise,
-  )  # fmt: skip
+  model = _encoder(given, found.config, outputs, normalise=outputs is None)
   if outputs is None:
     model = _of_learned_length(model)
   if given.masked_words_weight is not None:
     model = pretrained.with_words(model, found.config)
   return on_pretrained(given, found, model)
+
+
+def _encoder(
+  given: Any,
+  config: pretrained.TransformerConfig,
+  outputs: int | None,
+  normalise: bool = False,
+) -> Model:
+  """The transformer in the precision that is asked for."""
+  try:
+    return pretrained.text_encoder(
+      config, outputs, pool=given.pool, normalise=normalise,
+      rematerialise=given.rematerialise, dtype=_dtype(given),
+    )  # fmt: skip
+  except ValueError as error:
+    raise UsageError('pool', f'is {given.pool}: {error}') from error
+
+
+def _dtype(given: Any) -> str | None:
+  """What is computed in, where it is not that of the parameters."""
+  return None if given.precision == 'float32' else str(given.precision)
 
 
 def small_config(
@@ -109,8 +124,14 @@ def on_pretrained(
   given: Any, found: pretrained.Pretrained, model: Model
 ) -> Frozen:
   """A model on pretrained weights, of which that is learned which adapts."""
-  tuning = make_tuning(given, found.config.heads)
+  # Keys may have fewer heads than queries.
+  tuning = make_tuning(given, found.config.heads_of_keys or found.config.heads)
   assert tuning is not None  # or it is a network of features
+  try:
+    jax.eval_shape(tuning.init, jax.random.key(0), found.params)
+  except ValueError as error:
+    flag = 'rank' if given.adapt in (None, 'lora') else 'adapt'
+    raise UsageError(flag, f'is {getattr(given, flag)}: {error}') from error
   weights = _used(model, found.params)
   if found.config.depth > _DEEP:
     weights = of_weights(given, pretrained.stack_blocks, weights)

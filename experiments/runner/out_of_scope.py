@@ -70,13 +70,11 @@ def with_rejection(
     return {'out_of_scope': None}
   threshold = tune_threshold(*tuned)
   threshold = min(max(threshold, _ACCEPT_ALL), _REJECT_ALL)
-  accuracy = partial(
-    jax.vmap(accuracy_with_rejection, (0, 0, 0, None)), *tested
-  )
+  accuracy: Any = jax.vmap(accuracy_with_rejection, (0, 0, 0, None))
   values = {
     'auroc': jax.vmap(area_under_curve)(probabilities, outside),
-    'accuracy': accuracy(threshold),
-    'accuracy_of_accepting_all': accuracy(_ACCEPT_ALL),
+    'accuracy': accuracy(*tested, threshold),
+    'accuracy_of_accepting_all': accuracy(*tested, _ACCEPT_ALL),
   }
   return {
     'out_of_scope': {

@@ -101,6 +101,7 @@ def load_pretrained(given: Any) -> pretrained.Pretrained | None:
   """
   if given.adapt is not None:
     check_adaptation('adapt', given.adapt)
+  _refuse_without_meaning(given)
   if given.model_dir is None:
     if given.adapt not in (None, 'all'):
       raise UsageError(
@@ -123,8 +124,9 @@ def load_pretrained(given: Any) -> pretrained.Pretrained | None:
       if given.dry_run is None
       else _outline(given.model_dir)
     )
-  except (ValueError, OSError) as error:
-    raise UsageError('model_dir', f'{given.model_dir}: {error}') from error
+  except (ValueError, OSError, ImportError) as error:
+    named = '' if given.model_dir in str(error) else f'{given.model_dir}: '
+    raise UsageError('model_dir', f'{named}{error}') from error
   if given.depth is not None:
     try:
       found = pretrained.first_blocks(found, given.depth)
@@ -192,6 +194,27 @@ def weights_kept(given: Any, found: pretrained.Pretrained | None) -> Any:
   leaves = jax.tree.leaves(found.params)
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
   return {'weights': f'{given.model_dtype}, {size / 2**20:.1f} MiB'}
+
+
+def _refuse_without_meaning(given: Any) -> None:
+  """Refuses settings that would change nothing."""
+  if given.network not in (None, 'transformer'):
+    raise UsageError(
+      'network', f'is {given.network}, but texts are read by a transformer'
+    )
+  adapt = given.model_dir and (given.adapt or 'lora')
+  for name, of in _OF_ADAPTATIONS.items():
+    value = getattr(given, name)
+    if value != getattr(Transformer, name) and adapt not in of:
+      raise UsageError(
+        name,
+        f'is {value}, but has a meaning only with --model_dir and'
+        f' --adapt={" or ".join(of)}',
+      )
+
+
+# What each setting is of.
+_OF_ADAPTATIONS = {'rank': ('lora',), 'prompt_length': ('prompt', 'prefix')}
 
 
 def check_adaptation(flag: str, adapt: str) -> None:

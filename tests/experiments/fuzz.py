@@ -29,13 +29,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import fuzz_inputs
+import fuzz_texts
 import jax
 import numpy as np
-from fuzz_inputs import KINDS, Input
+from fuzz_inputs import Input
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import quick_compilation
 
+KINDS = {**fuzz_inputs.KINDS, **fuzz_texts.KINDS}
 # What is answered quickly comes more often.
 TURN = [*KINDS, *3 * ['flags', 'pictures', 'flags'], 'table']
 PATIENCE = 120  # seconds for one answer
@@ -207,6 +210,7 @@ def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--seconds', type=float, default=300)
   parser.add_argument('--processes', type=int, default=os.cpu_count())
+  parser.add_argument('--kinds', help='inputs, with commas between them')
   parser.add_argument('--again', help='KIND:NUMBER, shows one answer')
   parser.add_argument(
     '--keep', type=Path, help='where --again leaves its input'
@@ -225,6 +229,8 @@ def main() -> int:
     print(given.binary, *map(repr, given.arguments), 'kept:', given.kept)
     print(*answer(given, folder), sep='\n')
     return 0
+  if options.kinds:
+    TURN[:] = options.kinds.split(',')
   with tempfile.TemporaryDirectory() as cache:
     share_programs(cache)
     answers = in_processes(options.seconds, options.processes)

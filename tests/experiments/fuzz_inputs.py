@@ -23,13 +23,31 @@ import jax
 import numpy as np
 import PIL.Image
 
-from experiments import by_shots, compare, completion, images, sinusoid, tables
+from experiments import (
+  by_shots,
+  compare,
+  completion,
+  images,
+  sinusoid,
+  tables,
+  text,
+)
 from experiments.runner import flags, runs
 from experiments.runner.loop import recorded
 from experiments.runner.settings import said
 from experiments.runner.workdir import open_workdir
 
-__all__ = ['KINDS', 'Input']
+__all__ = [
+  'KINDS',
+  'ODD',
+  'Generator',
+  'Input',
+  'choice',
+  'damage',
+  'damaged',
+  'odd_name',
+  'up_to_training',
+]
 
 Generator = np.random.Generator
 
@@ -43,7 +61,12 @@ class Input(NamedTuple):
   kept: bool = False  # whether nothing is wrong with it
 
 
-BINARIES = {'images': images, 'sinusoid': sinusoid, 'tables': tables}
+BINARIES = {
+  'images': images,
+  'sinusoid': sinusoid,
+  'tables': tables,
+  'text': text,
+}
 # These start others; completion compiles before it trains.
 STARTERS = {
   'compare': compare,
@@ -110,26 +133,27 @@ def flags_of(random: Generator, folder: Path) -> Input:
   names = list(said(module.Settings))
   arguments = []
   for _ in range(random.integers(1, 5)):
-    name, value = _choice(random, names), _choice(random, ODD)
+    name, value = choice(random, names), choice(random, ODD)
     if random.random() < 0.1:
       name = _typo(random, name)
     if random.random() < 0.1:
       arguments += [f'--{name}', value]
     elif random.random() < 0.1:
-      arguments.append(_choice(random, [f'--no{name}', f'--{name}', value]))
+      arguments.append(choice(random, [f'--no{name}', f'--{name}', value]))
     else:
       arguments.append(f'--{name}={value}')
   return Input(binary, arguments, makers[binary])
 
 
-def _choice(random: Generator, among: Sequence[Any]) -> Any:
+def choice(random: Generator, among: Sequence[Any]) -> Any:
+  """One of some."""
   return among[random.integers(len(among))]
 
 
 def _typo(random: Generator, text: str) -> str:
   place = random.integers(len(text) + 1)
-  letter = _choice(random, string.printable[:90])
-  return _choice(
+  letter = choice(random, string.printable[:90])
+  return choice(
     random, [text[:place] + letter + text[place:], text[:place], text + 's']
   )
 
@@ -142,11 +166,11 @@ def npz(random: Generator, folder: Path) -> Input:
   arrays, pixels = _arrays(random)
   judge, kept = _known(pixels), True
   for _ in range(random.integers(0, 3)):
-    change = _choice(random, [*_HARMLESS, *_HARMFUL])
+    change = choice(random, [*_HARMLESS, *_HARMFUL])
     kept &= change in _HARMLESS
     arrays = change(random, arrays)
   path = folder / 'data.npz'
-  save = _choice(random, [np.savez, np.savez_compressed])
+  save = choice(random, [np.savez, np.savez_compressed])
   try:
     save(path, **arrays)
   except ValueError:  # NumPy itself writes no such thing
@@ -157,7 +181,7 @@ def npz(random: Generator, folder: Path) -> Input:
   arguments = ['--dataset=npz', f'--data_file={path}', *_SMALL]
   if random.random() < 0.15:
     kept = False
-    arguments.append(f'--image_size={_choice(random, [0, 1, 7, 10**9])}')
+    arguments.append(f'--image_size={choice(random, [0, 1, 7, 10**9])}')
   return Input(
     'images', arguments, up_to_training('images', judge if kept else None), kept
   )
@@ -170,7 +194,7 @@ _SMALL = ('--algorithm=pixels', '--ways=2', '--shots=1', '--queries=1')
 def _arrays(random: Generator) -> tuple[dict[str, Any], np.ndarray]:
   classes, each = random.integers(10, 14), random.integers(2, 5)
   size = int(random.integers(4, 9))
-  channels = _choice(random, [(), (1,), (3,)])
+  channels = choice(random, [(), (1,), (3,)])
   number = classes * each
   pixels = random.integers(0, 256, (number, size, size + 1, *channels), 'uint8')
   pixels[:, 0, 0] = 255  # it is the range of bytes, and seen to be
@@ -211,7 +235,7 @@ def _with(name: str, change: Callable[[Generator, Any], Any]) -> Any:
 
 
 _HARMLESS = (
-  _with('labels', lambda random, x: x.astype(_choice(random, ['i1', 'u8']))),
+  _with('labels', lambda random, x: x.astype(choice(random, ['i1', 'u8']))),
   _with('labels', lambda random, x: x.astype(str)),
   _with('labels', lambda random, x: x * 7 + 3),
   _with('images', lambda random, x: np.asfortranarray(x)),
@@ -219,8 +243,8 @@ _HARMLESS = (
   lambda random, arrays: {**arrays, 'notes': np.arange(3)},
 )
 _HARMFUL = (
-  _with('images', lambda random, x: x.astype(_choice(random, 'bhiqefdFDSUOM'))),
-  _with('images', lambda random, x: x / _choice(random, [1, 16, 255.0, -1])),
+  _with('images', lambda random, x: x.astype(choice(random, 'bhiqefdFDSUOM'))),
+  _with('images', lambda random, x: x / choice(random, [1, 16, 255.0, -1])),
   _with('images', lambda random, x: np.moveaxis(x, -1, 1)),
   _with('images', lambda random, x: np.moveaxis(x, 0, -1)),
   _with('images', lambda random, x: x[..., None]),
@@ -291,7 +315,7 @@ _PIECES = (
 
 def odd_name(random: Generator) -> str:
   """A name that someone might give to a class or to a file."""
-  return ''.join(_choice(random, _PIECES) for _ in range(random.integers(0, 6)))
+  return ''.join(choice(random, _PIECES) for _ in range(random.integers(0, 6)))
 
 
 def pictures(random: Generator, folder: Path) -> Input:
@@ -313,7 +337,7 @@ def pictures(random: Generator, folder: Path) -> Input:
   for _ in range(random.integers(0, 3)):
     if random.random() < 0.6:
       kept = False
-      _redraw(random, _choice(random, files))
+      _redraw(random, choice(random, files))
     else:
       kept = False
       damage(random, files.pop(random.integers(len(files))))
@@ -321,11 +345,11 @@ def pictures(random: Generator, folder: Path) -> Input:
     kept &= _write_list(random, folder / f'{name}.csv', lines)
   if random.random() < 0.1:
     kept = False
-    damage(random, folder / f'{_choice(random, list(rows))}.csv')
+    damage(random, folder / f'{choice(random, list(rows))}.csv')
   arguments = ['--dataset=folder', f'--data_dir={folder}', *_SMALL]
   if random.random() < 0.3:
     kept = False
-    arguments.append(f'--image_size={_choice(random, [1, 5, 84])}')
+    arguments.append(f'--image_size={choice(random, [1, 5, 84])}')
   if random.random() < 0.3:
     arguments.append('--skip_unreadable')
   judge = _known(np.array(pixels)) if kept else None
@@ -334,11 +358,11 @@ def pictures(random: Generator, folder: Path) -> Input:
 
 def _redraw(random: Generator, path: Path) -> None:
   """Another picture under the same name: of any size, mode and format."""
-  size = tuple(int(_choice(random, [1, 2, 6, 6, 6, 50])) for _ in range(2))
-  mode = _choice(
+  size = tuple(int(choice(random, [1, 2, 6, 6, 6, 50])) for _ in range(2))
+  mode = choice(
     random, ['1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'I;16', 'I', 'F']
   )
-  kind = _choice(random, ['PNG', 'JPEG', 'GIF', 'BMP', 'TIFF', 'WEBP', 'PPM'])
+  kind = choice(random, ['PNG', 'JPEG', 'GIF', 'BMP', 'TIFF', 'WEBP', 'PPM'])
   options: dict[str, Any] = {}
   if random.random() < 0.3:
     exif = PIL.Image.Exif()
@@ -370,13 +394,13 @@ def _write_list(
   header = ['filename', 'label']
   if random.random() < 0.1:
     same = False
-    header = _choice(
+    header = choice(
       random, [['label', 'filename'], ['file', 'class'], [], ['filename']]
     )
   writer = csv.writer(
     text,
-    lineterminator=_choice(random, ['\n', '\r\n']),
-    quoting=_choice(random, [csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    lineterminator=choice(random, ['\n', '\r\n']),
+    quoting=choice(random, [csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
   )
   writer.writerow(header)
   lines = [lines[i] for i in random.permutation(len(lines))]
@@ -388,7 +412,7 @@ def _write_list(
       same, file = False, odd_name(random)
     elif chance < 0.05:
       same = False
-      file = _choice(
+      file = choice(
         random, [f'../{file}', f'./{file}', f'/etc/{file}', file.upper()]
       )
     elif chance < 0.06:
@@ -397,7 +421,7 @@ def _write_list(
     writer.writerow([file, label])
   encoding = 'utf-8'
   if random.random() < 0.2:
-    encoding = _choice(random, ['utf-8-sig', 'utf-16', 'latin-1'])
+    encoding = choice(random, ['utf-8-sig', 'utf-16', 'latin-1'])
     same &= encoding != 'utf-16'
   path.write_bytes(text.getvalue().encode(encoding, errors='replace'))
   return same
@@ -417,15 +441,15 @@ def class_lists(random: Generator, folder: Path) -> Input:
     for place, line in enumerate(lines):
       chance = random.random()
       if chance < 0.05:
-        lines[place] = _choice(random, [f' {line}', f'{line}\r', f'{line} '])
+        lines[place] = choice(random, [f' {line}', f'{line}\r', f'{line} '])
       elif chance < 0.1:
         kept = False
-        lines[place] = _choice(
-          random, [odd_name(random), _choice(random, names), line.upper()]
+        lines[place] = choice(
+          random, [odd_name(random), choice(random, names), line.upper()]
         )
-    text = '\n'.join(lines) + _choice(random, ['', '\n', '\n\n'])
+    text = '\n'.join(lines) + choice(random, ['', '\n', '\n\n'])
     path = folder / f'{name}.txt'
-    path.write_text(text, _choice(random, ['utf-8', 'utf-8', 'utf-8-sig']))
+    path.write_text(text, choice(random, ['utf-8', 'utf-8', 'utf-8-sig']))
     if random.random() < 0.05:
       kept = False
       damage(random, path)
@@ -453,32 +477,32 @@ def table(random: Generator, folder: Path) -> Input:
       rows.append([f't{task}', *np.round(random.normal(size=3), 3)])
   for _ in range(random.integers(0, 3)):
     kept = False
-    row = _choice(random, rows)
+    row = choice(random, rows)
     way = random.integers(5)
     if way == 0 and row:
-      row[random.integers(len(row))] = _choice(random, ODD)
+      row[random.integers(len(row))] = choice(random, ODD)
     elif way == 1 and row:
       del row[random.integers(len(row))]
     elif way == 2:
-      row.append(_choice(random, ODD))
+      row.append(choice(random, ODD))
     elif way == 3:
       rows.remove(row)
     else:
       rows.insert(random.integers(len(rows)), [])
   text = io.StringIO()
-  csv.writer(text, delimiter=_choice(random, ',,,,,;\t')).writerows(rows)
+  csv.writer(text, delimiter=choice(random, ',,,,,;\t')).writerows(rows)
   kept &= ';' not in text.getvalue() and '\t' not in text.getvalue()
-  path = folder / _choice(random, ['data.csv', 'data.csv', 'data.parquet'])
+  path = folder / choice(random, ['data.csv', 'data.csv', 'data.parquet'])
   kept &= path.suffix == '.csv'
-  path.write_bytes(text.getvalue().encode(_choice(random, ['utf-8'])))
+  path.write_bytes(text.getvalue().encode(choice(random, ['utf-8'])))
   if random.random() < 0.2:
     kept = False
     damage(random, path)
   arguments = [f'--data_file={path}', '--shots=2', '--queries=2']
   if random.random() < 0.2:
     kept = False
-    name = _choice(random, ['task_column', 'target_columns', 'feature_columns'])
-    value = _choice(random, ['a', 'y', 'task', 'a,b', 'y,y', 'z', '', ','])
+    name = choice(random, ['task_column', 'target_columns', 'feature_columns'])
+    value = choice(random, ['a', 'y', 'task', 'a,b', 'y,y', 'z', '', ','])
     arguments.append(f'--{name}={value}')
   return Input('tables', arguments, up_to_training('tables'), kept)
 
@@ -514,25 +538,25 @@ def workdirs() -> Path:
 def records(random: Generator, folder: Path) -> Input:
   """Workdirs, what is remembered in which may be damaged."""
   shutil.copytree(workdirs(), folder, dirs_exist_ok=True)
-  binary = _choice(random, ['images', 'by_shots', 'compare'])
+  binary = choice(random, ['images', 'by_shots', 'compare'])
   run = {
     'images': folder / 'run',
-    'by_shots': _choice(
+    'by_shots': choice(
       random, [folder / 'run', folder / 'by_shots' / 'run' / '1_shots']
     ),
     'compare': folder / 'compare' / 'pixels',
   }[binary]
   kept = random.random() < 0.1
   if not kept:
-    path = run / _choice(random, ['config.json', 'result.json'])
+    path = run / choice(random, ['config.json', 'result.json'])
     if random.random() < 0.25:
       damage(random, path)
     else:
       value = json.loads(path.read_text())
       for _ in range(random.integers(1, 3)):
-        value = _damaged(random, value)
+        value = damaged(random, value)
       path.write_text(
-        _choice(random, _WHOLE) if random.random() < 0.1 else json.dumps(value)
+        choice(random, _WHOLE) if random.random() < 0.1 else json.dumps(value)
       )
   data = f'--data_file={workdirs() / "data.npz"}'
   arguments, door = {
@@ -593,14 +617,14 @@ _VALUES: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def _damaged(random: Generator, value: Any) -> Any:
+def damaged(random: Generator, value: Any) -> Any:
   """Another value somewhere in a tree, or one less."""
   if isinstance(value, dict) and value and random.random() < 0.9:
-    key = _choice(random, list(value))
+    key = choice(random, list(value))
     if random.random() < 0.2:
       return {name: each for name, each in value.items() if name != key}
-    return {**value, key: _damaged(random, value[key])}
-  return _choice(random, _VALUES)
+    return {**value, key: damaged(random, value[key])}
+  return choice(random, _VALUES)
 
 
 KINDS: dict[str, Callable[[Generator, Path], Input]] = {
