@@ -160,7 +160,7 @@ def pooled_features(
   given: Any, found: pretrained.Pretrained
 ) -> jax.tree_util.Partial:
   """What makes features of tokens, by the weights as they are."""
-  model = pretrained.text_encoder(found.config, pool=given.pool)
+  model = _encoder(given, found.config, None)
   return jax.tree_util.Partial(model.apply, found.params)
 
 
@@ -199,7 +199,7 @@ def make_decoder(
     labels = recipe.options.get('labels', _LABELS)
     longest = (recipe.ways * max(_shots(recipe)) + 1) * (_longest(given) + 1)
     config = small_config(given, recipe, vocabulary + labels, longest)
-    return pretrained.language_model(config)
+    return _decoder(given, config)
   if not found.config.causal:
     raise UsageError(
       'algorithm',
@@ -207,7 +207,13 @@ def make_decoder(
       f' {found.config.family} cannot; name a decoder by --model_dir, or leave'
       ' that out',
     )
-  return on_pretrained(given, found, pretrained.language_model(found.config))
+  return on_pretrained(given, found, _decoder(given, found.config))
+
+
+def _decoder(given: Any, config: pretrained.TransformerConfig) -> Model:
+  return pretrained.language_model(
+    config, rematerialise=given.rematerialise, dtype=_dtype(given)
+  )
 
 
 def _shots(recipe: Recipe) -> tuple[int, int]:

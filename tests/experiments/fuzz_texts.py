@@ -216,8 +216,9 @@ def weights(random: Generator, folder: Path) -> Input:
   ]  # fmt: skip
   adapt = choice(random, ['lora', 'prefix', 'prompt', 'bias', 'norm', 'head',
                           'last:1', 'all'])  # fmt: skip
-  if not (family == 'llama' and adapt == 'bias'):  # it has none
-    arguments.append(f'--adapt={adapt}')
+  if (family, adapt) == ('llama', 'bias'):  # it has none
+    adapt = 'lora'
+  arguments.append(f'--adapt={adapt}')
   if adapt == 'lora':
     arguments.append('--rank=2')
   if random.random() < 0.3:

@@ -61,11 +61,21 @@ def given(tmp_path, **settings) -> text.Settings:
 @pytest.mark.in_ci
 @pytest.mark.parametrize('algorithm', ['maml', 'protonet'])
 def test_a_small_transformer_learns_a_generated_language(tmp_path, algorithm):
-  outcome = text.run(given(tmp_path, algorithm=algorithm))
+  outcome = text.run(
+    given(tmp_path, algorithm=algorithm, out_of_scope='classes')
+  )
   assert outcome['steps'] == 2
   assert outcome['protocol']['dataset'] == 'phrases'
   assert 0 <= outcome['baseline']['bag_of_words_accuracy'] <= 1
-  assert (tmp_path / 'run' / 'learning_curve.png').exists()
+  for picture in ('learning_curve', 'test_task'):
+    assert (tmp_path / 'run' / f'{picture}.png').exists()
+  assert outcome['protocol']['out_of_scope'] == (
+    'queries of 1 of 6 classes, which have no support'
+  )
+  found = outcome['out_of_scope']
+  assert 0 <= found['auroc']['mean'] <= 1
+  # Where nothing is rejected, five of six queries have a class to be found.
+  assert found['accuracy_of_accepting_all']['mean'] <= 5 / 6 + 1e-6
 
 
 ADAPT = ['lora', 'prefix', 'prompt', 'bias', 'norm', 'head', 'last:1', 'all']
@@ -417,3 +427,45 @@ def test_what_reads_from_left_to_right_wants_a_decoder(tmp_path, model_dir):
   with pytest.raises(UsageError, match='which a bert cannot') as caught:
     text.run(settings)
   assert caught.value.setting == 'algorithm'
+
+
+@pytest.mark.in_ci
+def test_methods_and_adaptations_are_compared_and_tested_by_shots(
+  launcher, cache, model_dir, tmp_path
+):
+  """Rows are of a method and an adaptation each, and load again as such."""
+  path = tmp_path / 'mine.csv'
+  words = [word for word in phrase_tokenizer().words if word.isalpha()]
+  lines = [f'{words[n % 40 + 1]} {words[n % 7 + 50]},class {n % 10}'
+           for n in range(60)]  # fmt: skip
+  path.write_text('\n'.join(['text,label', *lines]))
+  flags = (
+    '--dataset=csv', f'--data_file={path}', f'--model_dir={model_dir}', cache,
+    '--max_tokens=8', '--ways=2', '--queries=1', '--eval_tasks=8',
+    '--validation_tasks=4', '--minutes_each=0.005',
+    f'--workdir={tmp_path}/compare', '--methods=protonet',
+    '--adaptations=lora,head',
+  )  # fmt: skip
+  ended = launcher.run('compare', *flags)
+  assert ended.code == 0, ended
+  found = json.loads((tmp_path / 'compare' / 'compare.json').read_text())
+  assert found['failed'] == {}
+  lora, head = found['rows']
+  assert (lora['method'], head['method']) == (
+    'protonet, lora',
+    'protonet, head',
+  )
+  assert lora['parameters'] > head['parameters'] == 1  # the length of features
+  plan = json.loads((tmp_path / 'compare' / 'plan.json').read_text())
+  assert plan == {
+    'protonet-lora': lora['steps'], 'protonet-head': head['steps']
+  }  # fmt: skip
+  runs = [tmp_path / 'compare' / name for name in plan]
+  ended = launcher.run(
+    'by_shots', cache, f'--runs={",".join(map(str, runs))}', '--shots=2',
+    '--queries=1', '--eval_tasks=8', f'--workdir={tmp_path}/by_shots',
+  )  # fmt: skip
+  assert ended.code == 0, ended
+  found = json.loads((tmp_path / 'by_shots' / 'by_shots.json').read_text())
+  assert (found['failed'], found['dataset']) == ({}, 'csv')
+  assert [row['run'] for row in found['rows']] == list(plan)
