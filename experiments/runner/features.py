@@ -4,7 +4,6 @@ With `--adapt=head`, and for the baseline of frozen features, every text goes
 through the pretrained transformer once, and tasks draw its features.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +16,8 @@ from metajax.tasks.episodes import stored_parts
 
 __all__ = ['Encode', 'features_of', 'with_features']
 
-Encode = Callable[[jax.Array], jax.Array]
+# Of a batch of tokens; the weights are its arguments.
+Encode = jax.tree_util.Partial
 
 _BATCH = 128
 
@@ -76,12 +76,14 @@ def _encoded(arrays: list[Any], encode: Encode) -> list[np.ndarray]:
 
 
 def _zeros(arrays: list[Any], encode: Encode) -> list[np.ndarray]:
-  return [
-    np.zeros(each.shape, each.dtype)
-    for each in (jax.eval_shape(_called, encode, tokens) for tokens in arrays)
-  ]
+  found = list[np.ndarray]()
+  for tokens in arrays:
+    # Of weights too only shapes may be there.
+    each = jax.eval_shape(_call, encode, tokens)
+    found.append(np.zeros(each.shape, each.dtype))
+  return found
 
 
-def _called(encode: Encode, tokens: jax.Array) -> jax.Array:
-  """As a function of its weights, which may be shapes too."""
-  return encode(tokens)
+def _call(encode: Encode, tokens: jax.Array) -> jax.Array:
+  features: jax.Array = encode(tokens)
+  return features

@@ -3,10 +3,14 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from small_transformers import CONFIGS
 
 from metajax.models.pretrained import TransformerConfig, read_config
+from metajax.models.pretrained.config import ACTIVATIONS
 
 BERT = {
   'model_type': 'bert',
@@ -148,3 +152,13 @@ def test_token_types_are_of_bert_alone():
 def test_heads_of_another_width_are_of_llama_alone():
   with pytest.raises(ValueError, match='heads that divide the width'):
     TransformerConfig('bert', 30, 8, 2, 2, 12, 10, head_width=8)
+
+
+@pytest.mark.parametrize('name', sorted(set(ACTIVATIONS) - {'relu'}))
+def test_an_activation_keeps_its_input_alone_for_its_derivative(name):
+  inputs = jnp.linspace(-4.0, 4.0, 35).reshape(7, 5)
+  function = ACTIVATIONS[name]
+  _, pull = jax.vjp(function, inputs)
+  kept = [leaf for leaf in jax.tree.leaves(pull) if jnp.shape(leaf) == (7, 5)]
+  assert len(kept) == 1
+  np.testing.assert_array_equal(kept[0], inputs)
