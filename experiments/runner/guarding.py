@@ -180,6 +180,8 @@ def _trained(
   folder = bench.workdir.path / phase
   resume = bench.workdir.resume and folder.exists()
   folder.mkdir(exist_ok=True)
+  if start is not None:  # what trains gives its arrays away
+    start = jax.tree.map(jnp.copy, start)
   return train(
     problem, judge, train_step, start, Workdir(folder, resume), bench.watch,
     bench.began,
