@@ -35,6 +35,8 @@ __all__ = [
   'draw_images',
   'image_grid',
   'image_task',
+  'pixels_of',
+  'thumbnail',
 ]
 
 RIGHT, WRONG = '#008A5E', '#D1242F'
@@ -126,7 +128,7 @@ def image_task(
     ValueError: if shapes do not fit together, or if a query belongs to a class
       without a support example.
   """
-  support, query = _pixels(support_images, 4), _pixels(query_images, 4)
+  support, query = pixels_of(support_images, 4), pixels_of(query_images, 4)
   support_labels, query_labels = (
     np.ravel(support_labels),
     np.ravel(query_labels),
@@ -176,11 +178,11 @@ def image_task(
         parse_math=False,
       )  # fmt: skip
     for column, example in enumerate(examples):
-      _thumbnail(axes, 0.9 + 1.1 * column, top, support[example])
+      thumbnail(axes, 0.9 + 1.1 * column, top, support[example])
     for column, example in enumerate(asked[:shown]):
       left = first_query + 1.1 * column
       right = bool(after[example] == label)
-      _thumbnail(axes, left, top, query[example], right)
+      thumbnail(axes, left, top, query[example], right)
       _caption(axes, left, top, before[example], after[example], label)
   headings = {0.35: 'class', 0.9: 'support', first_query: 'queries'}
   for left, heading in headings.items():
@@ -211,13 +213,13 @@ def image_grid(
   Raises:
     ValueError: if the shape is not such.
   """
-  pixels = _pixels(images, 5)
+  pixels = pixels_of(images, 5)
   rows, columns = pixels.shape[:2]
   margin = 0.5 if title else 0.1
   figure, axes = bare_axes(1.1 * columns, 1.1 * rows, 0.5, margin)
   for row, line in enumerate(pixels):
     for column, image in enumerate(line):
-      _thumbnail(axes, 1.1 * column + 0.05, 1.1 * row + 0.05, image)
+      thumbnail(axes, 1.1 * column + 0.05, 1.1 * row + 0.05, image)
   return save(figure, path, title)
 
 
@@ -239,7 +241,7 @@ def _drawable(images: jax.Array) -> jax.Array:
   return jnp.mean(images, axis=-1, keepdims=True)
 
 
-def _pixels(images: Any, dimensions: int) -> np.ndarray:
+def pixels_of(images: Any, dimensions: int) -> np.ndarray:
   """Makes RGB in [0, 1]; ink is dark on white where there is one channel."""
   images = np.asarray(images)
   shape = images.shape
@@ -257,7 +259,7 @@ def _pixels(images: Any, dimensions: int) -> np.ndarray:
   return np.repeat(1 - pixels, 3, axis=-1) if shape[-1] == 1 else pixels
 
 
-def _thumbnail(
+def thumbnail(
   axes: Axes,
   left: float,
   top: float,

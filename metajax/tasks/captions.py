@@ -104,7 +104,7 @@ def caption(
     >>> sign = StrokeProgram(jnp.tile(slope, (4, 1, 2)), jnp.arange(4) == 0)
     >>> tokens = jax.jit(caption)(jax.random.key(0), kinds, sign)
     >>> caption_tokenizer().decode(tokens)
-    'square circle midway'
+    'some fair even circle midway middle'
   """
   low, high = (
     reduce(program.points, axis=1) for reduce in (jnp.min, jnp.max)
