@@ -19,7 +19,7 @@ def gradient(ways: int, shots: int) -> Recipe:
   return Recipe(
     ways=ways, shots=shots, queries=5, train_queries=5,
     inner_lr=0.4, inner_steps=3, eval_inner_steps=3,
-    tasks_per_step=4, steps=4000, log_every=50, checkpoint_every=500,
+    tasks_per_step=4, steps=1500, log_every=50, checkpoint_every=500,
   )  # fmt: skip
 
 
