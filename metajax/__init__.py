@@ -49,7 +49,6 @@ from metajax.inner.descend import Descent, descend
 from metajax.inner.implicit import implicit_minimum, implicit_root
 from metajax.inner.optimizers import adam, clip_by_global_norm
 from metajax.metric import Metric, with_metrics
-from metajax.mixture import alternate
 from metajax.objectives import (
   confidence_interval,
   cross_entropy,
@@ -58,6 +57,7 @@ from metajax.objectives import (
 from metajax.precision import with_precision
 from metajax.runs.checking import check
 from metajax.runs.evaluation import Evaluation, evaluate
+from metajax.runs.mixture import alternate
 from metajax.runs.training import (
   SkippedSteps,
   TrainState,

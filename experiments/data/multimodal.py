@@ -12,7 +12,7 @@ from experiments.runner.problem import Tested
 from experiments.runner.settings import Base, Listed, setting, settings
 from metajax import tasks
 from metajax.base import SampleTask
-from metajax.mixture import Alternating, alternate
+from metajax.runs.mixture import Alternating, alternate
 
 __all__ = ['TASKS', 'Mixed', 'MultimodalData', 'load', 'shares_of']
 

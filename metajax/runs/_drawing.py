@@ -18,8 +18,8 @@ from metajax.base import (
 from metajax.devices.parallel import ChunkSize, data_parallel, microbatch
 from metajax.devices.streaming import step_keys
 from metajax.equality import Frozen
-from metajax.mixture import Alternating
 from metajax.runs.checking import check_gradient
+from metajax.runs.mixture import Alternating
 from metajax.runs.state import TrainState
 
 __all__ = ['Source', 'make_estimate', 'meta_gradient']

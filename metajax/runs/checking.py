@@ -23,9 +23,9 @@ from metajax.base import (
   values_and_weights,
 )
 from metajax.equality import Frozen, as_frozen
-from metajax.mixture import parts_of
 from metajax.objectives import loss_and_metrics
 from metajax.runs.inputs import init_inputs
+from metajax.runs.mixture import parts_of
 
 __all__ = [
   'check',

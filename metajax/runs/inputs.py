@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import PyTree, SampleTask, Task
-from metajax.mixture import parts_of
+from metajax.runs.mixture import parts_of
 
 __all__ = ['init_inputs', 'sampled_inputs']
 

@@ -14,8 +14,8 @@ from metajax.base import (
 from metajax.devices.streaming import step_keys
 from metajax.equality import Frozen
 from metajax.inner.descend import check_num_steps
-from metajax.mixture import Alternating
 from metajax.runs.checking import unfit_targets
+from metajax.runs.mixture import Alternating
 from metajax.runs.state import CountedRun, Run, TrainState
 
 __all__ = ['SkippedSteps', 'reporting']

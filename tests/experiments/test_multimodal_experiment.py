@@ -1,4 +1,4 @@
-"""Runs on images and texts: results for each kind of task, resumes, refusals."""
+"""Runs on images and texts: a result for each kind of task, resumes."""
 
 import json
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Batch, Task
-from metajax.mixture import alternate
 from metajax.runs.inputs import init_inputs, sampled_inputs
+from metajax.runs.mixture import alternate
 from metajax.tasks import sinusoid
 
 SINUSOID = sinusoid(3, 3)

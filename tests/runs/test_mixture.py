@@ -8,8 +8,8 @@ import pytest
 
 import metajax
 from metajax.base import Batch, Task
-from metajax.mixture import Alternating, alternate, parts_of
 from metajax.models import mlp, multimodal
+from metajax.runs.mixture import Alternating, alternate, parts_of
 from metajax.tasks import sinusoid
 
 KEY = jax.random.key(0)
