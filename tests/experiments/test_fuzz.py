@@ -33,4 +33,4 @@ def test_half_a_minute_of_fuzzing():
 @pytest.mark.long
 def test_five_minutes_of_fuzzing():
   """Slower than this on a machine that is busy with something else."""
-  assert fuzz(300) >= 5000
+  assert fuzz(300) >= 4000

@@ -6,12 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from experiments import by_shots, compare, completion, images, sinusoid, tables
+from experiments import (
+  by_shots,
+  compare,
+  completion,
+  images,
+  sinusoid,
+  tables,
+  text,
+)
 from experiments.runner import settings as mechanism
 from experiments.runner.errors import UsageError
 from experiments.runner.settings import Base, Text, Whole, said, setting
 
-BINARIES = [by_shots, compare, completion, images, sinusoid, tables]
+BINARIES = [by_shots, compare, completion, images, sinusoid, tables, text]
 every_binary = pytest.mark.parametrize(
   'binary', BINARIES, ids=lambda binary: binary.__name__.rpartition('.')[2]
 )
@@ -64,6 +72,14 @@ def test_a_comparison_hands_on_what_it_has_of_every_run():
     'validation_tasks', 'cache_dir', 'split_seed', 'rotate', 'plugin',
   } <= handed_on  # fmt: skip
   assert not {'workdir', 'methods', 'queries', 'train_ways'} & handed_on
+
+
+@pytest.mark.parametrize('binary', [images, sinusoid, text])
+def test_a_comparison_has_all_that_it_is_to_hand_on(binary):
+  forwarded = {
+    name for name, each in said(binary.Settings).items() if each.forwarded
+  }
+  assert forwarded <= set(said(compare.Settings))
 
 
 @every_binary
