@@ -86,6 +86,8 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   recipe = recipe._replace(train_classes=data.train_classes)
   if labels := label_tokens(settings, recipe, found):
     recipe = recipe._replace(options={**recipe.options, 'labels': labels})
+  if found is not None:  # its own, not that of the recipe
+    recipe = recipe._replace(width=None, depth=None)
   train_ways, _, _ = sizes(recipe, training=True)
   vocabulary = getattr(data.text.tokenize, 'vocabulary', 0)
   model = make_encoder(settings, recipe, train_ways, vocabulary, found)

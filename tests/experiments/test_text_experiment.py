@@ -13,8 +13,9 @@ pytest.importorskip('tokenizers')
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from experiments import text
+from experiments import by_shots, text
 from experiments.runner.errors import UsageError
+from experiments.runner.loop import recorded
 from experiments.runner.problem import TEST_SEED, judged, make_judge
 from experiments.runner.transformers import (
   load_pretrained,
@@ -152,6 +153,18 @@ def test_what_cannot_be_meant_is_refused(tmp_path, settings, blamed, message):
   with pytest.raises(UsageError, match=message) as caught:
     text.run(given(tmp_path, **settings))
   assert caught.value.setting == blamed
+
+
+def test_what_a_run_remembers_makes_the_same_run_again(tmp_path, model_dir):
+  """That of a pretrained transformer has no size of its own."""
+  settings = given(
+    tmp_path, model_dir=model_dir, algorithm='protonet', ways=2, shots=2
+  )
+  problem = text.make_problem(settings, text.make_recipe(settings))
+  kept = by_shots._kept(recorded(problem))
+  again = text.make_problem(kept, text.make_recipe(kept))
+  assert (kept.model_dir, kept.width) == (str(model_dir), None)
+  assert again.protocol['split'] == problem.protocol['split']
 
 
 def test_more_tokens_than_positions_are_refused(tmp_path, model_dir):
