@@ -155,6 +155,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path, settings, blamed, message):
   assert caught.value.setting == blamed
 
 
+@pytest.mark.in_ci
 def test_what_a_run_remembers_makes_the_same_run_again(tmp_path, model_dir):
   """That of a pretrained transformer has no size of its own."""
   settings = given(
