@@ -87,7 +87,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   if labels := label_tokens(settings, recipe, found):
     recipe = recipe._replace(options={**recipe.options, 'labels': labels})
   if found is not None:  # its own, not that of the recipe
-    recipe = recipe._replace(width=None, depth=None)
+    recipe = recipe._replace(width=None, depth=settings.depth)
   train_ways, _, _ = sizes(recipe, training=True)
   vocabulary = getattr(data.text.tokenize, 'vocabulary', 0)
   model = make_encoder(settings, recipe, train_ways, vocabulary, found)
