@@ -4,8 +4,9 @@
 
 meta-trains a prototypical network on four kinds of tasks in turn: signs to be
 told apart by pictures, by captions, by captions when pictures are asked for,
-and the other way round. It needs no file. Each modality has an encoder of its own; what follows
-is shared. It is tested on signs that it has not seen, for each kind of task.
+and the other way round. It needs no file. Each modality has an encoder of its
+own; what follows is shared. It is tested on signs that it has not seen, for
+each kind of task.
 Fewer kinds, or other shares of the steps:
 
   python -m experiments.multimodal --tasks=images
