@@ -110,7 +110,7 @@ def test_a_pretrained_transformer_is_trained_and_tested(
 ):
   outcome = text.run(given(tmp_path, model_dir=model_dir, adapt=adapt))
   assert outcome['steps'] == 2
-  assert outcome['skipped'] == 0
+  assert outcome['skipped_steps'] == 0
 
 
 @pytest.mark.in_ci
@@ -358,7 +358,7 @@ def test_methods_that_train_on_classes_or_read_run_on_texts(
     settings = settings.replace(train_queries=None, batch_size=8)
   outcome = text.run(settings.replace(set='eval_inner_steps=2'))
   assert outcome['steps'] == 2
-  assert outcome['skipped'] == 0
+  assert outcome['skipped_steps'] == 0
 
 
 @pytest.mark.in_ci
@@ -393,7 +393,7 @@ def test_a_run_learns_from_another(tmp_path):
   assert {'divergence', 'temperature', 'teacher_weight'} <= {
     *json.loads(lines[0])
   }
-  assert outcome['skipped'] == 0
+  assert outcome['skipped_steps'] == 0
   for changed, message in (
     ({'max_tokens': 16}, 'has learned on other tokens'),
     ({'algorithm': 'multi_task', 'train_queries': None}, 'adapts to tasks'),
