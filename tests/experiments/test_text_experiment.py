@@ -382,10 +382,10 @@ def test_words_are_learned_beside_the_task(tmp_path, model_dir, weight):
 
 @pytest.mark.in_ci
 def test_a_run_learns_from_another(tmp_path):
-  first = given(tmp_path, algorithm='protonet', width=8, depth=1)
+  first = given(tmp_path, algorithm='protonet', width=16, depth=1)
   text.run(first)
   student = first.replace(
-    workdir=tmp_path / 'student', width=4, teacher=tmp_path / 'run',
+    workdir=tmp_path / 'student', width=8, teacher=tmp_path / 'run',
     distil_weight='learned', distil_temperature='learned',
   )  # fmt: skip
   outcome = text.run(student)
