@@ -91,7 +91,7 @@ class Settings(TextData, Transformer):
   )
   learning_steps: int = _count(20, 'of Adam at an arrival')
   learning_rate: float = setting(
-    3e-3, Positive(), 'of Adam at an arrival',
+    1e-3, Positive(), 'of Adam at an arrival',
     of='test', resume=False, forwarded=False,
   )  # fmt: skip
   cache_dir: str | None = setting(

@@ -141,7 +141,8 @@ def _kept(network: _Network, stream: Stream) -> Iterator[_Known]:
   for number, place in enumerate(_arrivals(stream)):
     known = _with_means(network, stream, known, known.adapters, place)
     if number == 0:
-      known = _learned(network, stream, known, place, place.stop)
+      adapters = _learned(network, stream, known, place, place.stop).adapters
+      known = _with_means(network, stream, known, adapters, place)
     yield known
 
 
