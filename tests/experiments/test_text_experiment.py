@@ -14,15 +14,11 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from experiments import by_shots, text
+from experiments.runner.encoders import make_encoder, pooled_features
 from experiments.runner.errors import UsageError
 from experiments.runner.loop import recorded
 from experiments.runner.problem import TEST_SEED, judged, make_judge
-from experiments.runner.transformers import (
-  load_pretrained,
-  make_encoder,
-  pooled_features,
-  weights_kept,
-)
+from experiments.runner.transformers import load_pretrained, weights_kept
 from metajax.equality import Frozen, as_frozen
 from metajax.models import pretrained
 from metajax.models.pretrained.parameters import draw, shapes

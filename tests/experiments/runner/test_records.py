@@ -174,7 +174,7 @@ def test_a_run_with_a_damaged_record_is_not_tested_by_shots(tmp_path):
     ({'steps': None}, 'steps must be a whole number'),
     ({'algorithm': ['maml']}, '--algorithm'),
     ({'plugin': 5}, '--plugin=5: must be a list of texts'),
-    ({'dataset': 3}, '--dataset=3: must be one of'),
+    ({'dataset': 3}, 'dataset must be a text'),
     ({'inner_lr': 'x'}, '--inner_lr=x: must be a finite number'),
     (
       {'data_digest': []},
