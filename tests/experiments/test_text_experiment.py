@@ -447,7 +447,7 @@ def test_methods_and_adaptations_are_compared_and_tested_by_shots(
   path = tmp_path / 'mine.csv'
   words = [word for word in phrase_tokenizer().words if word.isalpha()]
   lines = [f'{words[n % 40 + 1]} {words[n % 7 + 50]},class {n % 10}'
-           for n in range(60)]  # fmt: skip
+           for n in range(80)]  # fmt: skip
   path.write_text('\n'.join(['text,label', *lines]))
   flags = (
     '--dataset=csv', f'--data_file={path}', f'--model_dir={model_dir}', cache,
