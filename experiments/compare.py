@@ -45,6 +45,7 @@ from experiments.runner.compared import (
 )
 from experiments.runner.data_digest import SameData, data_flag
 from experiments.runner.errors import UsageError, suggestion
+from experiments.runner.more_losses import MoreLosses
 from experiments.runner.paths import Place
 from experiments.runner.plugins import import_plugins
 from experiments.runner.records import PLAN, check_record, read_record
@@ -74,7 +75,7 @@ _WRITTEN = ('compare.json', 'compare.md', 'compare.png')
 
 
 @settings
-class Settings(ImageData, TextData, Transformer):
+class Settings(ImageData, TextData, Transformer, MoreLosses):
   """What is compared, and for how long; the rest goes to every run."""
 
   dataset: str = setting(
@@ -214,8 +215,9 @@ def _check_meaning(settings: Settings) -> None:
   Those that it has are checked by each run.
   """
   known, usual = said(settings.learned.settings), Settings()
-  of_data = {**said(ImageData), **said(TextData), **said(Transformer)}
-  for name in (*of_data, 'ways', 'train_ways'):
+  kinds = (ImageData, TextData, Transformer, MoreLosses)
+  of_data = {name for kind in kinds for name in said(kind)}
+  for name in sorted({*of_data, 'ways', 'train_ways'}):
     value = getattr(settings, name)
     if name not in {*known, 'dataset'} and value != getattr(usual, name):
       raise UsageError(

@@ -249,6 +249,7 @@ def test_counts_that_would_be_taken_for_buffers_are_refused(estimator):
     )
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('weights', [np.ones(3), np.ones((2, 1)), 1.0])
 def test_weights_of_steps_that_there_are_not_are_refused(weights):
   learner = metajax.maml(

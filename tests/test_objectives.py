@@ -328,6 +328,7 @@ def test_an_objective_of_another_form_is_refused(returned, message):
     loss_and_metrics(mine, jnp.ones(3), jnp.zeros(3))
 
 
+@pytest.mark.in_ci
 def test_methods_train_and_test_with_a_loss_alone():
   def absolute(outputs, targets):
     return jnp.mean(jnp.abs(outputs - targets))

@@ -208,6 +208,7 @@ def test_padding_of_classes_changes_no_loss(ways, each, more, seed):
   )
 
 
+@pytest.mark.in_ci
 @given(
   arrays.arrays(np.float32, some.integers(1, 9), elements=NUMBERS), some.data()
 )

@@ -87,6 +87,7 @@ def right() -> testing.Trial:
   return testing.make_trial(RIGHT)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   'check',
   [

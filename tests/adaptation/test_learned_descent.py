@@ -151,6 +151,7 @@ def test_meta_sgd_steps_by_each_rate_on_its_own(float64):
   )
 
 
+@pytest.mark.in_ci
 def test_rates_that_meta_sgd_learns_too_fast_stay_positive_and_finite():
   learner = metajax.meta_sgd(MODEL, OBJECTIVE, 0.01, 1)
   train = metajax.make_train_step(

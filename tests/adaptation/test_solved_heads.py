@@ -269,6 +269,7 @@ def test_before_the_support_set_all_classes_are_equally_likely(method):
   np.testing.assert_array_equal(logits, np.tile(logits[:, :1], (1, WAYS)))
 
 
+@pytest.mark.in_ci
 @every_method
 def test_padding_and_classes_that_are_not_there_change_nothing(float64, method):
   """As many classes as there are, or one more without examples."""

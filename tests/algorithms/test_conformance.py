@@ -261,6 +261,7 @@ def test_what_is_for_regression_alone_passes_every_check(name):
   )
 
 
+@pytest.mark.in_ci
 @some_of(NOT_AT_RANDOM)
 def test_what_fills_a_task_up_is_not_learned_from(float64, name):
   learner, meta_params = make_case(name).learner, trial_of(name).meta_params
@@ -414,6 +415,7 @@ def leaking(key: jax.Array) -> Task:
   return Task(batch(inputs[:, :SHOTS]), batch(inputs[:, SHOTS:]))
 
 
+@pytest.mark.in_ci
 def test_labels_that_leak_would_be_found():
   case = make_case('maml')
   train = metajax.make_train_step(
@@ -498,6 +500,7 @@ def check_shapes(name, recipe, objective, outputs, support, query) -> None:
   assert shapes[0] == shapes[1]
 
 
+@pytest.mark.in_ci
 @every_method
 def test_the_published_setting_on_images_fits_together(name):
   ways = 20
@@ -538,6 +541,7 @@ def test_a_network_with_the_statistics_of_a_batch_is_as_on_that_batch(name):
   )
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('name', ON_NUMBERS)
 def test_the_published_setting_on_the_sinusoid_fits_together(name):
   recipe = published(regression, name)

@@ -110,6 +110,7 @@ def test_the_auto_encoder_learns_from_fixed_features(float64):
   assert size['decoder'] > 1e-6
 
 
+@pytest.mark.in_ci
 def test_moments_move_to_those_of_the_tasks(float64):
   tasks = random_tasks(2)
   meta_params = drawn()

@@ -179,6 +179,7 @@ def adaptation_of(name: str) -> SimpleNamespace:
   return SimpleNamespace(meta_params=meta_params, **found)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('name', BASELINES)
 def test_a_support_set_is_fitted(name):
   loss, metrics = adaptation_of(name).loss

@@ -102,6 +102,7 @@ def test_chunks_on_devices_agree_with_all_at_once_on_one(float64):
   agrees_with_one_device('maml', in_chunks(), np.float64, 1e-12)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('name', ['anil', 'learned rate'])
 def test_other_methods_agree_with_one_device_too(float64, name):
   agrees_with_one_device(name, on_devices(name, 1), np.float64, 1e-12)
@@ -160,6 +161,7 @@ cases = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.in_ci
 @cases
 @pytest.mark.parametrize('number', [0, 5])
 def test_another_task_changes_the_mean_by_its_own_share_alone(
@@ -253,6 +255,7 @@ def evaluated(meta_params=None, mesh=None, chunk_size=2):
   )
 
 
+@pytest.mark.in_ci
 def test_devices_judge_every_task_as_one_does(float64):
   found = evaluated(mesh=mesh_of(8, model=2))
   assert found.values['loss'].shape == (21, 4)

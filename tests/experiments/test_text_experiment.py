@@ -78,6 +78,7 @@ def test_a_small_transformer_learns_a_generated_language(tmp_path, algorithm):
 ADAPT = ['lora', 'prefix', 'prompt', 'bias', 'norm', 'head', 'last:1', 'all']
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('adapt', ADAPT)
 def test_meta_parameters_are_what_adapts_alone(tmp_path, model_dir, adapt):
   # What is only looked at has features of no texts.
@@ -85,7 +86,12 @@ def test_meta_parameters_are_what_adapts_alone(tmp_path, model_dir, adapt):
   problem = text.make_problem(settings, text.make_recipe(settings))
   key = jax.random.key(0)
   inputs = jax.eval_shape(problem.train, key).support.inputs
-  held = jax.eval_shape(problem.meta_learner().init, key, inputs)
+  held = jax.eval_shape(
+    lambda learner, *arguments: learner.init(*arguments),
+    as_frozen(problem.meta_learner()),
+    key,
+    inputs,
+  )
   sizes = sum(leaf.size for leaf in jax.tree.leaves(held))
   total = sum(
     array.size for array in load_file(model_dir / 'model.safetensors').values()
@@ -259,6 +265,7 @@ KEPT = {
 }
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('adapt', ['lora', 'last:1'])
 @pytest.mark.parametrize('dtype', list(KEPT))
 def test_weights_that_stay_are_kept_in_fewer_bits(

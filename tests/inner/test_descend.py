@@ -226,6 +226,7 @@ def test_optimisers_that_want_the_value_of_the_loss_have_it(
   np.testing.assert_allclose(last, place, rtol=1e-12)
 
 
+@pytest.mark.in_ci
 def test_a_line_search_has_the_function(float64):
   last, descent = descend(quadratic, START, optax.lbfgs(), 6)
   np.testing.assert_allclose(last, np.zeros(2), atol=1e-6)

@@ -38,6 +38,7 @@ CLIPPING = {
 }
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('checkpoint', ['none', 'nested'])
 @pytest.mark.parametrize('name', CLIPPING)
 def test_at_the_minimum_nothing_is_clipped(float64, name, checkpoint):
@@ -49,6 +50,7 @@ def test_at_the_minimum_nothing_is_clipped(float64, name, checkpoint):
   np.testing.assert_allclose(slope(MINIMUM), 0.8**2 * ALONG, rtol=1e-12)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('ours', [False, True])
 def test_in_a_loop_of_ones_own_clipping_has_a_derivative(float64, ours):
   clip = (metajax if ours else optax).clip_by_global_norm(2.0)
@@ -122,6 +124,7 @@ def test_adam_holds_still_at_a_minimum_for_any_number_of_steps(float64):
   np.testing.assert_allclose(slope, ALONG, rtol=1e-6)
 
 
+@pytest.mark.in_ci
 def test_the_rate_of_adam_may_be_learned_and_scheduled(float64):
   def last(rate):
     return end(ELSEWHERE, metajax.adam(lambda count: rate / (1 + count)))
@@ -130,6 +133,7 @@ def test_the_rate_of_adam_may_be_learned_and_scheduled(float64):
   np.testing.assert_allclose(jax.grad(last)(0.1), difference, rtol=1e-6)
 
 
+@pytest.mark.in_ci
 def test_what_computes_is_not_changed_and_loops_are_left_alone(float64):
   def function(x, y):
     roots = jax.lax.fori_loop(0, 2, lambda _, x: jnp.sqrt(x), x)

@@ -355,6 +355,7 @@ def test_an_unknown_way_names_the_known_ones():
     descend(lambda x, step: x, 1.0, optax.sgd(0.1), 1, checkpoint='no')
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('num_steps', [1, 4])
 @pytest.mark.parametrize('checkpoint', ['none', 'nested'])
 def test_numpy_arrays_may_be_closed_over_under_vmap(checkpoint, num_steps):

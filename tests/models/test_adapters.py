@@ -131,6 +131,7 @@ def test_batch_norm_is_by_the_batch_at_hand_or_by_what_was_measured(model):
   assert np.any(frozen.apply(params, INPUTS, key=jax.random.key(0)) == 0)
 
 
+@pytest.mark.in_ci
 @both
 def test_an_inner_loop_trains_and_a_prediction_does_not(model):
   learner = metajax.maml(model, metajax.cross_entropy, 0.1, 2)

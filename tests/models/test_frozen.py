@@ -50,6 +50,7 @@ METHODS = {
 }
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('name', METHODS)
 def test_every_method_stands_on_a_model_that_does(name):
   learner = METHODS[name](HELD)
@@ -209,6 +210,7 @@ def test_a_held_model_may_be_held_further():
   assert list(both.init(jax.random.key(0), INPUTS)) == ['Dense_0']
 
 
+@pytest.mark.in_ci
 def test_held_in_the_training_of_a_network_with_statistics():
   network = conv4(2, width=4)
   images = jnp.zeros((2, 8, 8, 1))

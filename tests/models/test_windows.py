@@ -112,6 +112,7 @@ POOLS = [
 ]
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(('image', 'options'), POOLS)
 @pytest.mark.parametrize('pool', [max_pool, average_pool])
 def test_pooling_to_second_order(float64, image, options, pool):

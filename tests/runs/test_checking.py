@@ -68,6 +68,7 @@ def test_what_fits_is_accepted(learner, objective, sample):
   assert check(learner, objective, sample) is None
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   'learner',
   [classifier(5), metajax.protonet(mlp([], 4), metajax.cross_entropy, 5)],

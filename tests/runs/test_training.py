@@ -116,6 +116,7 @@ def assert_close(a, b):
   )
 
 
+@pytest.mark.in_ci
 def test_the_key_of_step_n_is_the_key_folded_with_n(train):
   expected, _, losses = by_hand(train.init(KEY), 0.0, 4)
   state, metrics = train.run(train.init(KEY), 4)

@@ -82,6 +82,7 @@ def test_what_is_no_image_is_refused(images, message):
     completion(images, 2, 2)
 
 
+@pytest.mark.in_ci
 def test_halves_are_intensities():
   task = completion(np.full((3, 4, 4), 0.5, np.float16), 2, 2)(
     jax.random.key(0)

@@ -196,6 +196,7 @@ def test_cache_is_keyed_by_the_records(tmp_path: Path) -> None:
   assert list(cache.iterdir()) == [file]
 
 
+@pytest.mark.in_ci
 def test_damaged_cache_is_made_again(tmp_path: Path) -> None:
   data_dir = shared('tfds')
   data = load_small1(data_dir, tmp_path)

@@ -154,6 +154,7 @@ def test_a_worker_says_what_went_wrong(tmp_path):
       process.ask('reference', TINY['sinusoid'], 'float32', limit=0.001)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   'name',
   [

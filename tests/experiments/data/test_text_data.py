@@ -295,6 +295,7 @@ def test_real_banking77(shared_data):
   assert sorted(data.test_classes.names) == tested
 
 
+@pytest.mark.in_ci
 def test_real_clinc150_within_domains_and_out_of_scope(shared_data):
   folder = shared_data / 'clinc150'
   if not folder.is_dir():

@@ -233,6 +233,7 @@ def test_a_comparison_of_nothing_is_refused(tmp_path):
     charts.comparison(tmp_path / 'x.png', {}, {}, ACCURACY, TITLE)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   ('metric', 'order', 'scale', 'ticks'),
   [

@@ -90,6 +90,7 @@ DRAWN = [
 ]
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(('draw', 'sample', 'num_outputs', 'name'), DRAWN)
 def test_a_run_has_its_pictures(tmp_path, draw, sample, num_outputs, name):
   metric = ACCURACY if draw is images.draw_images else MEAN_SQUARED_ERROR

@@ -57,6 +57,7 @@ def table(targets=3, queries=20):
   }
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('targets', [1, 2, 3, 4, 6])
 def test_table_task_has_a_panel_for_each_of_four_targets(tmp_path, targets):
   path, data = tmp_path / 'table.png', table(targets)

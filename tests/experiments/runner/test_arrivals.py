@@ -60,6 +60,7 @@ def test_what_has_come_is_told_apart_and_what_comes_later_is_not_seen(
   assert (after[2] != before[2]).any()
 
 
+@pytest.mark.in_ci
 def test_what_learns_on_new_examples_alone_forgets(stream):
   # Classes that look like those before them.
   twice = Stream(*(jnp.tile(x[:3], (2, 1, 1)) for x in stream[:2]), each=3)

@@ -71,6 +71,7 @@ def before(run_before, tmp_path):
   return settings(tmp_path, split_dir=tmp_path / 'lists', resume=True, steps=2)
 
 
+@pytest.mark.in_ci
 def test_a_resume_on_the_same_data_goes_on_wherever_they_lie(before, tmp_path):
   (tmp_path / 'mine.npz').rename(tmp_path / 'moved.npz')
   before = before.replace(data_file=tmp_path / 'moved.npz')

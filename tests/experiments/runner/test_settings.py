@@ -147,6 +147,7 @@ def test_an_unknown_method_is_refused_with_those_that_have_a_recipe():
     sinusoid.Settings(algorithm='protonet')
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('flag', ['--steps=0', '--step=3', '--dataset=mnist'])
 def test_the_flag_and_the_setting_say_the_same(launcher, flag):
   name, _, text = flag.removeprefix('--').partition('=')

@@ -90,6 +90,7 @@ def test_a_prompt_is_as_good_as_tokens_in_front(family):
   )
 
 
+@pytest.mark.in_ci
 @every_family
 def test_a_prefix_is_as_good_as_keys_and_values_in_front(family):
   config = CONFIGS[family]
@@ -161,6 +162,7 @@ def test_a_kernel_is_whatever_multiplies_from_the_right(stacked):
   close(compiled('llama')(halves, TOKENS), compiled('llama')(whole, TOKENS))
 
 
+@pytest.mark.in_ci
 def test_weights_in_fewer_bits_are_computed_with_in_float32():
   rounded = jax.tree.map(
     lambda leaf: jnp.asarray(leaf, jnp.bfloat16), params_of('llama')

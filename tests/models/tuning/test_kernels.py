@@ -45,6 +45,7 @@ def test_the_product_is_that_of_the_papers(float64, magnitude):
   np.testing.assert_allclose(dense(kernel), matrix, atol=1e-12)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('magnitude', [False, True], ids=['lora', 'dora'])
 def test_single_precision_is_near_it(magnitude):
   kernel, inputs = low_rank(magnitude), draw(4, 3, 6)
@@ -78,6 +79,7 @@ def test_every_derivative_of_dora_is_that_of_the_paper(float64):
   )
 
 
+@pytest.mark.in_ci
 def test_a_column_of_zeros_stays_and_has_a_gradient():
   kernel = jnp.zeros((3, 2)).at[:, 0].set(1.0)
 
@@ -89,6 +91,7 @@ def test_a_column_of_zeros_stays_and_has_a_gradient():
   assert np.isfinite(slopes).all()
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('magnitude', [False, True], ids=['lora', 'dora'])
 @pytest.mark.parametrize('quantised', [False, True], ids=['array', 'int8'])
 def test_leading_axes_are_those_of_scans_maps_and_batched_products(

@@ -24,6 +24,7 @@ def outputs(params):
   return plain.apply(params, plain.TOKENS)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('arrange', [lambda x: x, plain.stacked])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])

@@ -34,6 +34,7 @@ def test_a_prompt_of_tokens_is_those_tokens_in_front():
   assert 'prompt' not in PARAMS
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('made', [dict, quantise])
 def test_a_prefix_is_small_and_attended_to_in_every_block(made):
   params = made(PARAMS)

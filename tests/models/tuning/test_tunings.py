@@ -118,6 +118,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('name', NETWORKS)
 def test_networks_of_flax_adapt_by_materialised_adapters(name):
   model, targets, inputs = NETWORKS[name]
@@ -147,6 +148,7 @@ def test_the_last_blocks_of_a_network_of_flax_are_found():
   assert parts == {'block_1', 'LayerNorm_0', 'head'}
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   'tuning', [only(partition.biases), materialised(lora(2, 'Dense_'))]
 )
@@ -217,6 +219,7 @@ def test_the_key_of_a_tuned_model_reaches_model_and_adapters():
   assert np.abs(outputs[2] - outputs[3]).max() > 1e-3
 
 
+@pytest.mark.in_ci
 def test_adapters_are_computed_in_fewer_bits_too():
   model = with_precision(tuned(plain.MODEL, lora(2)), jnp.bfloat16)
   params = model.init(KEY, plain.TOKENS)

@@ -56,6 +56,7 @@ def test_words_are_hidden_as_bert_hides_them():
   np.testing.assert_allclose(loss, np.log(CONFIG.vocabulary), rtol=1e-5)
 
 
+@pytest.mark.in_ci
 def test_a_text_without_words_has_no_loss():
   tokens = np.array([[1, 2, -1, -1]], np.int32)
   words, loss = seen_by(tokens)
@@ -66,6 +67,7 @@ def test_a_text_without_words_has_no_loss():
   assert seen_by(one)[1] > 0
 
 
+@pytest.mark.in_ci
 def test_next_words_are_those_of_numpy():
   config = CONFIGS['llama']
   model = language_model(config)
