@@ -141,18 +141,17 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
 def _taught(problem: Problem) -> Problem:
   """The same, which learns from another run too."""
   settings: Any = problem.settings
+  if problem.around is not None:
+    raise UsageError(
+      'teacher', 'goes without --masked_words_weight; leave one out'
+    )
   workdir, recipe = Path(settings.teacher), problem.recipe
   own = settings_of(workdir, Settings, make_recipe, 'teacher')
   own = own.replace(
     ways=recipe.ways, shots=recipe.shots, queries=recipe.queries
   )
   teacher = load_teacher(workdir, make_problem(own, make_recipe(own)))
-  teach, around = taught_by(teacher, problem), problem.around
-  if around is not None:
-    raise UsageError(
-      'teacher', 'goes without --masked_words_weight; leave one out'
-    )
-  return problem._replace(around=teach)
+  return problem._replace(around=taught_by(teacher, problem))
 
 
 EXPERIMENT = Experiment(Settings, make_recipe, make_problem)

@@ -35,6 +35,7 @@ __all__ = [
   'draw_images',
   'image_grid',
   'image_task',
+  'names_of_classes',
   'pixels_of',
   'thumbnail',
 ]
@@ -69,11 +70,11 @@ def draw_images(
     jnp.argmax(outputs[0], axis=-1)[asked],
     jnp.argmax(outputs[-1], axis=-1)[asked],
     f'{title_of(run)}: one test task',
-    class_names=_names(*classes, known) if classes else None,
+    class_names=names_of_classes(*classes, known) if classes else None,
   )
 
 
-def _names(
+def names_of_classes(
   sample: SampleTask, names: Sequence[str], labels: np.ndarray
 ) -> dict[int, str]:
   """What the classes of the first test task are called, by their number."""

@@ -25,7 +25,7 @@ from experiments.figures.finished import (
   tested,
   title_of,
 )
-from experiments.figures.images import RIGHT, WRONG
+from experiments.figures.images import RIGHT, WRONG, names_of_classes
 from experiments.runner.loop import Finished
 
 __all__ = ['draw_texts', 'text_task']
@@ -50,7 +50,6 @@ def draw_texts(run: Finished, texts: Classes, classes: Classes) -> None:
   ((task, outputs),) = tested(run, run.problem.test, 1)
   known = np.asarray(task.support.targets)
   words = task_of_test(texts.sample, 0)
-  of_class = np.asarray(task_of_test(classes.sample, 0).support.inputs)
   text_task(
     run.workdir / 'test_task.png',
     [texts.names[place] for place in np.asarray(words.support.inputs)],
@@ -60,10 +59,7 @@ def draw_texts(run: Finished, texts: Classes, classes: Classes) -> None:
     jnp.argmax(outputs[0], axis=-1),
     jnp.argmax(outputs[-1], axis=-1),
     f'{title_of(run)}: one test task',
-    class_names={
-      label: classes.names[place]
-      for label, place in zip(known.tolist(), of_class.tolist(), strict=True)
-    },
+    class_names=names_of_classes(*classes, known),
   )
 
 

@@ -9,6 +9,7 @@ from experiments.runner.encoders import on_pretrained, small_config
 from experiments.runner.errors import UsageError
 from experiments.runner.paths import Place
 from experiments.runner.settings import Base, Positive, setting, settings
+from experiments.runner.transformers import uses_features
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS
 from metajax.base import MetaLearner, Metrics, PyTree, Task
@@ -92,7 +93,7 @@ def with_words_loss(
       'masked_words_weight',
       f'is given, but {name} learns nothing before a task; leave it out',
     )
-  if found is not None and given.adapt == 'head':
+  if uses_features(given):
     raise UsageError(
       'masked_words_weight',
       'is given, but by --adapt=head nothing of the transformer is learned;'
