@@ -34,6 +34,8 @@ import jax
 import numpy as np
 
 from experiments import text
+from experiments.data import text as data_sets
+from experiments.data.samplers import Wanted
 from experiments.data.text import TextData
 from experiments.figures.arrivals import by_classes
 from experiments.runner import flags, runs, tables
@@ -114,16 +116,19 @@ def run(settings: Settings) -> int:
     )
   workdir = Path(settings.workdir)
   path = _given(settings) if settings.run else workdir / 'trained'
+  trained = _settings_of(path) if settings.run else _to_train(settings)
+  _check_counts(settings, trained)  # before a run is trained, and a place taken
   runs.claim(workdir, settings)
   if not settings.run and not runs.is_done(path):
     print(printable(f'training in {path}'), flush=True)
     try:
-      runs.start('experiments.text', _to_train(settings), path, resume=True)
+      runs.start('experiments.text', trained, path, resume=True)
     except runs.FailedError as error:
       print(printable(str(error)), file=sys.stderr)
       return 1
   use_compilation_cache(settings.cache_dir)
-  problem = _problem(path)
+  given = _settings_of(path)
+  problem = text.make_problem(given, text.make_recipe(given))
   encoder, adapters = _network(settings, problem, path)
   sample = _sampler(settings, problem)
   begun = time.perf_counter()
@@ -166,7 +171,7 @@ def _to_train(settings: Settings) -> text.Settings:
   return text.Settings(algorithm=METHOD, **shared)
 
 
-def _problem(path: Path) -> Problem:
+def _settings_of(path: Path) -> text.Settings:
   """What a run has trained on."""
   record = read_record(path / RECORD, 'run')
   if record.get('algorithm') != METHOD or 'max_tokens' not in record:
@@ -183,8 +188,14 @@ def _problem(path: Path) -> Problem:
     and known[name].of in ('tasks', 'data', 'method')
     and value is not None
   }
-  given = text.Settings(**kept, load=str(path), test_only=True)
-  return text.make_problem(given, text.make_recipe(given))
+  return text.Settings(**kept, load=str(path), test_only=True)
+
+
+def _check_counts(settings: Settings, trained: text.Settings) -> None:
+  """Refuses more classes, or examples of them, than the texts of test have."""
+  read = data_sets.read(Wanted(trained, text.make_recipe(trained)))
+  labels = read.splits.test.labels
+  _drawn(settings, np.zeros((len(labels), 1), np.int32), labels)
 
 
 def _network(
@@ -219,6 +230,10 @@ def _sampler(settings: Settings, problem: Problem) -> Any:
   table, counts, _ = places.args
   for number, (row, count) in enumerate(zip(table, counts, strict=True)):
     labels[np.asarray(row)[: int(count)]] = number
+  return _drawn(settings, tokens, labels)
+
+
+def _drawn(settings: Settings, tokens: Any, labels: np.ndarray) -> Any:
   try:
     return tasks.episodes(
       tokens, labels, settings.classes, settings.shots, settings.queries

@@ -112,6 +112,7 @@ def test_what_is_right_passes(check):
   check(right())
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('x64', [False, True])
 def test_all_checks_run_whatever_the_precision_outside(x64):
   with jax.enable_x64(x64):
@@ -286,6 +287,7 @@ def test_a_step_that_is_not_differentiated_is_found():
     check(trial)
 
 
+@pytest.mark.in_ci
 def test_the_check_of_all_finds_it_too_unless_it_is_meant():
   learner = learner_of(first_order)
   with pytest.raises(AssertionError, match='central differences say'):

@@ -65,6 +65,7 @@ def test_it_starts_as_maml(float64, learner):
   assert np.abs(gradient.inner.network['head']['bias']).max() > 0
 
 
+@pytest.mark.in_ci
 def test_all_of_it_is_learned(float64, learner):
   tasks, meta_params = tasks_and_start(learner)
   along = slopes(learner, perturbed(meta_params), tasks)

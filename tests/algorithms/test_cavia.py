@@ -27,6 +27,7 @@ def first_layer(path: str) -> bool:
   return path == 'Dense_0/bias'
 
 
+@pytest.mark.in_ci
 def test_all_but_the_context_is_learned_and_its_start_is_zero(float64):
   tasks = sinusoids(3)
   learner = metajax.cavia(MODEL, OBJECTIVE, 0.1, 2, num_context=3)

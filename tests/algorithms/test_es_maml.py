@@ -114,6 +114,7 @@ def test_the_size_of_a_chunk_changes_nothing(float64):
   assert abs(one).max() > 0
 
 
+@pytest.mark.in_ci
 def test_memory_is_that_of_a_chunk():
   few, many, wide = (
     evolve_numbers(*sizes).memory_analysis().temp_size_in_bytes

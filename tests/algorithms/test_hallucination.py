@@ -143,6 +143,7 @@ def test_a_learner_that_counts_its_steps_is_refused():
     learner.grad(KEY, draw(learner, tasks), tasks)
 
 
+@pytest.mark.in_ci
 def test_a_learner_that_takes_a_key_trains_with_it():
   """In its inner steps, and for the loss on the queries."""
   calls = []

@@ -143,6 +143,7 @@ def test_the_loss_that_is_reported_is_that_of_the_adapted(float64):
   assert_close(metrics, expected)
 
 
+@pytest.mark.in_ci
 def test_rates_and_normalisation_of_every_step_are_learned(float64):
   tasks = sinusoids(3)
   learner = metajax.maml_plus_plus(NORMALISED, OBJECTIVE, RATE, 2)

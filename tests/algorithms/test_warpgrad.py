@@ -40,6 +40,7 @@ def test_warps_do_not_adapt_and_all_else_does(float64):
     assert moved == (not name.startswith('warp'))
 
 
+@pytest.mark.in_ci
 def test_it_learns_a_step_from_every_place_with_the_places_held_constant(
   float64,
 ):

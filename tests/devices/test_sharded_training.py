@@ -158,6 +158,7 @@ def test_a_step_is_one_all_reduce_whatever_the_number_of_tasks():
   assert 0 < of_metrics <= 4 * len(('loss', 'mse'))
 
 
+@pytest.mark.in_ci
 def test_pieces_are_gathered_before_the_loops_of_a_step():
   found = exchanges_of('in pieces', tasks_per_step=16, chunk_size=1)
   assert 'all-gather' in {each.op for each in found}
@@ -181,6 +182,7 @@ def compiled():
   jax.monitoring.unregister_event_duration_listener(note)
 
 
+@pytest.mark.in_ci
 def test_dispatches_of_any_size_run_one_program(tmp_path, compiled):
   traced = []
 

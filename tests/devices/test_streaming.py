@@ -128,6 +128,7 @@ def test_a_stream_over_a_mesh(axes):
   )
 
 
+@pytest.mark.in_ci
 def test_a_stream_divides_tasks_over_devices():
   mesh = make_mesh({'task': 8})
   tasks = next(stream(ON_HOST, KEY, 3, TASKS_PER_STEP, mesh))

@@ -50,6 +50,7 @@ def test_help():
   assert max(map(len, ended.stdout.splitlines())) <= 80
 
 
+@pytest.mark.in_ci
 def test_full_help(launcher):
   ended = launcher.run('images', '--helpfull')
   assert ended.code == 0

@@ -73,6 +73,8 @@ def test_runs_and_numbers_that_cannot_be_meant(trained, tmp_path):
   )
   line = refusal(run=trained / 'maml', workdir=tmp_path / 'run')
   assert 'with --algorithm=protonet' in line
+  # What was refused has taken no place, nor trained anything.
+  assert not (tmp_path / 'run').exists()
 
 
 def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path):
@@ -82,4 +84,6 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path):
   line = refusal(run=tmp_path, dataset='csv', workdir=workdir)
   assert line.startswith('--dataset: is csv, but --run says')
   assert 'no workdir of a run' in refusal(run=tmp_path, workdir=workdir)
+  line = refusal(classes=121, classes_each=11, workdir=workdir)
+  assert '121 ways, but there are only 120 classes; ask for fewer' in line
   assert not workdir.exists()

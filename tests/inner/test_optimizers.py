@@ -118,6 +118,7 @@ def test_adam_is_that_of_optax_where_a_gradient_is_not_0(float64, options):
   )
 
 
+@pytest.mark.in_ci
 def test_adam_holds_still_at_a_minimum_for_any_number_of_steps(float64):
   start = jnp.asarray(MINIMUM)
   slope = jax.grad(end)(start, metajax.adam(0.1), 20)

@@ -105,6 +105,7 @@ def test_training_has_them_as_arguments_of_one_program():
   assert 'tensor<64x64xf32>' in next(line for line in lines if '@main' in line)
 
 
+@pytest.mark.in_ci
 def test_other_weights_are_evaluated_by_the_same_program():
   learner = maml(HELD)
   params = learner.init(jax.random.key(0), INPUTS)

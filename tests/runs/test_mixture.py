@@ -195,6 +195,7 @@ def test_distributions_have_the_same_metrics():
     train.lower()
 
 
+@pytest.mark.in_ci
 def test_skipped_steps_name_the_cause_in_their_own_distribution():
   def missing(key: jax.Array) -> Task:
     task = SAMPLERS['texts'](key)

@@ -114,6 +114,7 @@ def test_the_reason_is_looked_for_where_it_can_be():
   assert int(state.skipped) == 3
 
 
+@pytest.mark.in_ci
 def test_the_reason_is_looked_for_at_the_step_that_was_skipped():
   features = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
   good = episodes(features, np.arange(12) % 3, ways=3, shots=1, queries=1)

@@ -173,6 +173,7 @@ def test_one_trace_serves_every_key_alone_as_in_a_batch(tasks, traced_once):
     )
 
 
+@pytest.mark.in_ci
 def test_the_test_split_has_other_tasks(tasks):
   key = jax.random.fold_in(jax.random.key(0), 17)
   task = jax.jit(strokes(5, 1, 2, split='test'))(key)

@@ -48,6 +48,7 @@ def test_a_loss_that_is_not_finite_is_never_the_highest():
   assert np.isfinite(gradient).all()
 
 
+@pytest.mark.in_ci
 def test_it_trains_in_chunks_of_any_size_and_alike():
   params = []
   for chunk_size in (1, 4):

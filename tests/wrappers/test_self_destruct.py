@@ -130,6 +130,7 @@ def test_all_steps_are_taken_where_none_are_drawn():
   )
 
 
+@pytest.mark.in_ci
 def test_the_adversary_begins_with_a_head_of_its_own():
   method = learner(num_steps=1)
   start, task = begun(method), jax.tree.map(lambda x: x[0], contests())

@@ -62,6 +62,7 @@ def table(tmp_path):
   }  # fmt: skip
 
 
+@pytest.mark.in_ci
 def test_texts_may_be_as_long_as_nearly_all_of_training_are():
   limits = []
 

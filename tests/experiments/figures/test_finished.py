@@ -127,6 +127,7 @@ def test_the_protocol_may_name_the_targets(tmp_path, monkeypatch, names):
   assert title == 'nothing, made up, 10-shot: one test task'
 
 
+@pytest.mark.in_ci
 def test_the_texts_of_a_test_task_are_those_of_its_tokens(
   tmp_path, monkeypatch
 ):

@@ -110,6 +110,7 @@ def test_leading_axes_are_those_of_scans_maps_and_batched_products(
     np.testing.assert_allclose(outputs, expected, atol=1e-5)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
 def test_outputs_have_the_type_of_the_inputs(dtype):
   plain = low_rank()

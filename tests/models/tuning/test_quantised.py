@@ -32,6 +32,7 @@ def test_a_column_of_zeros_is_zero():
   np.testing.assert_array_equal(jnp.ones((1, 4)) @ eight, [[0.0, 0.0]])
 
 
+@pytest.mark.in_ci
 def test_kernels_alone_are_rounded_and_outputs_are_near():
   eight = quantise(PARAMS)
   kinds = {

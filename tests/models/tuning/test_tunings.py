@@ -176,6 +176,7 @@ def test_training_moves_what_is_learned_and_compiles_once(tuning, traced_once):
     assert not np.array_equal(before, after)
 
 
+@pytest.mark.in_ci
 def test_eight_bits_under_adapters_adapt():
   def init(key, tokens):
     del key, tokens
