@@ -93,14 +93,7 @@ def make_recipe(settings: Settings) -> Recipe:
       f'{settings.algorithm} has no weights to measure a population with; use'
       ' transductive or support',
     )
-  recipe = with_settings(recipe, settings)
-  if row.adapts_by_gradient and recipe.train_ways not in (None, recipe.ways):
-    raise UsageError(
-      'train_ways',
-      f'is {recipe.train_ways}, but {settings.algorithm} has an output for each'
-      f' class, so only --ways={recipe.ways} is allowed',
-    )
-  return recipe
+  return with_settings(recipe, settings)
 
 
 def make_problem(settings: Settings, recipe: Recipe) -> Problem:

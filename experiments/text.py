@@ -63,6 +63,9 @@ class Settings(Common, TextData, OutOfScope, Transformer, MoreLosses):
   ways: int | None = count(
     'classes per test task', of='tasks', forwarded=True, at_least=2
   )
+  train_ways: int | None = count(
+    'classes per training task', of='training', at_least=2
+  )
   batch_size: int | None = count(
     'texts per step of methods that train on all classes at once',
     of='training',

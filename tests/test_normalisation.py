@@ -137,6 +137,7 @@ def test_measured_statistics_are_those_computed_by_hand(uneven_params):
   )
 
 
+@pytest.mark.in_ci
 def test_a_frozen_model_normalises_by_the_statistics_it_was_given(
   uneven_params,
 ):

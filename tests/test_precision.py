@@ -31,6 +31,7 @@ def test_the_network_computes_in_it_and_nothing_else_does():
   assert all('bf16' in line for line in products)
 
 
+@pytest.mark.in_ci
 def test_float64_doubles_the_digits_of_a_meta_gradient(float64):
   model = mlp([8], 1)
   inputs = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)

@@ -73,6 +73,7 @@ def labelled(names: list[str], seed: int) -> LabelledImages:
 # --- splits ---
 
 
+@pytest.mark.in_ci
 @given(NAMES, SEEDS)
 def test_a_split_divides_classes_and_changes_no_image(names, seed):
   train, validation = split_sizes(len(names))
@@ -175,6 +176,7 @@ def test_tasks_have_the_classes_and_examples_they_should(counts, shots, data):
     assert np.bincount(query.targets).tolist() == [1] * ways
 
 
+@pytest.mark.in_ci
 @settings(max_examples=10)
 @given(some.integers(1, 5), some.integers(0, 4), SEEDS)
 def test_padding_of_numbers_changes_no_loss(examples, more, seed):

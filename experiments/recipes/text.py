@@ -24,10 +24,19 @@ def gradient(ways: int, shots: int) -> Recipe:
   )  # fmt: skip
 
 
+def reptile(ways: int, shots: int) -> Recipe:
+  """Moves all the way to what five steps of Adam on a batch have adapted."""
+  return gradient(ways, shots)._replace(
+    train_shots=5, inner_lr=1e-3, inner_steps=5, eval_inner_steps=50,
+    inner_batch=10, eval_inner_batch=ways, outer_lr=1.0,
+    outer_schedule='linear',
+  )  # fmt: skip
+
+
 def closed_form(ways: int, shots: int) -> Recipe:
   """What compares: one task a step."""
   return Recipe(
-    ways=ways, shots=shots, queries=5, train_queries=5,
+    ways=ways, shots=shots, queries=5, train_ways=ways, train_queries=5,
     tasks_per_step=4, steps=1000, log_every=10, checkpoint_every=250,
   )  # fmt: skip
 
@@ -60,13 +69,19 @@ _FINE_TUNED: dict[str, Any] = {
   'eval_inner_steps': 50,
 }
 
+_GRADIENT = (
+  'maml', 'fomaml', 'anil', 'boil', 'meta_sgd', 'meta_curvature',
+  'maml_plus_plus', 'alfa', 'imaml', 'es_maml',
+)  # fmt: skip
+_COMPARES = (
+  'protonet', 'protomaml', 'matchingnet', 'matchingnet_fce', 'siamese', 'r2d2',
+  'lr_d2', 'metaoptnet', 'protonet_hallucination', 'delta_encoder', 'leo',
+)  # fmt: skip
+
 RECIPES: dict[str, Callable[[int, int], Recipe]] = {
-  **dict.fromkeys(
-    ['maml', 'fomaml', 'anil', 'meta_sgd', 'boil', 'imaml'], gradient
-  ),
-  **dict.fromkeys(
-    ['protonet', 'r2d2', 'matchingnet', 'protomaml'], closed_form
-  ),
+  **dict.fromkeys(_GRADIENT, gradient),
+  'reptile': reptile,
+  **dict.fromkeys(_COMPARES, closed_form),
   **dict.fromkeys(['in_context', 'metaicl'], in_context),
   **dict.fromkeys(
     ['baseline', 'baseline_plus_plus', 'multi_task', 'nearest_mean'], classes

@@ -100,8 +100,9 @@ class Experiment(NamedTuple):
       cluster.single_thread(settings)
     if settings.dry_run is None:
       cluster.divide_cpu(settings, recipe.tasks_per_step)
-    problem = self.problem(settings, recipe)
+    # Features of texts are computed with the problem.
     use_compilation_cache(settings.cache_dir)
+    problem = self.problem(settings, recipe)
     workdir = Path(settings.workdir or Path('runs') / problem.name)
     named = problem.settings.replace(workdir=str(workdir))
     problem = problem._replace(settings=named)

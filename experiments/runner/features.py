@@ -11,15 +11,40 @@ import numpy as np
 import rich.progress
 
 from metajax import tasks
+from metajax.base import Model, PyTree
 from metajax.devices.distributed import is_primary
+from metajax.equality import by_value
 from metajax.tasks.episodes import stored_parts
 
-__all__ = ['Encode', 'features_of', 'with_features']
+__all__ = [
+  'Encode',
+  'encoding',
+  'features_of',
+  'given_features',
+  'with_features',
+]
 
 # Of a batch of tokens; the weights are its arguments.
 Encode = jax.tree_util.Partial
 
 _BATCH = 128
+
+
+def encoding(model: Any, params: PyTree) -> Encode:
+  """What makes features of tokens, by weights that are trained."""
+  # On one device, whatever the mesh is that they were trained on.
+  return jax.tree_util.Partial(_encode, model, jax.device_get(params))
+
+
+def _encode(model: Any, params: PyTree, tokens: jax.Array) -> jax.Array:
+  features: jax.Array = model.apply(params, tokens)
+  return features
+
+
+@by_value
+def given_features() -> Model:
+  """Stands for a network whose features are the inputs."""
+  return Model(init=lambda key, inputs: {}, apply=lambda params, inputs: inputs)
 
 
 def features_of(sample: Any, encode: Encode) -> Any:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from experiments.runner.common import Common
 from experiments.runner.data_digest import Digests
 from experiments.runner.errors import UsageError
+from experiments.runner.features import encoding, features_of, given_features
 from experiments.runner.networks import check_network, make_model
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS, Algorithm, registered
@@ -202,16 +203,40 @@ def judged(
     seed: of these tasks.
     num_tasks: how many.
   """
+  learner, prepared = judge.learner, judge.prepare(meta_params)
+  if _compares_features(problem):
+    # Of each text once, and not once for every task that it is drawn for.
+    weights = problem.algorithm.weights
+    assert weights is not None
+    sample = features_of(sample, encoding(problem.model, weights(prepared)))
+    learner = make_judge(problem._replace(model=given_features())).learner
   return evaluate(
-    judge.learner,
+    learner,
     with_metrics(problem.objective, *problem.metrics),
-    judge.prepare(meta_params),
+    prepared,
     sample,
     key=jax.random.key(seed),
     num_tasks=num_tasks,
     normalisation=judge.normalisation,
     judged=steps_judged(problem),
     mesh=problem.mesh,
+  )
+
+
+def _compares_features(problem: Problem) -> bool:
+  """Whether a test compares features by the same weights in every task.
+
+  Of transformers on pretrained weights; their features are those of a text by
+  itself, whatever else there is in a task.
+  """
+  row = problem.algorithm
+  return (
+    isinstance(problem.model, Frozen)
+    and row.head.kind == 'features'
+    and row.weights is not None
+    and row.trains_on == 'tasks'
+    and not row.adapts_by_gradient
+    and jax.process_count() == 1
   )
 
 

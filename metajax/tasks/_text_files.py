@@ -118,9 +118,8 @@ def read_jsonl(path: Path, text_column: str, label_column: str) -> list[Row]:
         f'{path}, row {number}: the line is no JSON object, such as'
         f' {json.dumps({text: "a text", label: "its label"})}'
       )
-    named = {normal_name(name): value for name, value in held.items()}
-    known.update(dict.fromkeys(named))
-    rows.append(Row(path, number, named.get(text), named.get(label)))
+    known.update(dict.fromkeys(held))
+    rows.append(Row(path, number, held.get(text), held.get(label)))
   for name, parameter in ((text, 'text_column'), (label, 'label_column')):
     if rows and name not in known:
       raise unknown_column(path, tuple(known), name, parameter)
@@ -136,9 +135,19 @@ def read_json(path: Path) -> Any:
   return _parsed(_read(path), str(path), 'a file of JSON')
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """An object whose names differ; of the same name JSON would take the last."""
+  found = dict[str, Any]()
+  for name, value in pairs:
+    if normal_name(name) in found:
+      raise ValueError(f'has the name {name!r} twice')
+    found[normal_name(name)] = value
+  return found
+
+
 def _parsed(text: str, where: str, what: str) -> Any:
   try:
-    return json.loads(text)
+    return json.loads(text, object_pairs_hook=_object)
   except (ValueError, RecursionError) as error:
     raise DataError(f'{where}: is not {what} ({reason(error)})') from error
 

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from numpy_draws import at, parameters, sinusoids
 
 import metajax
@@ -30,6 +31,7 @@ def test_the_head_stays_and_the_body_moves_as_in_maml(float64):
   )
 
 
+@pytest.mark.in_ci
 def test_the_head_is_learned_outside(float64):
   tasks = sinusoids(2)
   params = parameters(MODEL.init, tasks.support.inputs[0])

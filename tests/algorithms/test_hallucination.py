@@ -60,6 +60,7 @@ COPIES = Generator(
 )
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   ('num_extra', 'generator'), [(0, noisy_copies(8)), (3, COPIES)],
   ids=['nothing', 'copies'],

@@ -92,6 +92,7 @@ def test_weights_without_steps_are_those_of_numpy():
     np.testing.assert_allclose(kernel[:, way], weights, rtol=1e-10)
 
 
+@pytest.mark.in_ci
 def test_the_trajectory_is_nothing_then_codes_then_weights(float64):
   tasks = random_tasks(1)
   params, support = draw(tasks), at(tasks.support, 0)

@@ -56,6 +56,7 @@ def test_it_starts_as_maml(float64):
   )
 
 
+@pytest.mark.in_ci
 def test_its_matrices_are_learned(float64):
   learner = metajax.meta_curvature(MODEL, OBJECTIVE, 0.05, 2)
   tasks, meta_params = tasks_and_start(learner)

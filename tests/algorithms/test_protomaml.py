@@ -87,6 +87,7 @@ def test_it_equals_the_same_written_by_hand(float64):
   assert_close(gradient, expected)
 
 
+@pytest.mark.in_ci
 def test_the_meta_gradient_equals_central_differences(float64):
   tasks = random_tasks(3)
   found = slopes(make(STEPS), draw(tasks), tasks)

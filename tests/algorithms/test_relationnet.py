@@ -58,6 +58,7 @@ def test_the_module_sees_the_mean_of_a_class_and_a_query():
   np.testing.assert_allclose(outputs, [[20, 50], [-2, -5]])
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   'objective', [metajax.cross_entropy, metajax.relation_error]
 )

@@ -102,6 +102,7 @@ def test_the_loss_is_that_of_all_pairs_of_a_task(float64):
   )
 
 
+@pytest.mark.in_ci
 def test_the_gradient_is_that_of_differences(float64):
   learner, params = make()
   tasks = stacked(Task(batch(0), batch(1)), Task(batch(2), batch(3)))

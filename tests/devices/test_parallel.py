@@ -98,6 +98,7 @@ def test_devices_agree_with_one_on_the_gradient_and_its_metrics(
   agrees_with_one_device('maml', grad, np.float64, 1e-12)
 
 
+@pytest.mark.in_ci
 def test_chunks_on_devices_agree_with_all_at_once_on_one(float64):
   agrees_with_one_device('maml', in_chunks(), np.float64, 1e-12)
 
@@ -193,6 +194,7 @@ def test_another_task_changes_the_mean_by_its_own_share_alone(
   )
 
 
+@pytest.mark.in_ci
 @cases
 def test_the_mean_over_equal_tasks_is_the_gradient_of_one(float64, name, model):
   keys, params, tasks = drawn(name, np.float64)
@@ -262,6 +264,7 @@ def test_devices_judge_every_task_as_one_does(float64):
   assert_close(found, evaluated(), 1e-12)
 
 
+@pytest.mark.in_ci
 def test_parameters_in_pieces_are_judged_as_they_are(float64):
   mesh = mesh_of(4)
   params = drawn('maml', np.float64)[1]

@@ -37,6 +37,17 @@ def own_cache(tmp_path: Path, cache: str) -> Callable[[], str]:
 
 
 @pytest.fixture(scope='session')
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """A small transformer with the words of the generated language."""
+  pytest.importorskip('tokenizers')
+  from small_texts import save_small_transformer
+
+  directory = tmp_path_factory.mktemp('model')
+  save_small_transformer(directory)
+  return directory
+
+
+@pytest.fixture(scope='session')
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
   """A user's own images: each class has a bright square somewhere else.
 

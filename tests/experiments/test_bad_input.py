@@ -366,6 +366,7 @@ def test_directory_that_holds_a_run(launcher, refused, cache, tmp_path):
   assert re.match(r'--workdir: .*/config.json is not readable', line)
 
 
+@pytest.mark.in_ci
 def test_directory_that_another_run_is_using(launcher, tmp_path):
   flags = (*TINY, '--steps=100000', f'--workdir={tmp_path / "run"}')
   first = launcher.start('sinusoid', *flags)

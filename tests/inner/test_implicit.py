@@ -95,6 +95,7 @@ def descended(loss, start, num_steps):
   )
 
 
+@pytest.mark.in_ci
 def test_what_has_not_converged_says_by_how_much(float64):
   def search(num_steps, probe, tilt, max_iterations=SIZE):
     def loss(x):
@@ -222,6 +223,7 @@ def test_a_root_says_what_it_missed_by(float64):
   assert (float(far), float(solution.residual)) == (0, 3)
 
 
+@pytest.mark.in_ci
 def test_a_search_is_not_differentiated_nor_a_cotangent_of_zero(float64):
   slope = jax.grad(lambda tilt: 0 * jnp.sum(fixed_point(MIXING, tilt)[0]))
   np.testing.assert_array_equal(slope(TILTS[0]), np.zeros(SIZE))

@@ -160,6 +160,7 @@ logging.info('mine')
 """
 
 
+@pytest.mark.in_ci
 def test_nothing_is_printed_and_the_log_of_others_is_left_alone(
   tmp_path: Path,
 ) -> None:

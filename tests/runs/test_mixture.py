@@ -160,6 +160,7 @@ def test_it_draws_no_task_and_says_what_does():
     )
 
 
+@pytest.mark.in_ci
 def test_check_says_which_distribution_does_not_fit():
   objective = metajax.mean_squared_error
   metajax.check(LEARNER, objective, alternate(SAMPLERS))

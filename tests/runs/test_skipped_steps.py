@@ -105,6 +105,7 @@ def test_a_constant_need_not_be_finite():
   assert int(state.skipped) == 0
 
 
+@pytest.mark.in_ci
 def test_the_reason_is_looked_for_where_it_can_be():
   """A learner that does not adapt to what it trains on loses nothing by it."""
   learner = metajax.maml(mlp([4], 1), metajax.mean_squared_error, 1e38, 3)

@@ -35,6 +35,7 @@ def test_json_lines_are_read_back_as_they_were_written(tmp_path):
   assert second == {'step': 10, 'validation/accuracy': 0.125}
 
 
+@pytest.mark.in_ci
 def test_each_json_line_is_on_disk_when_write_returns(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   script = (

@@ -142,6 +142,7 @@ def test_vinyals_lists_name_classes_of_the_data(whole: LabelledImages) -> None:
   )
 
 
+@pytest.mark.in_ci
 def test_what_tensorflow_datasets_decodes() -> None:
   """Its own decoding, in whatever range, is the same drawings and classes."""
   import tensorflow_datasets as tfds
@@ -350,6 +351,7 @@ def unused_port() -> int:
     return server.server_port
 
 
+@pytest.mark.in_ci
 def test_prepare_verifies_earlier_downloads(
   tmp_path: Path, serve: Callable[[Path], str]
 ) -> None:

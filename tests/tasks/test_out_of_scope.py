@@ -56,6 +56,7 @@ def test_queries_of_no_class_are_added_in_random_order():
   jax.tree.map(np.testing.assert_array_equal, tasks.support, plain.support)
 
 
+@pytest.mark.in_ci
 def test_classes_without_support_are_out_of_scope():
   labels = np.arange(30) % 5
   sample = with_classes_apart(episodes(TOKENS, labels, 4, 2, 3), 3, 1)
@@ -96,6 +97,7 @@ def test_tasks_that_classes_cannot_be_taken_from(sample, ways, apart, message):
     with_classes_apart(sample, ways, apart)(jax.random.key(0))
 
 
+@pytest.mark.in_ci
 def test_losses_leave_them_out():
   sample = with_out_of_scope(sampler(), OTHERS, 0.4)
   task = jax.jit(sample)(jax.random.key(0))

@@ -93,6 +93,7 @@ def test_place_says_nothing_about_the_label(tasks):
   assert abs(agree - 0.2) < 0.1
 
 
+@pytest.mark.in_ci
 def test_ink_is_that_of_handwriting(images):
   ink = images.mean(axis=(2, 3))
   assert 0.04 < ink.mean() < 0.1  # Omniglot: 0.078
@@ -156,6 +157,7 @@ def test_unused_strokes_leave_no_ink(programs):
   np.testing.assert_array_equal(image, draw_one(jax.random.key(0), nonsense))
 
 
+@pytest.mark.in_ci
 def test_one_trace_serves_every_key_alone_as_in_a_batch(tasks, traced_once):
   sample = strokes(5, 1, 2)
 

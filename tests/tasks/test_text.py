@@ -133,6 +133,8 @@ def test_bad_csv_is_one_line(tmp_path, held, message):
     ('{"text": "a", "label": 1e999}', 'row 1: the label Infinity is neither'),
     ('{"text": "a", "label": true}', 'row 1: the label true is neither text'),
     ('{"text": "a", "label": ["x"]}', 'row 1: the label ["x"] is neither'),
+    ('{"text": "a", "label": 1, "label": 2}', "has the name 'label' twice"),
+    ('{"text": "a", "label": 1, " text": "b"}', "has the name ' text' twice"),
     ('{"text": 7, "label": 1}', "row 1: the text '7' is int, not text"),
     ('{"text": "\\ud800", "label": 1}', 'row 1: U+D800 is half of a charact'),
     ('{"text": "a", "label": "\\udc00"}', 'row 1: U+DC00 is half of a char'),

@@ -180,6 +180,7 @@ def test_members_for_regression_have_the_mean_of_their_outputs():
     ensemble(alone, SIZE).adapt(KEY, params, support)
 
 
+@pytest.mark.in_ci
 def test_keys_of_tasks_are_accepted():
   # One whose meta-gradient takes little compiling.
   alone = metajax.protonet(mlp([6], 5), metajax.cross_entropy, WAYS)

@@ -65,6 +65,7 @@ def test_it_trains_in_chunks_of_any_size_and_alike():
   np.testing.assert_allclose(*params, rtol=1e-6)
 
 
+@pytest.mark.in_ci
 def test_what_is_mined_is_harder_than_what_is_drawn():
   sample = candidates(sinusoid(4, 5), 8)
   groups = jax.jit(lambda: jax.vmap(sample)(jax.random.split(KEY, 50)))()

@@ -103,6 +103,7 @@ def test_phrases_need_no_file():
     assert '/' in data.test_classes.names[number]
 
 
+@pytest.mark.in_ci
 def test_phrases_within_a_domain():
   data = loaded(within_groups=True, split_seed=3)
   assert data.protocol['split'].endswith('by seed 3, within a group')

@@ -172,6 +172,7 @@ def _on(learner, arrays):
   )
 
 
+@pytest.mark.in_ci
 def test_the_classes_of_a_test_task_are_called_by_their_names(
   tmp_path, monkeypatch
 ):

@@ -92,6 +92,7 @@ def test_a_resume_with_other_lists_is_refused(before, tmp_path):
   assert line.startswith(f'--split_dir: {tmp_path}/lists: its train and test')
 
 
+@pytest.mark.in_ci
 def test_a_run_that_knows_no_digest_goes_on(before, tmp_path):
   record = tmp_path / 'run' / 'config.json'
   config = json.loads(record.read_text())
@@ -202,6 +203,7 @@ def test_checkpoints_that_are_gone_are_not_passed_over_in_silence(
   assert refusal(before.replace(steps=4)).startswith(expected)
 
 
+@pytest.mark.in_ci
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
   before, tmp_path, capsys
 ):

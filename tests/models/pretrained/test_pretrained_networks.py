@@ -57,6 +57,7 @@ def test_features_of_unit_length_and_of_texts_without_tokens():
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
 
 
+@pytest.mark.in_ci
 def test_a_head_is_linear_in_features_and_has_to_be_given():
   model = text_encoder(CONFIGS['bert'], 3)
   params = params_of('bert')

@@ -179,6 +179,7 @@ def test_weights_in_fewer_bits_are_computed_with_in_float32():
   assert np.abs(low.astype(jnp.float32) - outputs)[real].max() < 0.2
 
 
+@pytest.mark.in_ci
 def test_slopes_are_those_of_central_differences(float64):
   config = CONFIGS['llama']
   params = jax.tree.map(np.float64, params_of('llama'))

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -26,8 +25,6 @@ from metajax.models.pretrained import (
   text_encoder,
 )
 from metajax.models.pretrained.transformer import hidden_states
-
-PYTHON = 'METAJAX_TRANSFORMERS_PYTHON'
 
 
 def saved(directory: Path, family: str = 'bert', **options) -> Path:
@@ -341,17 +338,16 @@ def test_sentences_are_as_near_to_each_other_as_published():
 @pytest.fixture(scope='module')
 def references(tmp_path_factory) -> Path:
   """Models that another library has made, and what it computes with them."""
-  python = os.environ.get(PYTHON)
-  if python is None and all(
-    importlib.util.find_spec(name) for name in ('torch', 'transformers')
-  ):
-    python = sys.executable
-  if python is None:
-    pytest.skip(f'{PYTHON} names no Python with torch and transformers')
+  for name in ('torch', 'transformers'):
+    if importlib.util.find_spec(name) is None:
+      pytest.skip(f'{name} is not installed')
   directory = tmp_path_factory.mktemp('references')
   script = Path(__file__).with_name('reference.py')
   subprocess.run(
-    [python, script, directory], check=True, capture_output=True, timeout=300
+    [sys.executable, script, directory],
+    check=True,
+    capture_output=True,
+    timeout=300,
   )
   return directory
 

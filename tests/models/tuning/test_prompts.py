@@ -22,6 +22,7 @@ def test_a_prompt_starts_as_tokens_of_the_vocabulary():
   assert soft_prompt(5).init(KEY, half).dtype == jnp.float32
 
 
+@pytest.mark.in_ci
 def test_a_prompt_of_tokens_is_those_tokens_in_front():
   adapt = soft_prompt(3)
   ids = np.asarray([[4, 1, 2]] * 4)
