@@ -357,6 +357,8 @@ def as_flags(given: str, recipe: Recipe, training: bool) -> str:
   def flag(match: re.Match[str]) -> str:
     name = match[0]
     own = training and getattr(recipe, f'train_{name}') is not None
+    if name == 'ways' and recipe.train_ways == recipe.ways:
+      own = False  # a recipe takes those of the test
     return f'--train_{name}' if own else f'--{name}'
 
   return re.sub(r'\w+(?==)', flag, given).removeprefix('--')

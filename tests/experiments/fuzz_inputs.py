@@ -28,6 +28,9 @@ from experiments import (
   compare,
   completion,
   images,
+  incremental,
+  multimodal,
+  self_destruct,
   sinusoid,
   tables,
   text,
@@ -67,11 +70,14 @@ BINARIES = {
   'tables': tables,
   'text': text,
 }
-# These start others; completion compiles before it trains.
+# These start others, or draw and compile before they train.
 STARTERS = {
   'compare': compare,
   'by_shots': by_shots,
   'completion': completion,
+  'incremental': incremental,
+  'multimodal': multimodal,
+  'self_destruct': self_destruct,
 }
 
 

@@ -272,7 +272,7 @@ def test_keys_may_have_fewer_heads(whole_model, data_file, adapt):
   ('settings', 'message'),
   [
     ({'dataset': 'phrases', 'image_size': 84}, '--image_size: is 84, but has'),
-    ({'dataset': 'phrases', 'train_ways': 9}, '--train_ways: is 9, but has no'),
+    ({'dataset': 'sinusoid', 'train_ways': 9}, '--train_ways: is 9, but has'),
     ({'model_dir': 'x'}, '--model_dir: is x, but .* --dataset=strokes'),
     ({'max_tokens': 9}, '--max_tokens: is 9, but has no meaning'),
     ({'dataset': 'sinusoid', 'ways': 9}, '--ways: is 9, but has no meaning'),

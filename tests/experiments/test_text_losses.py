@@ -68,7 +68,8 @@ def test_a_run_learns_from_another(tmp_path):
     ({'batch_size': 4}, 'batch_size'),
     ({'train_ways': 10}, 'train_ways'),
     ({'train_ways': 1, 'algorithm': 'protonet'}, 'train_ways'),
-    ({'train_ways': 999, 'algorithm': 'protonet'}, 'train_ways'),
+    ({'train_ways': 999, 'algorithm': 'protonet'}, 'train_ways=999'),
+    ({'ways': 999, 'algorithm': 'protonet'}, 'ways=999'),
     ({'algorithm': 'transfer'}, 'train_queries'),
   ],
 )  # fmt: skip

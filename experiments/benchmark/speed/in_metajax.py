@@ -56,20 +56,31 @@ from metajax.base import (
 )
 from metajax.devices.mesh import TASK
 from metajax.equality import Frozen, as_frozen
+from metajax.inner.second_order import SecondOrder
 from metajax.models.windows import Lowering
 from metajax.tasks import classification, episodes
 
-__all__ = ['in_metajax', 'in_method', 'in_native_lowering', 'prepare']
+__all__ = [
+  'in_metajax',
+  'in_method',
+  'in_native_lowering',
+  'in_reverse_mode',
+  'prepare',
+]
 
 _SEQUENCES_AT_ONCE = 2  # whose gradients are added up
 
 
-def in_metajax(problem: Problem, lowering: Lowering = 'auto') -> Program:
+def in_metajax(
+  problem: Problem,
+  lowering: Lowering = 'auto',
+  second_order: SecondOrder = 'mixed',
+) -> Program:
   """Metajax as its users get it."""
   workload = problem.workload
   _divide_cpu(workload.tasks)
   limit_threads(workload)
-  learner = _learner(problem, lowering)
+  learner = _learner(problem, lowering, second_order)
 
   @jax.jit
   def grad(
@@ -91,6 +102,11 @@ def in_metajax(problem: Problem, lowering: Lowering = 'auto') -> Program:
 def in_native_lowering(problem: Problem) -> Program:
   """Metajax with the convolutions and pooling of the backend."""
   return in_metajax(problem, 'native')
+
+
+def in_reverse_mode(problem: Problem) -> Program:
+  """Metajax that keeps what inner steps have computed: faster, larger."""
+  return in_metajax(problem, second_order='reverse')
 
 
 def in_method(step: MethodStep) -> Program:
@@ -153,14 +169,17 @@ def _training(
 
 
 def _learner(
-  problem: Problem, lowering: Lowering = 'auto'
+  problem: Problem, lowering: Lowering, second_order: SecondOrder
 ) -> MetaLearner | Frozen:
   workload = problem.workload
   model = in_precision(problem, network_of(problem, lowering))
   objective = objective_of(workload)
   if workload.network == 'transformer':
     return _long_loop(model, objective, workload)
-  return maml(model, objective, workload.inner_lr, workload.inner_steps)
+  return maml(
+    model, objective, workload.inner_lr, workload.inner_steps,
+    second_order=second_order,
+  )  # fmt: skip
 
 
 def _long_loop(

@@ -35,16 +35,20 @@ def _peer(name: str, function: str, *needs: str) -> Implementation:
 
 
 _LOOP = _peer('torch loop', 'in_loop')
-# It is nobody else's, but the other way of metajax itself.
+# They are nobody else's, but other ways of metajax itself.
 _NATIVE = Implementation(
   'native',
   f'{_METAJAX}:in_native_lowering',
   networks=('conv4_stride', 'conv4_max_pool', 'resnet12'),
 )
+_REVERSE = Implementation(
+  'reverse', f'{_METAJAX}:in_reverse_mode', networks=('lora',)
+)
 PEERS = {
   row.name: row
   for row in (
     _NATIVE,
+    _REVERSE,
     _peer('higher', 'in_higher', 'higher'),
     _peer('torchopt', 'in_torchopt', 'torchopt'),
     _peer('torch.func', 'in_torch_func'),

@@ -10,7 +10,11 @@ import pytest
 from experiments.benchmark.speed import measure, worker
 from experiments.benchmark.speed.base import Implementation, small
 from experiments.benchmark.speed.in_jax import flat, nested
-from experiments.benchmark.speed.in_metajax import in_metajax, prepare
+from experiments.benchmark.speed.in_metajax import (
+  in_metajax,
+  in_reverse_mode,
+  prepare,
+)
 from experiments.benchmark.speed.in_plain_jax import in_plain_jax
 from experiments.benchmark.speed.methods import MethodStep
 from experiments.benchmark.speed.processes import (
@@ -172,6 +176,18 @@ def test_by_hand_is_what_metajax_computes(name):
   assert ours == pytest.approx(theirs, rel=1e-4)
   for path, slope in slopes.items():
     np.testing.assert_allclose(slope, others[path], rtol=5e-3, atol=1e-4)
+
+
+@pytest.mark.in_ci
+def test_both_modes_compute_the_same_adapters():
+  problem = prepare(TINY['lora'], 'float32', 1)
+  (loss, slopes), (other_loss, others) = (
+    make(problem).meta_gradient(problem.weights, problem.tasks[0])
+    for make in (in_metajax, in_reverse_mode)
+  )
+  assert loss == pytest.approx(other_loss, rel=1e-6)
+  for path, slope in slopes.items():
+    np.testing.assert_allclose(slope, others[path], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.in_ci

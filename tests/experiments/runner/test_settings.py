@@ -11,6 +11,9 @@ from experiments import (
   compare,
   completion,
   images,
+  incremental,
+  multimodal,
+  self_destruct,
   sinusoid,
   tables,
   text,
@@ -19,7 +22,10 @@ from experiments.runner import settings as mechanism
 from experiments.runner.errors import UsageError
 from experiments.runner.settings import Base, Text, Whole, said, setting
 
-BINARIES = [by_shots, compare, completion, images, sinusoid, tables, text]
+BINARIES = [
+  by_shots, compare, completion, images, incremental, multimodal, self_destruct,
+  sinusoid, tables, text,
+]  # fmt: skip
 every_binary = pytest.mark.parametrize(
   'binary', BINARIES, ids=lambda binary: binary.__name__.rpartition('.')[2]
 )
