@@ -9,10 +9,11 @@ inner steps of Adam), and `lora` (low-rank adapters and a head on a pretrained
 BERT as large as MiniLM, 5-way 5-shot texts of 32 tokens). The implementations
 are metajax as its users get it, plain JAX written by hand
 (`jit(grad(mean(vmap)))`, `lax.conv`), and as peers the libraries higher and
-TorchOpt, `torch.func`, and a PyTorch loop over tasks; `native` and `reverse` are
-other ways of metajax itself: the convolutions of the backend, and reverse over
-reverse mode, which is faster and larger
-(`pip install -e '.[benchmark]'`). The quick suite takes about ten minutes on
+TorchOpt, `torch.func`, and a PyTorch loop over tasks
+(`pip install -e '.[benchmark]'`); `native` and `reverse` are other ways of
+metajax itself: the convolutions of the backend, and reverse over reverse mode,
+which is faster and larger.
+The quick suite takes about ten minutes on
 two CPU cores, the full one, with its scaling curves, more than an hour.
 
 Every implementation has a process of its own, starts from the same weights and

@@ -169,7 +169,9 @@ def _training(
 
 
 def _learner(
-  problem: Problem, lowering: Lowering, second_order: SecondOrder
+  problem: Problem,
+  lowering: Lowering = 'auto',
+  second_order: SecondOrder = 'mixed',
 ) -> MetaLearner | Frozen:
   workload = problem.workload
   model = in_precision(problem, network_of(problem, lowering))
