@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax.models.lengths import bucket
 from metajax.tasks._examples import decoded, stored
 from metajax.tasks.episodes import as_examples, device_tasks, stored_parts
-from metajax.tasks.words import NO_TOKEN, bucket
+from metajax.tasks.words import NO_TOKEN
 
 __all__ = ['map_array', 'map_examples']
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metajax.models.lengths import bucket
 from metajax.tasks.errors import DataError
 
 __all__ = [
   'NO_TOKEN',
   'WordTokenizer',
-  'bucket',
   'pad_tokens',
   'split_words',
   'word_tokenizer',
@@ -34,22 +34,6 @@ def split_words(text: str) -> list[str]:
     ['don', "'", 't', 'stop', ',', 'please', '!']
   """
   return _WORD.findall(text.lower())
-
-
-def bucket(length: int) -> int:
-  """The length that so many tokens are padded to: 16, 24, 32, 48, 64, 96, ...
-
-  One of few, so that few programs are compiled.
-
-  Example:
-    >>> [bucket(length) for length in (1, 16, 17, 33, 65)]
-    [16, 16, 24, 48, 96]
-  """
-  size = 16
-  while size < length:
-    grown = size + size // 2
-    size = grown if grown >= length else 2 * size
-  return size
 
 
 def pad_tokens(

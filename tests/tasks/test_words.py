@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 
 from metajax.tasks.errors import DataError
-from metajax.tasks.words import bucket, pad_tokens, word_tokenizer
-
-
-def test_buckets_are_few_and_hold_all():
-  sizes = [bucket(length) for length in range(1, 300)]
-  assert sorted(set(sizes)) == [16, 24, 32, 48, 64, 96, 128, 192, 256, 384]
-  assert all(size >= length for length, size in enumerate(sizes, start=1))
-  assert sizes == sorted(sizes)
+from metajax.tasks.words import pad_tokens, word_tokenizer
 
 
 def test_long_texts_are_cut_off_and_counted():

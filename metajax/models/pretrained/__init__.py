@@ -18,7 +18,6 @@ from metajax.models.pretrained.parameters import (
   unstack_blocks,
 )
 from metajax.models.pretrained.tokenizer import (
-  LENGTHS,
   Encoded,
   Tokenizer,
   read_tokenizer,
@@ -31,7 +30,6 @@ from metajax.models.pretrained.weights import (
 )
 
 __all__ = [
-  'LENGTHS',
   'Encoded',
   'Pretrained',
   'Tokenizer',

@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metajax.models.lengths import bucket
 from metajax.models.pretrained.config import TransformerConfig
 
-__all__ = ['LENGTHS', 'Encoded', 'Tokenizer', 'read_tokenizer']
-
-# Texts are padded to one of these, so that few programs are compiled.
-LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+__all__ = ['Encoded', 'Tokenizer', 'read_tokenizer']
 
 
 class Encoded(NamedTuple):
@@ -73,9 +71,8 @@ class Tokenizer:
         longer loses its end. None: as many as the model has positions for.
 
     Returns:
-      The ids, of the smallest length of `LENGTHS` that holds all of them (or of
-      512 and its multiples), and at most `max_length`; and how many texts
-      were truncated.
+      The ids, of the smallest of 16, 24, 32, 48, 64, 96, ... that holds all of
+      them, and at most `max_length`; and how many texts were truncated.
 
     Raises:
       ValueError: if a text is no text or has no tokens, or `max_length` leaves
@@ -102,10 +99,7 @@ class Tokenizer:
           ' leave empty texts out'
         )
     most = max((len(each) for each in encodings), default=1)
-    length = next(
-      (each for each in LENGTHS if each >= most), -(-most // 512) * 512
-    )
-    tokens = np.full((len(texts), min(length, longest)), -1, np.int32)
+    tokens = np.full((len(texts), min(bucket(most), longest)), -1, np.int32)
     for row, each in zip(tokens, encodings, strict=True):
       row[: len(each)] = each.ids
     return Encoded(tokens, sum(bool(each.overflowing) for each in encodings))
