@@ -58,12 +58,16 @@ def test_full_help(launcher):
   assert {'algorithm', 'flagfile'} <= described_flags(ended.stdout)
 
 
-@pytest.fixture(scope='module')
-def strokes(cache, tmp_path_factory):
-  """A run on procedural handwriting: its output and its workdir."""
-  workdir = tmp_path_factory.mktemp('strokes') / 'run'
+@pytest.fixture(
+  scope='module',
+  params=['npz', pytest.param('strokes', marks=pytest.mark.in_ci)],
+)
+def finished(request, cache, npz, tmp_path_factory):
+  """A run, on procedural handwriting by default: output and workdir."""
+  workdir = tmp_path_factory.mktemp(request.param) / 'run'
+  data = npz if request.param == 'npz' else ()
   ended = run_module(
-    *TINY_IMAGES, *NETWORK, cache, f'--workdir={workdir}',
+    *TINY_IMAGES, *NETWORK, *data, cache, f'--workdir={workdir}',
     '--steps=6', '--checkpoint_every=3', '--test_checkpoint=best',
   )  # fmt: skip
   assert ended.returncode == 0, ended
@@ -72,11 +76,11 @@ def strokes(cache, tmp_path_factory):
   return ended.stdout, workdir
 
 
-def test_result(strokes):
-  _, workdir = strokes
+def test_result(finished):
+  _, workdir = finished
   outcome = json.loads((workdir / 'result.json').read_text())
   assert outcome['algorithm'] == 'maml'
-  assert outcome['dataset'] == 'strokes'
+  assert outcome['dataset'] in ('npz', 'strokes')
   protocol = outcome['protocol']
   assert protocol['ways'] == 2
   assert protocol['evaluation'] == 'transductive'
@@ -97,11 +101,12 @@ def test_result(strokes):
   assert outcome['versions'].keys() >= {'python', 'jax', 'metajax', 'backend'}
 
 
-def test_result_holds_all_flags_and_what_they_stood_for(strokes, launcher):
-  _, workdir = strokes
+def test_result_holds_all_flags_and_what_they_stood_for(finished, launcher):
+  _, workdir = finished
   config = json.loads((workdir / 'result.json').read_text())['config']
   flags = described_flags(launcher.run('images', '--help').stdout)
-  assert config.keys() == flags - {'help', 'helpfull'}
+  # Of data that no program has drawn there is a digest.
+  assert config.keys() - {'data_digest'} == flags - {'help', 'helpfull'}
   assert config['workdir'] == str(workdir)
   assert config['inner_lr'] == 0.4  # of the recipe
   assert config['chunk_size'] == 'auto'
@@ -109,8 +114,8 @@ def test_result_holds_all_flags_and_what_they_stood_for(strokes, launcher):
   assert config['width'] == 4
 
 
-def test_files(strokes):
-  _, workdir = strokes
+def test_files(finished):
+  _, workdir = finished
   names = {path.name for path in workdir.iterdir()}
   assert names == PICTURES | {
     '.lock', 'checkpoints', 'config.json', 'metrics.jsonl', 'result.json',
@@ -126,8 +131,8 @@ def test_files(strokes):
   assert b'validation/accuracy' in events.read_bytes()
 
 
-def test_best_checkpoint_is_tested(strokes):
-  _, workdir = strokes
+def test_best_checkpoint_is_tested(finished):
+  _, workdir = finished
   records = read_json_lines(workdir / 'metrics.jsonl')
   validation = {
     record['step']: record['validation/accuracy']
@@ -141,8 +146,8 @@ def test_best_checkpoint_is_tested(strokes):
   assert validation[tested] == max(validation.values())
 
 
-def test_table(strokes):
-  printed, workdir = strokes
+def test_table(finished):
+  printed, workdir = finished
   outcome = json.loads((workdir / 'result.json').read_text())
   rows = {
     cells[1].strip(): cells[2].strip()
@@ -157,7 +162,13 @@ def test_table(strokes):
     name: f'{100 * value:.1f}' for name, value in expected.items()
   }
   protocol = printed.splitlines()[-2]
-  for part in ('strokes', 'ways 2', 'transductive', 'test tasks 8', 'rotation'):
+  for part in (
+    outcome['dataset'],
+    'ways 2',
+    'transductive',
+    'test tasks 8',
+    'rotation',
+  ):
     assert part in protocol
   assert re.search(r'^step 3/6  loss ', printed, re.MULTILINE)
   assert '\x1b' not in printed  # no colours, no bar: not a terminal
