@@ -6,6 +6,7 @@ from experiments.data.samplers import Data, Wanted
 from experiments.runner.errors import UsageError
 from experiments.runner.settings import Base, OneOf, setting, settings
 from metajax import tasks
+from metajax.tasks.labelled import check_episode
 
 __all__ = ['Apart', 'OutOfScope', 'with_queries_apart']
 
@@ -61,6 +62,15 @@ def _texts(wanted: Wanted, data: Data) -> Apart:
       f'is texts, but {wanted.settings.dataset} has none that are of no class;'
       ' take classes, or leave it out',
     )
+  try:  # a run that is only tested may have smaller tasks of validation
+    check_episode(
+      data.text.splits.validation, recipe.ways, recipe.shots, recipe.queries
+    )
+  except tasks.DataError as error:
+    raise UsageError(
+      'out_of_scope',
+      f'needs tasks of validation as those of the test ({error}); take none',
+    ) from error
   queries = recipe.ways * recipe.queries
   most = min(len(others.validation), len(others.test))
   share = min(_SHARE, most / (most + queries))

@@ -229,9 +229,10 @@ def _compares_features(problem: Problem) -> bool:
   Of transformers on pretrained weights; their features are those of a text by
   itself, whatever else there is in a task.
   """
-  row = problem.algorithm
+  row = ALGORITHMS.get(problem.settings.algorithm)  # some are in no table
   return (
-    isinstance(problem.model, Frozen)
+    row is not None
+    and isinstance(problem.model, Frozen)
     and row.head.kind == 'features'
     and row.weights is not None
     and row.trains_on == 'tasks'

@@ -71,6 +71,24 @@ def test_features_that_nothing_changes_are_computed_once(
   assert not isinstance(problem.model, Frozen)
 
 
+def test_a_test_alone_asks_nothing_of_the_classes_of_validation(
+  tmp_path, model_dir, table
+):
+  """Of three classes each; a test of three ways of two for validation."""
+  settings = given(
+    tmp_path, model_dir=model_dir,
+    **table | {'split_shares': (0.45, 0.22, 0.33), 'ways': 3},
+  )  # fmt: skip
+  with pytest.raises(UsageError, match='at most 2 ways .* validation split'):
+    text.make_problem(settings, text.make_recipe(settings))
+  alone = settings.replace(test_only=True, load=tmp_path)
+  problem = text.make_problem(alone, text.make_recipe(alone))
+  assert jax.eval_shape(problem.test, KEY).support.inputs.shape[0] == 3
+  alone = alone.replace(out_of_scope='classes')
+  with pytest.raises(UsageError, match='leave none of the 2'):
+    text.make_problem(alone, text.make_recipe(alone))
+
+
 def test_features_of_a_dry_run_are_not_computed(tmp_path, model_dir, table):
   settings = given(
     tmp_path, model_dir=model_dir, adapt='head', dry_run='cpu', **table
