@@ -13,6 +13,7 @@ from metajax.models.tuning.kernels import LowRank, Quantised, is_kernel
 __all__ = [
   'added',
   'by_path',
+  'check_count',
   'kernels',
   'learned_dtype',
   'replaced',
@@ -86,6 +87,16 @@ def selection(select: str | partition.Select) -> partition.Select:
   return select
 
 
+def check_count(name: str, number: Any) -> None:
+  """Refuses what is no number of things.
+
+  Raises:
+    ValueError: if it is no whole number from 1.
+  """
+  if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+    raise ValueError(f'{name} must be a whole number from 1, got {number!r}')
+
+
 def learned_dtype(dtype: Any) -> Any:
   """The type in which something is learned beside, or instead of, a leaf."""
   return jnp.promote_types(dtype, jnp.float32)
@@ -142,7 +153,9 @@ def _why_not(path: str, leaf: Any) -> str:
     return 'a bias'
   if partition.normalisation(path):
     return 'of a normalisation'
-  if any('embed' in part for part in (*above, name)):
+  # A `kernel` is that of a product, also in a layer that is called so: of
+  # patches, or of the scores of words.
+  if name != 'kernel' and any('embed' in part for part in (*above, name)):
     return 'an embedding, which is looked up'
   if name.startswith('position') or {'prompt', 'prefix'} & {*above, name}:
     return 'vectors of positions'

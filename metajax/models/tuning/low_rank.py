@@ -13,12 +13,13 @@ from metajax.equality import by_value
 from metajax.inner import partition
 from metajax.models.modes import without_key
 from metajax.models.tuning._trees import (
+  check_count,
   kernels,
   learned_dtype,
   replaced,
   selection,
 )
-from metajax.models.tuning.kernels import LowRank, Quantised, kernel_dtype
+from metajax.models.tuning.kernels import LowRank, kernel_dtype
 from metajax.models.tuning.tunings import Tuning
 
 __all__ = ['Kind', 'lora']
@@ -63,7 +64,8 @@ def lora(
   Raises:
     ValueError: if an argument is none of the above; when it is used, if
       `targets` finds nothing, or what is no kernel of a product, or if the rank
-      is larger than a side of a kernel.
+      is larger than a side of a kernel, or if what was learned is of kernels of
+      other shapes.
 
   References:
     Hu et al. (2021), LoRA, https://arxiv.org/abs/2106.09685
@@ -100,16 +102,16 @@ def lora(
     for number, (path, own) in enumerate(sorted(learned.items())):
       own_key = None if key is None else jax.random.fold_in(key, number)
       adapters[path] = partial(
-        _adapted, learned=own, key=own_key, scale=factor, dropout=dropout
-      )
+        _adapted, path=path, learned=own, key=own_key, scale=factor,
+        dropout=dropout,
+      )  # fmt: skip
     return replaced(params, adapters)
 
   return Tuning(init, combine if dropout else without_key(combine))
 
 
 def _check(rank: Any, scale: Any, dropout: Any, kind: Any) -> None:
-  if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-    raise ValueError(f'rank must be a whole number from 1, got {rank!r}')
+  check_count('rank', rank)
   for name, number in (('scale', scale), ('dropout', dropout)):
     if not isinstance(number, int | float) or isinstance(number, bool):
       raise ValueError(f'{name} must be a number, got {number!r}')
@@ -126,8 +128,7 @@ def _check(rank: Any, scale: Any, dropout: Any, kind: Any) -> None:
 def _draw(
   key: jax.Array, path: str, kernel: Any, rank: int, kind: Kind
 ) -> dict[str, jax.Array]:
-  array = kernel.values if isinstance(kernel, Quantised) else kernel
-  *leading, inputs, outputs = jnp.shape(array)
+  *leading, inputs, outputs = kernel.shape
   if rank > min(inputs, outputs):
     raise ValueError(
       f'a rank of {rank} is above the smaller side of {path}, which is'
@@ -149,6 +150,7 @@ def _draw(
 
 def _adapted(
   kernel: Any,
+  path: str,
   learned: dict[str, jax.Array],
   key: jax.Array | None,
   scale: float,
@@ -158,6 +160,20 @@ def _adapted(
     raise ValueError(
       'a kernel that has low-rank adapters cannot have more of them: fold the'
       ' first, or select other layers'
+    )
+  *leading, inputs, outputs = kernel.shape
+  rank = jnp.shape(learned['a'])[-1]
+  expected = {
+    'a': (*leading, inputs, rank),
+    'b': (*leading, rank, outputs),
+    'magnitude': (*leading, outputs),
+  }
+  # A product with one column would be added to all of them.
+  if any(jnp.shape(each) != expected[name] for name, each in learned.items()):
+    raise ValueError(
+      f'{path} has the shape {tuple(kernel.shape)}, and what was learned for it'
+      f' is of {jnp.shape(learned["a"])} and {jnp.shape(learned["b"])}: it is'
+      ' of other parameters'
     )
   if key is not None:  # one for every matrix
     leading = jnp.shape(learned['a'])[:-2]

@@ -15,6 +15,7 @@ from metajax.inner import partition
 from metajax.models.modes import takes_key, with_key, without_key
 from metajax.models.tuning._trees import (
   by_path,
+  check_count,
   learned_dtype,
   replaced,
   selection,
@@ -75,10 +76,7 @@ def last(number: int) -> Last:
     >>> list(only(last(2)).init(jax.random.key(0), params))
     ['block_1/kernel', 'block_2/kernel']
   """
-  if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-    raise ValueError(
-      f'the number of last blocks must be a whole number from 1, got {number!r}'
-    )
+  check_count('the number of last blocks', number)
   return Last(number)
 
 
@@ -100,7 +98,8 @@ def only(select: str | partition.Select) -> Tuning:
 
   Raises:
     ValueError: when it is used, if nothing is selected, or kernels that are
-      quantised or have low-rank adapters.
+      quantised or have low-rank adapters, or if what was learned has another
+      shape than its place.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -142,9 +141,16 @@ def _put(leaf: Any, new: jax.Array, path: str) -> jax.Array:
     what = 'adapters' if isinstance(leaf, LowRank) else 'been quantised'
     raise ValueError(f'{path} has {what}, and cannot be learned itself')
   new = new.astype(jnp.result_type(leaf))
-  if jnp.shape(new) == jnp.shape(leaf):
+  shape, own = jnp.shape(leaf), jnp.shape(new)
+  if own == shape:
     return new
-  kept = jnp.shape(leaf)[0] - len(new)  # the first of stacked blocks
+  is_stack = _STACKED.match(path) and len(own) == len(shape)
+  if not is_stack or own[1:] != shape[1:] or own[0] > shape[0]:
+    raise ValueError(
+      f'what was learned for {path} has the shape {own}, and there is {shape}:'
+      ' it is of other parameters'
+    )
+  kept = shape[0] - own[0]  # the first of stacked blocks
   return jnp.concatenate([jnp.asarray(leaf)[:kept], new])
 
 

@@ -12,10 +12,11 @@ from metajax.inner import partition
 from metajax.models.tuning._trees import (
   added,
   by_path,
+  check_count,
   heads_of,
   learned_dtype,
 )
-from metajax.models.tuning.kernels import Quantised, kernel_dtype
+from metajax.models.tuning.kernels import kernel_dtype
 from metajax.models.tuning.tunings import Tuning
 
 __all__ = ['prefix', 'soft_prompt']
@@ -51,7 +52,7 @@ def soft_prompt(length: int) -> Tuning:
     >>> soft_prompt(3).init(jax.random.key(0), params).shape
     (3, 8)
   """
-  _check_count('the length of a prompt', length)
+  check_count('the length of a prompt', length)
 
   def init(key: jax.Array, params: PyTree) -> PyTree:
     table = by_path(params).get('embeddings/token')
@@ -60,7 +61,7 @@ def soft_prompt(length: int) -> Tuning:
         'a soft prompt is for transformers with embeddings/token among their'
         f' parameters; there are {partition.list_paths(by_path(params))}'
       )
-    _check_new(params, 'prompt')
+    added(params, 'prompt', table)  # or it is refused
     places = jax.random.randint(key, (length,), 0, len(table))
     table = jnp.asarray(table)
     return table[places].astype(learned_dtype(table.dtype))
@@ -103,8 +104,8 @@ def prefix(length: int, heads: int) -> Tuning:
     >>> learned['block_0/attention']['key'].shape
     (3, 2, 4)
   """
-  _check_count('the length of a prefix', length)
-  _check_count('heads', heads)
+  check_count('the length of a prefix', length)
+  check_count('heads', heads)
 
   def init(key: jax.Array, params: PyTree) -> PyTree:
     leaves = by_path(params)
@@ -144,8 +145,7 @@ def prefix(length: int, heads: int) -> Tuning:
 def _draw(
   key: jax.Array, path: str, kernel: Any, length: int, heads: int
 ) -> jax.Array:
-  array = kernel.values if isinstance(kernel, Quantised) else kernel
-  *leading, _, width = jnp.shape(array)
+  *leading, _, width = kernel.shape
   if width % heads:
     raise ValueError(
       f'{heads} heads do not divide the {width} outputs of {path}; give the'
@@ -157,12 +157,3 @@ def _draw(
     learned_dtype(kernel_dtype(kernel)),
   )
 
-
-def _check_count(name: str, number: Any) -> None:
-  if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-    raise ValueError(f'{name} must be a whole number from 1, got {number!r}')
-
-
-def _check_new(params: Mapping[str, Any], name: str) -> None:
-  if name in params:
-    raise ValueError(f'these parameters have a {name} already')

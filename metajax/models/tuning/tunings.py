@@ -8,7 +8,13 @@ import jax
 from metajax.base import Model, PyTree
 from metajax.equality import by_value
 from metajax.inner import partition
-from metajax.models.modes import check_model, takes_key, with_key, without_key
+from metajax.models.modes import (
+  check_model,
+  like,
+  takes_key,
+  with_key,
+  without_key,
+)
 from metajax.models.tuning._trees import by_path, replaced
 from metajax.models.tuning.kernels import LowRank, dense, is_kernel
 
@@ -245,6 +251,4 @@ def materialised(tuning: Tuning) -> Tuning:
     combined = with_key(tuning.combine, key)(params, learned)
     return jax.tree.map(dense, combined, is_leaf=is_kernel)
 
-  if not takes_key(tuning.combine):
-    return Tuning(tuning.init, without_key(combine))
-  return Tuning(tuning.init, combine)
+  return Tuning(tuning.init, like(tuning.combine, combine))

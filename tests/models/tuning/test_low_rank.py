@@ -245,6 +245,11 @@ def test_adapters_of_other_parameters_are_refused():
   learned = adapt.init(jax.random.key(0), PARAMS)
   with pytest.raises(ValueError, match='other parameters: these have no'):
     adapt.combine({'head': PARAMS['head']}, learned)
+  narrow = {**PARAMS, 'head': {'kernel': np.ones((8, 1)), 'bias': np.ones(1)}}
+  for kind in KINDS:
+    of_one = lora(1, 'head', kind=kind).init(jax.random.key(0), narrow)
+    with pytest.raises(ValueError, match=r'head/kernel has the shape \(8, 3\)'):
+      lora(1, 'head', kind=kind).combine(PARAMS, of_one)
   with pytest.raises(ValueError, match='fold the first'):
     adapt.combine(adapt.combine(PARAMS, learned), learned)
 

@@ -214,6 +214,20 @@ def test_a_part_of_what_has_adapters_by_now_is_refused():
     kernel.combine(adapted, learned)
 
 
+def test_what_was_learned_of_other_shapes_is_refused():
+  for path, own in (
+    ('head/bias', (2,)),  # of fewer classes
+    ('head/bias', ()),
+    ('head/bias', (7,)),
+    ('blocks/feed_forward/in/bias', (1, 3)),
+    ('blocks/feed_forward/in/bias', (3,)),
+    ('blocks/feed_forward/in/bias', (4, 16)),
+  ):
+    learned = {path: jnp.ones(own)}
+    with pytest.raises(ValueError, match=rf'{path} has the shape .*there is'):
+      only('bias').combine(plain.stacked(PARAMS), learned)
+
+
 def test_anyone_may_write_a_tuning():
   shift = Tuning(
     lambda key, params: jnp.zeros(3),

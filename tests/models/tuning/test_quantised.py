@@ -94,6 +94,15 @@ def test_nothing_of_a_quantised_kernel_is_ever_learned():
   assert not np.array_equal(adapted['layer']['bias'], eight['layer']['bias'])
 
 
+def test_kernels_of_layers_named_after_embeddings_are_kernels():
+  layer = {'kernel': jnp.ones((3, 4))}
+  params = {'output_embedding': layer, 'patch_embed': layer}
+  eight = quantise(params)
+  assert all(isinstance(each['kernel'], Quantised) for each in eight.values())
+  learned = lora(2, 'kernel$').init(jax.random.key(0), params)
+  assert {*learned} == {'output_embedding/kernel', 'patch_embed/kernel'}
+
+
 def test_what_cannot_be_rounded_is_refused():
   with pytest.raises(ValueError, match=r'block_0/.*kernel.*quantised already'):
     quantise(quantise(PARAMS))
