@@ -7,10 +7,12 @@ meta-parameters, and no constants of a program (`metajax.equality.Frozen`).
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from metajax.base import Model, PyTree
 from metajax.equality import EqualPartial, Frozen, as_frozen, by_value
 from metajax.models.modes import like, with_key
+from metajax.models.tuning.kernels import kernel_dtype
 from metajax.models.tuning.tunings import Tuning, tuned
 
 __all__ = ['hold', 'on_weights', 'starting_from']
@@ -30,7 +32,8 @@ def hold(model: Model | Frozen, weights: PyTree) -> Frozen:
 
   Raises:
     ValueError: when it initialises, if there is something among the weights
-      that the model does not have, or has of another shape.
+      that the model does not have, has of another shape, or has as numbers of
+      another kind, such as integers for a kernel (`quantise` makes those).
 
   Example:
     >>> import jax, jax.numpy as jnp, metajax
@@ -48,7 +51,11 @@ def hold(model: Model | Frozen, weights: PyTree) -> Frozen:
 
 def _held(make: Any, arrays: tuple[PyTree, PyTree]) -> Model:
   below, weights = arrays
-  model = make(below)
+  return _without_held(make(below), weights)
+
+
+def _without_held(model: Model, weights: PyTree) -> Model:
+  measure, freeze = model.measure, model.freeze
 
   def init(key: jax.Array, inputs: PyTree) -> PyTree:
     params = model.init(key, inputs)
@@ -60,7 +67,20 @@ def _held(make: Any, arrays: tuple[PyTree, PyTree]) -> Model:
   ) -> PyTree:
     return with_key(model.apply, key)(_with(params, weights), inputs)
 
-  return Model(init, like(model.apply, apply))
+  def measured(params: PyTree, inputs: PyTree) -> PyTree:
+    assert measure is not None
+    return measure(_with(params, weights), inputs)
+
+  def frozen(statistics: PyTree) -> Model:
+    assert freeze is not None
+    return _without_held(freeze(statistics), weights)
+
+  return Model(
+    init,
+    like(model.apply, apply),
+    None if measure is None else measured,
+    None if freeze is None else frozen,
+  )
 
 
 @by_value
@@ -97,14 +117,15 @@ def starting_from(model: Model, weights: PyTree) -> Model:
   return model._replace(init=init)
 
 
-def on_weights(model: Model, weights: PyTree, tuning: Tuning) -> Frozen:
+def on_weights(model: Model | Frozen, weights: PyTree, tuning: Tuning) -> Frozen:
   """A model on pretrained weights, which stay but for what a tuning adds.
 
   It is `hold(tuned(starting_from(model, weights), tuning), {'base': weights})`,
   whose weights are an argument throughout.
 
   Args:
-    model: whose parameters the weights are, or some of them.
+    model: whose parameters the weights are, or some of them; it may stand on
+      others already.
     weights: arrays of any precision.
     tuning: what adapts, such as `metajax.models.lora()`; it starts from the
       weights, so `only(partition.everything)` learns all of them.
@@ -128,13 +149,18 @@ def on_weights(model: Model, weights: PyTree, tuning: Tuning) -> Frozen:
     >>> sorted(params['base']), sorted(params['tuning'])
     (['head'], ['Dense_0/bias', 'head/bias'])
   """
-  return Frozen(EqualPartial(_on_weights, model, tuning), weights)
+  base = as_frozen(model)
+  return Frozen(
+    EqualPartial(_on_weights, base.make, tuning), (base.arrays, weights)
+  )
 
 
-def _on_weights(model: Model, tuning: Tuning, weights: PyTree) -> Model:
-  started = tuned(starting_from(model, weights), tuning)
-  held: Model = hold(started, {'base': weights}).made()
-  return held
+def _on_weights(
+  make: Any, tuning: Tuning, arrays: tuple[PyTree, PyTree]
+) -> Model:
+  below, weights = arrays
+  started = tuned(starting_from(make(below), weights), tuning)
+  return _without_held(started, {'base': weights})
 
 
 def _with(params: PyTree, weights: PyTree) -> PyTree:
@@ -181,6 +207,15 @@ def _check_weights(weights: PyTree, params: PyTree, path: str = '') -> None:
       raise ValueError(
         f'{place} of the weights has shape {found}; the model has {wanted}'
         ' there'
+      )
+    found, wanted = (kernel_dtype(each) for each in (weights, params))
+    if jnp.issubdtype(found, jnp.inexact) != jnp.issubdtype(
+      wanted, jnp.inexact
+    ):
+      raise ValueError(
+        f'{place} of the weights is {found}; the model has {wanted} there, so'
+        ' give numbers of that kind (metajax.models.quantise makes kernels of 8'
+        ' bits)'
       )
     return
   for name, own in weights.items():

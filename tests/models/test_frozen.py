@@ -1,5 +1,6 @@
 """Weights that stay as they are: no meta-parameters, no constants."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +10,16 @@ import pytest
 import metajax
 from metajax.equality import Frozen
 from metajax.inner import partition
-from metajax.models import conv4, mlp, quantise
-from metajax.models.frozen import hold, starting_from
+from metajax.models import (
+  conv4,
+  from_linen,
+  mlp,
+  multimodal,
+  only,
+  quantise,
+)
+from metajax.models.frozen import hold, on_weights, starting_from
+from metajax.models.layers import BatchNorm
 from metajax.runs.training import make_train_step
 from metajax.tasks import sinusoid
 
@@ -209,6 +218,62 @@ def test_weights_to_start_from_are_learned():
 def test_a_held_model_may_be_held_further():
   both = hold(HELD, {'head': WIDE.init(jax.random.key(5), INPUTS)['head']})
   assert list(both.init(jax.random.key(0), INPUTS)) == ['Dense_0']
+
+
+@pytest.mark.parametrize(
+  ('model', 'inputs', 'part'),
+  [
+    (HELD, INPUTS, 'head'),
+    (multimodal({'x': HELD}, mlp([], 1), 4), {'x': INPUTS}, 'shared'),
+  ],
+)
+def test_weights_of_a_held_model_become_no_constants(model, inputs, part):
+  weights = {part: model.init(jax.random.key(5), inputs)[part]}
+  both = on_weights(model, weights, only(partition.head))
+  assert len(jax.tree.leaves(both)) == 4
+  params = both.init(jax.random.key(0), inputs)
+  traced = jax.make_jaxpr(lambda model, *given: model.apply(*given))(
+    both, params, inputs
+  )
+  assert max((np.size(each) for each in traced.consts), default=0) < 64
+  single = model.apply({**params['base'], **weights}, inputs)
+  np.testing.assert_allclose(both.apply(params, inputs), single, rtol=1e-6)
+
+
+def test_statistics_are_measured_and_held_fixed_on_them():
+  network = from_linen(nn.Sequential([BatchNorm(), nn.Dense(2)]))
+  inputs = jax.random.normal(jax.random.key(3), (4, 3))
+  params = network.init(jax.random.key(0), inputs)
+  first, last = params
+  weights, rest = {first: params[first]}, {last: params[last]}
+  tuning = only('bias')
+  expected = network.measure(params, inputs)
+  outputs = network.freeze(expected).apply(params, inputs[:1])
+  for model, own in (
+    (hold(network, weights), rest),
+    (
+      on_weights(network, weights, tuning),
+      {'base': rest, 'tuning': tuning.init(jax.random.key(0), params)},
+    ),
+  ):
+    found = model.measure(own, inputs)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    np.testing.assert_array_equal(
+      model.freeze(found).apply(own, inputs[:1]), outputs
+    )
+
+
+def test_numbers_of_another_kind_are_refused():
+  eight = quantise(BODY['Dense_1'])['kernel'].values
+  for make in (hold, starting_from):
+    model = make(WIDE, {'Dense_1': {'kernel': eight}})
+    with pytest.raises(ValueError, match='kernel of the weights is int8; the'):
+      jax.eval_shape(model.init, jax.random.key(0), INPUTS)
+  ordered = metajax.Model(
+    lambda key, inputs: {'order': jnp.arange(2)}, lambda params, inputs: inputs
+  )
+  with pytest.raises(ValueError, match='order of the weights is float32; the'):
+    hold(ordered, {'order': jnp.ones(2)}).init(jax.random.key(0), INPUTS)
 
 
 @pytest.mark.in_ci
