@@ -102,7 +102,7 @@ def with_words_loss(
   loss: Any
   if found is None:
     config = small_config(given, recipe, vocabulary)
-    loss = pretrained.next_words(pretrained.language_model(config))
+    loss = pretrained.next_words(pretrained.language_model(config), config)
   else:
     model = on_pretrained(given, found, pretrained.language_model(found.config))
     loss = _of_pretrained(given, found, model)
@@ -113,7 +113,7 @@ def with_words_loss(
 def _of_pretrained(given: Any, found: pretrained.Pretrained, model: Any) -> Any:
   config, tokenizer = found.config, found.tokenizer
   if config.causal:
-    return pretrained.next_words(model)
+    return pretrained.next_words(model, config)
   assert tokenizer is not None  # or there are no tokens
   try:
     mask = tokenizer.id_of('[MASK]')

@@ -249,7 +249,15 @@ class TransformerConfig:
         rotary.update(zip(_ROTARY_SCALING, self.rotary_scaling, strict=True))
         rotary['rope_type'] = 'llama3'
         rotary[_ROTARY_SCALING[3]] = int(self.rotary_scaling[3])
+      # Each library reads one of the forms: before transformers 5 it was the
+      # two at the top.
       fields['rope_parameters'] = rotary
+      fields['rope_theta'] = self.rotary_base
+      fields['rope_scaling'] = None
+      if self.rotary_scaling is not None:
+        fields['rope_scaling'] = {
+          name: rotary[name] for name in ('rope_type', *_ROTARY_SCALING)
+        }
     return json.dumps(
       {
         'model_type': self.family,

@@ -48,7 +48,8 @@ def text_encoder(
 
   Raises:
     ValueError: if `pool` is none of the above, or the first position of a
-      causal model.
+      causal model; when it is used, if the parameters have no head, or one of
+      another number of outputs.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -85,7 +86,7 @@ def text_encoder(
       features = unit_length(features)
     if num_outputs is None:
       return features
-    return linear(_head(params, num_outputs), features)
+    return _outputs(params, features, num_outputs)
 
   return Model(init, apply)
 
@@ -101,13 +102,22 @@ def unit_length(features: jax.Array) -> jax.Array:
   return features * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
-def _head(params: PyTree, num_outputs: int) -> PyTree:
+def _outputs(
+  params: PyTree, features: jax.Array, num_outputs: int
+) -> jax.Array:
   if 'head' not in params:
     raise ValueError(
       f'these parameters have no head of {num_outputs} outputs: give them one'
       ' by metajax.models.pretrained.add_head'
     )
-  return params['head']
+  outputs = linear(params['head'], features)
+  if outputs.shape[-1] != num_outputs:
+    raise ValueError(
+      f'the head of these parameters has {outputs.shape[-1]} outputs, and the'
+      f' model {num_outputs}: give them another by'
+      ' metajax.models.pretrained.add_head'
+    )
+  return outputs
 
 
 def _pool(hidden: jax.Array, real: jax.Array, pool: str) -> jax.Array:

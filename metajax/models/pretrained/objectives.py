@@ -119,16 +119,19 @@ def masked_words(
 
 
 @by_value
-def next_words(model: Model) -> WordLoss:
+def next_words(model: Model, config: TransformerConfig) -> WordLoss:
   """The loss of each word but the first, from those before it.
 
   Args:
-    model: `language_model` of a causal transformer, or what a tuning makes of
-      it.
+    model: `language_model`, or what a tuning makes of it.
+    config: of the transformer, a causal one.
 
   Returns:
-    `(key, params, tokens) -> loss`, the mean over all words; 0 if no text has
-    two of them.
+    `(key, params, tokens) -> loss`, the mean over all words that stand behind
+    another; 0 if no text has two of them.
+
+  Raises:
+    ValueError: if the transformer is not causal.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -137,15 +140,22 @@ def next_words(model: Model) -> WordLoss:
     >>> model = language_model(config)
     >>> tokens = jnp.array([[7, 8, 9], [7, 8, -1]])
     >>> params = jax.jit(model.init)(jax.random.key(0), tokens)
-    >>> loss = jax.jit(next_words(model))
+    >>> loss = jax.jit(next_words(model, config))
     >>> round(float(loss(jax.random.key(1), params, tokens)))
     5
   """
+  if not config.causal:
+    raise ValueError(
+      f'{config.family} is not causal: it sees the word that it is to predict,'
+      ' so take masked_words'
+    )
 
   def loss(key: jax.Array, params: PyTree, tokens: jax.Array) -> jax.Array:
     tokens = jnp.asarray(tokens)
     scores = with_key(model.apply, key)(params, tokens)[:, :-1]
-    return _mean_loss(scores, tokens[:, 1:], tokens[:, 1:] >= 0)
+    # Padding may be in front; what it predicts is nothing.
+    counted = (tokens[:, 1:] >= 0) & (tokens[:, :-1] >= 0)
+    return _mean_loss(scores, tokens[:, 1:], counted)
 
   return loss
 

@@ -27,7 +27,7 @@ from metajax.models.pretrained.attention import (
 from metajax.models.pretrained.config import ACTIVATIONS, TransformerConfig
 from metajax.models.pretrained.parameters import depth_of
 
-__all__ = ['hidden_states', 'word_logits']
+__all__ = ['check_tokens', 'hidden_states', 'word_logits']
 
 
 def hidden_states(
@@ -69,11 +69,13 @@ def hidden_states(
       prompt, more than the model has positions for; if examples are to stand
       behind a text in a model that is not causal.
   """
-  _check_tokens(tokens)
+  check_tokens(tokens)
   _check_depth(config, params)
   before, start = 0, jnp.int32(0)
   if behind is not None:
-    params, before, start = _reading(config, params, behind, dtype)
+    params, before, start = _reading(
+      config, params, behind, dtype, rematerialise
+    )
   hidden, real = _embed(config, params, tokens, dtype, before, start)
   rotary = rotary_angles(config, start + jnp.arange(hidden.shape[1]))
 
@@ -101,6 +103,7 @@ def _reading(
   params: PyTree,
   text: jax.Array,
   dtype: DTypeLike | None,
+  rematerialise: bool,
 ) -> tuple[PyTree, int, jax.Array]:
   """Reads a text: its keys and values become a prefix of every block.
 
@@ -128,6 +131,8 @@ def _reading(
       }
     return _block(config, block, hidden, real, rotary), {'prefix': seen}
 
+  if rematerialise:
+    read = jax.checkpoint(read)
   params = {name: each for name, each in params.items() if name != 'prompt'}
   if 'blocks' in params:
     _, seen = jax.lax.scan(read, hidden, params['blocks'])
@@ -176,7 +181,12 @@ def word_logits(
   return logits
 
 
-def _check_tokens(tokens: jax.Array) -> None:
+def check_tokens(tokens: jax.Array) -> None:
+  """Refuses what is no text.
+
+  Raises:
+    ValueError: if it is no integers `[examples, length]`.
+  """
   if not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.ndim != 2:
     raise ValueError(
       'tokens must be integers [examples, length], -1 where there is none; got'

@@ -129,17 +129,13 @@ def _read(
       f'{directory} does not hold the weights of its config.json: missing'
       f' {_listed(missing)}; unexpected {_listed(unexpected)}'
     )
-  fused: dict[str, np.ndarray] = {}  # the last tensor that was split
   leaves = {}
   for path, source in table.items():
     name = names[source.name]
     _check_shape(places, name, wanted[path], source, directory)
-    if source.part is None:
-      tensor = read_tensor(places, name)
-    else:
-      if name not in fused:
-        fused = {name: read_tensor(places, name)}
-      tensor = np.split(fused[name], 3, axis=-1)[source.part]
+    tensor = read_tensor(places, name)
+    if source.part is not None:
+      tensor = np.split(tensor, 3, axis=-1)[source.part]
     tensor = tensor.T if source.transposed else tensor
     leaves[path] = jnp.asarray(np.ascontiguousarray(tensor.astype(dtype)))
   return _nested(leaves)
@@ -199,12 +195,13 @@ def save(
   Args:
     directory: to make, or to write over.
     config: of the transformer.
-    params: arrays, blocks apart or stacked.
+    params: floating-point arrays, blocks apart or stacked.
     tokenizer: that goes with it.
 
   Raises:
     ValueError: if `params` are not those of the configuration, for example with
-      a head, a prompt or adapters that have yet to be folded.
+      a head, a prompt or adapters that have yet to be folded, or are quantised.
+      Nothing is written then.
   """
   from safetensors.numpy import save_file
 
@@ -227,12 +224,19 @@ def save(
   prefix = PREFIXES[config.family] if whole else ''
   tensors: dict[str, Any] = {}
   for path, source in sources(wanted, config).items():
+    array = np.asarray(given[path])
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+      what = array.dtype if array.dtype != object else type(given[path])
+      raise ValueError(
+        f'{"/".join(path)} is {getattr(what, "__name__", what)}, and weights are'
+        ' saved as floating-point arrays: save those from before they were'
+        ' quantised'
+      )
     if np.shape(given[path]) != wanted[path]:
       raise ValueError(
         f'{"/".join(path)} has the shape {list(np.shape(given[path]))}, by its'
         f' configuration it must be {list(wanted[path])}'
       )
-    array = np.asarray(given[path])
     name = source.name if source.outside else prefix + source.name
     if source.part is None:
       array = array.T if source.transposed else array
@@ -246,13 +250,13 @@ def save(
   directory.mkdir(parents=True, exist_ok=True)
   if (directory / 'model.safetensors.index.json').exists():
     raise ValueError(f'{directory} has weights in several files already')
-  (directory / 'config.json').write_text(config.to_json(), encoding='utf-8')
-  if tokenizer is not None:
-    tokenizer.save(directory / 'tokenizer.json')
   # A file that is half written is never seen under its name.
   unfinished = directory / 'model.safetensors.unfinished'
   save_file(tensors, str(unfinished), metadata={'format': 'pt'})
   os.replace(unfinished, directory / 'model.safetensors')
+  (directory / 'config.json').write_text(config.to_json(), encoding='utf-8')
+  if tokenizer is not None:
+    tokenizer.save(directory / 'tokenizer.json')
 
 
 def _flat(tree: PyTree) -> dict[_Path, Any]:

@@ -70,6 +70,13 @@ def test_rotary_positions_in_old_files_and_new_ones(tmp_path, name):
   assert config.rotary_scaling == (8, 1, 4, 8)
   (tmp_path / 'config.json').write_text(config.to_json())
   assert read_config(tmp_path) == config
+  # Whoever knows one of the forms alone reads the same.
+  held = json.loads(config.to_json())
+  for form in (('rope_parameters',), ('rope_theta', 'rope_scaling')):
+    others = {'rope_parameters', 'rope_theta', 'rope_scaling'} - {*form}
+    alone = {key: held[key] for key in held if key not in others}
+    assert written(tmp_path, alone) == config
+  assert held['rope_scaling'] == rotary
 
 
 @pytest.mark.parametrize(

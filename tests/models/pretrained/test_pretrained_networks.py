@@ -57,6 +57,14 @@ def test_features_of_unit_length_and_of_texts_without_tokens():
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
 
 
+@pytest.mark.parametrize('outputs', [1, 3])
+def test_a_head_of_another_number_of_outputs_is_refused(outputs):
+  model = text_encoder(CONFIGS['bert'], 5)
+  params = add_head(jax.random.key(0), params_of('bert'), outputs)
+  with pytest.raises(ValueError, match=f'has {outputs} outputs, and the mod'):
+    jax.eval_shape(model.apply, params, TOKENS)
+
+
 @pytest.mark.in_ci
 def test_a_head_is_linear_in_features_and_has_to_be_given():
   model = text_encoder(CONFIGS['bert'], 3)

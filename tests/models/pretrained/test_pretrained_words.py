@@ -77,9 +77,20 @@ def test_next_words_are_those_of_numpy():
   logs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
   pairs = [(0, 0, 6), (0, 1, 7), (0, 2, 8), (1, 0, 6)]
   expected = -np.mean([logs[pair] for pair in pairs])
-  found = jax.jit(next_words(model))(KEY, params, tokens)
+  loss = jax.jit(next_words(model, config))
+  found = loss(KEY, params, tokens)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
-  assert next_words(model)(KEY, params, tokens[1:, :1]) == 0
+  assert next_words(model, config)(KEY, params, tokens[1:, :1]) == 0
+
+
+def test_a_word_behind_padding_is_predicted_by_none():
+  def apply(params, tokens):  # sure of the right words, and of one behind -1
+    wrong = jnp.roll(tokens, -1, 1).at[tokens < 0].add(1)
+    return 100 * jax.nn.one_hot(wrong, 30)
+
+  loss = next_words(Model(lambda key, inputs: (), apply), CONFIGS['gpt2'])
+  for tokens in ([[-1, 5, 6, 7]], [[-1, -1, 5, 6]], [[5, 6, -1, 7]]):
+    assert loss(KEY, (), np.array(tokens, np.int32)) < 1e-3
 
 
 def test_an_encoder_has_what_predicts_words_among_its_parameters():
@@ -104,6 +115,11 @@ def test_an_encoder_has_what_predicts_words_among_its_parameters():
 def test_what_cannot_be_meant_is_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
     masked_words(language_model(CONFIG), *arguments)
+
+
+def test_a_model_that_sees_the_next_word_is_refused():
+  with pytest.raises(ValueError, match='bert is not causal: it sees the word'):
+    next_words(language_model(CONFIG), CONFIG)
 
 
 @pytest.mark.parametrize('share', [0.0, 1.0, float('nan')])

@@ -79,6 +79,34 @@ def test_rematerialised_blocks_compute_the_same(stacked):
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(plain))
 
 
+@pytest.mark.parametrize('stacked', [False, True])
+def test_blocks_are_rematerialised_for_a_text_in_front_too(stacked):
+  params = params_of('llama')
+  params = stack_blocks(params) if stacked else params
+
+  def states(params):
+    return hidden_states(
+      CONFIGS['llama'], params, TOKENS[:, :3], behind=TOKENS[0],
+      rematerialise=True,
+    )  # fmt: skip
+
+  traced = jax.make_jaxpr(states)(params).jaxpr
+  steps = [
+    step
+    for each in traced.eqns
+    for step in (each.params['jaxpr'].eqns if 'scan' in str(each.primitive)
+                 else [each])
+  ]  # fmt: skip
+  again = [
+    step
+    for step in steps
+    if 'prevent_cse' in step.params
+    # No activation, which is computed again in any case.
+    and 'dot_general' in str(step.params['jaxpr'])
+  ]
+  assert len(again) == 2 * (1 if stacked else CONFIGS['llama'].depth)
+
+
 @every_family
 def test_a_prompt_is_as_good_as_tokens_in_front(family):
   params = params_of(family)

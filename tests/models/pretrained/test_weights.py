@@ -1,5 +1,6 @@
 """Weights: every tensor accounted for, of published models as of our own."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -15,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from small_transformers import CONFIGS, params_of, text_of
 
+from metajax.models import quantise
 from metajax.models.pretrained import (
   Tokenizer,
   add_head,
@@ -310,6 +312,25 @@ def test_an_index_that_is_wrong_is_refused(tmp_path, change, message):
 def test_what_others_could_not_read_is_not_saved(tmp_path, change, message):
   with pytest.raises(ValueError, match=message):
     save(tmp_path / 'new', CONFIGS['bert'], change(params_of('bert')))
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda x: quantise(x, 'query/kernel'), r'query/kernel is Quantised, and'),
+    (lambda x: jax.tree.map(np.int8, x), r'is int8, and weights are saved as'),
+  ],
+)
+def test_a_model_is_not_written_over_by_what_is_quantised(
+  tmp_path, change, message
+):
+  saved(tmp_path)
+  before = {each: each.read_bytes() for each in tmp_path.iterdir()}
+  other = dataclasses.replace(CONFIGS['bert'], epsilon=1e-3)
+  tokenizer = Tokenizer(text_of(), other)
+  with pytest.raises(ValueError, match=message):
+    save(tmp_path, other, change(params_of('bert')), tokenizer)
+  assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
   assert not (tmp_path / 'new').exists()
 
 
