@@ -31,6 +31,7 @@ from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metajax.adaptation.classes import (
   check_num_classes,
@@ -51,11 +52,13 @@ from metajax.equality import by_value
 from metajax.estimators import backprop
 from metajax.models.modes import refuse_key
 from metajax.models.pretrained import Words
+from metajax.models.pretrained.transformer import check_tokens
 
 __all__ = ['Direction', 'ReadTask', 'metaicl']
 
 Direction = Literal['direct', 'channel']
 _NONE = -1  # no token
+_BEYOND = int(np.iinfo(np.int32).max)  # no vocabulary has it
 
 
 class ReadTask(NamedTuple):
@@ -92,12 +95,15 @@ def metaicl(
       no text has; or how many of the last of the vocabulary they are.
 
   Returns:
-    A `MetaLearner` whose meta-parameters are those of the model.
+    A `MetaLearner` whose meta-parameters are those of the model. Its outputs
+    are no numbers for a query without a token, and where the support set has an
+    example of no class.
 
   Raises:
     ValueError: if `num_classes` is not positive, `direction` is none of these,
-      there are fewer `labels` than classes, or one of them twice; in `adapt`,
-      if inputs are no tokens or targets no classes.
+      there are fewer `labels` than classes, one of them twice, or what is no
+      token; in `adapt`, if inputs are no tokens, targets no classes, or the
+      model knows no such labels.
 
   Example:
     >>> import metajax
@@ -110,7 +116,7 @@ def metaicl(
   refuse_key(model)
   if direction not in get_args(Direction):
     raise ValueError(f'direction must be direct or channel, got {direction!r}')
-  own = None if isinstance(labels, int) else tuple(labels)
+  own = None if isinstance(labels, int) else _own_labels(labels)
   number = labels if isinstance(labels, int) else len(labels)
   if number < num_classes or (own and len(set(own)) < number):
     raise ValueError(
@@ -120,17 +126,22 @@ def metaicl(
   is_direct = direction == 'direct'
 
   def tokens_of_labels(meta_params: PyTree) -> jax.Array:
-    if own is not None:
-      return jnp.array(own, jnp.int32)
     one = jnp.zeros((1, 1), jnp.int32)
     scores = jax.eval_shape(model.apply, meta_params, Words(one, one))
     vocabulary = scores.shape[-1]
+    if number > vocabulary or (own and max(own) >= vocabulary):
+      raise ValueError(
+        f'the model knows {vocabulary} tokens, from 0 to {vocabulary - 1}; got'
+        f' labels={labels}, which it does not have'
+      )
+    if own:
+      return jnp.array(own, jnp.int32)
     return jnp.arange(vocabulary - number, vocabulary, dtype=jnp.int32)
 
   def adapt(
     key: jax.Array, meta_params: PyTree, support: Batch
   ) -> tuple[ReadTask, Adaptation]:
-    _check_tokens(support.inputs)
+    check_tokens(support.inputs)
     order_key, label_key = jax.random.split(key)
     classes = encode_classes(support.targets, num_classes, jnp.float32)
     # In random order, what is no example behind all others.
@@ -143,6 +154,9 @@ def metaicl(
     first = jnp.where(classes.present, jnp.argmax(rows > 0, 0), len(rows))
     own_labels = drawn[jnp.argsort(jnp.argsort(first))]  # of each class
     label = own_labels[jnp.argmax(rows, axis=1)][:, None]
+    # An example of no class there is shows in all outputs, as no number.
+    unknown = jnp.isnan(rows).any(axis=1, keepdims=True)
+    label = jnp.where(unknown, _BEYOND, label)
     inputs = jnp.asarray(support.inputs, jnp.int32)[order]
     pair = [inputs, label]
     pairs = jnp.concatenate(pair if is_direct else pair[::-1], axis=1)
@@ -157,21 +171,25 @@ def metaicl(
     return adapted, one_step(before, adapted)
 
   def predict(adapted: ReadTask, inputs: jax.Array) -> jax.Array:
-    _check_tokens(inputs)
+    check_tokens(inputs)
+    # Padding behind all tokens, where the model expects it.
+    order = jnp.argsort(inputs < 0, axis=1, stable=True)
+    queries = jnp.take_along_axis(inputs.astype(jnp.int32), order, axis=1)
     read = _label_scores if is_direct else _text_scores
-    outputs = read(model, adapted, inputs.astype(jnp.int32))
+    outputs = read(model, adapted, queries)
+    outputs = jnp.where(queries[:, :1] >= 0, outputs, jnp.nan)
     return rule_out_absent(outputs, adapted.present)
 
   learner = Learner(model.init, adapt, predict)
   return MetaLearner(*learner, grad=backprop(learner, objective))
 
 
-def _check_tokens(inputs: jax.Array) -> None:
-  if inputs.ndim != 2 or not jnp.issubdtype(inputs.dtype, jnp.integer):
-    raise ValueError(
-      'this method reads tokens, integers [examples, length], -1 where there is'
-      f' none; got {inputs.dtype} of shape {inputs.shape}'
-    )
+def _own_labels(labels: Sequence[int]) -> tuple[int, ...]:
+  own = tuple(labels)
+  for token in own:
+    if not isinstance(token, int | np.integer) or not 0 <= token < _BEYOND:
+      raise ValueError(f'labels must be tokens, numbers from 0; got {labels}')
+  return tuple(map(int, own))
 
 
 def _label_scores(

@@ -175,6 +175,9 @@ def test_it_learns_to_look_up():
     ({'direction': 'sideways'}, 'direction must be direct or channel, got'),
     ({'labels': 2}, 'labels must be 3 different tokens or more'),
     ({'labels': (1, 2, 2)}, 'labels must be 3 different tokens or more'),
+    ({'labels': (-1, -2, -3)}, r'labels must be tokens.*got \(-1, -2, -3\)'),
+    ({'labels': (1.0, 2.0, 3.0)}, 'labels must be tokens, numbers from 0'),
+    ({'labels': (1, 2, 2**31)}, 'labels must be tokens, numbers from 0'),
   ],
 )
 def test_options_that_cannot_be_meant_are_refused(options, message):
@@ -182,10 +185,43 @@ def test_options_that_cannot_be_meant_are_refused(options, message):
     learner(**options)
 
 
+@pytest.mark.parametrize('labels', [32, WORDS + LABELS + 1, (0, 1, 14)])
+def test_labels_beyond_the_vocabulary_are_refused(labels):
+  made = learner(labels=labels)
+  with pytest.raises(ValueError, match='the model knows 14 tokens, from 0 to'):
+    jax.eval_shape(made.adapt, KEY, params(), first_task().support)
+
+
+@pytest.mark.parametrize('direction', ['direct', 'channel'])
+def test_an_example_of_no_class_is_seen_in_all_outputs(direction):
+  task = first_task()
+  for wrong in (-1, WAYS):
+    targets = task.support.targets.copy()
+    targets[3] = wrong
+    support = task.support._replace(targets=targets)
+    _, outputs = compiled(direction)(
+      KEY, params(), task._replace(support=support)
+    )
+    assert np.isnan(outputs).all()
+
+
+@pytest.mark.parametrize('direction', ['direct', 'channel'])
+def test_padding_may_stand_anywhere_in_a_query(direction):
+  task = first_task()
+  inputs = np.full_like(task.query.inputs, -1)
+  inputs[:4] = [[1, 2, 3, -1], [-1, 1, 2, 3], [1, -1, 2, 3], [-1, -1, -1, -1]]
+  query = task.query._replace(inputs=inputs)
+  _, outputs = compiled(direction)(KEY, params(), task._replace(query=query))
+  outputs = np.asarray(outputs)
+  np.testing.assert_allclose(outputs[1:3], outputs[[0, 0]], rtol=1e-6)
+  assert np.isfinite(outputs[:3]).all()
+  assert np.isnan(outputs[3:]).all()  # without a token
+
+
 def test_what_is_no_text_is_refused():
   support = first_task().support
   numbers = support._replace(inputs=support.inputs.astype(np.float32))
-  with pytest.raises(ValueError, match='this method reads tokens'):
+  with pytest.raises(ValueError, match='tokens must be integers'):
     learner().adapt(KEY, params(), numbers)
   # Nor has every transformer room for it, or reads from left to right.
   short = TransformerConfig('llama', 20, 8, 1, 2, 12, 8)
