@@ -44,7 +44,7 @@ def multimodal(
   Raises:
     ValueError: if a modality is called `shared`, or there is none, or `size` is
       not positive; when it is used, if inputs are no dictionary of these
-      modalities, or features are no vectors.
+      modalities, of as many examples each, or features are no vectors.
 
   Example:
     >>> import jax, jax.numpy as jnp, metajax
@@ -90,6 +90,13 @@ def multimodal(
       features = encode(own['encoder'], name, inputs[name], key)
       projection = own['projection']
       vectors.append(features @ projection['kernel'] + projection['bias'][None])
+    numbers = [len(vector) for vector in vectors]
+    if len(set(numbers)) > 1:  # or one would be added to all
+      raise ValueError(
+        'inputs must have as many examples of each modality; got'
+        f' {", ".join(map(str, numbers))} of'
+        f' {", ".join(_modalities(inputs, encoders))}'
+      )
     mean: jax.Array = sum(vectors[1:], vectors[0]) / len(vectors)
     return mean
 

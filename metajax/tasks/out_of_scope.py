@@ -8,6 +8,8 @@ and takes a query for one of no class where that is below a threshold, which is
 tuned on tasks of validation.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,8 @@ from metajax.base import (
   as_argument,
 )
 from metajax.equality import EqualPartial
-from metajax.tasks._examples import check_examples, decoded, stored
+from metajax.tasks._examples import decoded, stored
+from metajax.tasks.episodes import as_examples
 from metajax.tasks.places import choose_without_replacement
 
 __all__ = [
@@ -52,7 +55,7 @@ def with_out_of_scope(
   Raises:
     ValueError: if `share` is not such, if there are too few examples, or, when
       it is first called, if the queries of a task are weighted already, or of
-      another shape.
+      another shape or type.
 
   Example:
     >>> import metajax
@@ -64,7 +67,7 @@ def with_out_of_scope(
   """
   if not 0 < share < 1:
     raise ValueError(f'share must be above 0 and below 1; got {share}')
-  check_examples(examples)
+  examples = as_examples(examples)
   if not len(examples):
     raise ValueError('there is no example that is out of scope')
   return jax.tree_util.Partial(
@@ -86,10 +89,12 @@ def _with_others(
       'the queries of these tasks are weighted already; leave min_ways and'
       ' min_shots out where queries are to be out of scope'
     )
-  if inputs.shape[1:] != examples.shape[1:]:
+  others = jax.eval_shape(decoded, examples)
+  if (inputs.dtype, *inputs.shape[1:]) != (others.dtype, *others.shape[1:]):
     raise ValueError(
-      f'what is out of scope has the shape {examples.shape[1:]} an example, and'
-      f' queries have {inputs.shape[1:]}'
+      f'what is out of scope is {others.dtype} of the shape'
+      f' {others.shape[1:]} an example, and queries are {inputs.dtype} of'
+      f' {inputs.shape[1:]}'
     )
   number = max(1, round(len(inputs) * share / (1 - share)))
   if number > len(examples):
@@ -129,8 +134,9 @@ def with_classes_apart(
     `with_out_of_scope` has them.
 
   Raises:
-    ValueError: if a number is less than 1; when it is first called, if tasks
-      have weighted targets, as those of several sizes do, or other classes.
+    ValueError: if a number is less than 1, or if a task, which is drawn, has
+      other classes, not as many examples of each, or weighted targets, as those
+      of several sizes do.
 
   Example:
     >>> import metajax
@@ -144,26 +150,52 @@ def with_classes_apart(
   """
   if ways < 1 or apart < 1:
     raise ValueError(f'ways and apart must be 1 or more; got {ways}, {apart}')
-  return jax.tree_util.Partial(
-    EqualPartial(_of_classes, ways, apart), as_argument(sample)
-  )
+  sample = as_argument(sample)
+  _check_classes(ways, apart, sample)
+  return jax.tree_util.Partial(EqualPartial(_of_classes, ways, apart), sample)
+
+
+def _check_classes(ways: int, apart: int, sample: Any) -> None:
+  """Looks at the classes of a task, which its shapes do not say."""
+  leaves = jax.tree.leaves(sample)
+  if any(isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct) for x in leaves):
+    return  # there are no values to look at
+  targets, queries = map(np.asarray, _targets(sample))
+  wanted = np.arange(ways + apart)
+  found, counts = np.unique(targets, return_counts=True)
+  if (
+    not np.array_equal(found, wanted)
+    or len(set(counts)) > 1
+    or not np.isin(queries, wanted).all()
+  ):
+    raise ValueError(
+      f'tasks must have as many support examples of each of {ways} + {apart}'
+      f' classes, from 0 to {ways + apart - 1}; got {counts.tolist()} of'
+      f' {found.tolist()} and queries of {np.unique(queries).tolist()}'
+    )
+
+
+@jax.jit  # which leaves out what makes no targets
+def _targets(sample: SampleTask) -> tuple[jax.Array, jax.Array]:
+  support, query = sample(jax.random.key(0))
+  _refuse_weighted(support.targets)
+  return support.targets, query.targets
+
+
+def _refuse_weighted(targets: Any) -> None:
+  if isinstance(targets, Weighted):
+    raise ValueError(
+      'these tasks are weighted already; leave min_ways and min_shots out where'
+      ' classes are to be out of scope'
+    )
 
 
 def _of_classes(
   ways: int, apart: int, sample: SampleTask, key: jax.Array
 ) -> Task:
   support, query = sample(key)
-  if isinstance(support.targets, Weighted):
-    raise ValueError(
-      'these tasks are weighted already; leave min_ways and min_shots out where'
-      ' classes are to be out of scope'
-    )
-  shots, left = divmod(len(support.targets), ways + apart)
-  if left:
-    raise ValueError(
-      f'{len(support.targets)} support examples are not as many of each of'
-      f' {ways} + {apart} classes'
-    )
+  _refuse_weighted(support.targets)
+  shots = len(support.targets) // (ways + apart)
   # Those that stay come first, in the order that they had.
   order = jnp.argsort(support.targets >= ways, stable=True)[: shots * ways]
   inside = query.targets < ways

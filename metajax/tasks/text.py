@@ -138,18 +138,18 @@ def load_banking77(folder: str | Path) -> Texts:
     13,083 texts, those of `train.csv` first.
 
   Raises:
-    DataError: as `load_csv`.
+    DataError: as `load_csv`, of each of the files.
 
   References:
     Casanueva et al. (2020), Efficient intent detection with dual sentence
     encoders, https://arxiv.org/abs/2003.04807
   """
   folder = _folder(folder)
-  rows = [
-    row
-    for name in ('train.csv', 'test.csv')
-    for row in read_csv(folder / name, 'text', 'category')
-  ]
+  rows = list[Row]()
+  for name in ('train.csv', 'test.csv'):
+    found = read_csv(folder / name, 'text', 'category')
+    _check_rows(str(folder / name), found)
+    rows += found
   return _texts(folder, rows)
 
 
@@ -165,7 +165,8 @@ def load_clinc150(folder: str | Path) -> Intents:
     out of scope, by their parts.
 
   Raises:
-    DataError: as `load_csv`, and if the files do not fit together.
+    DataError: as `load_csv`, of each of the parts, and if the files do not fit
+      together.
 
   References:
     Larson et al. (2019), An evaluation dataset for intent classification and
@@ -255,7 +256,7 @@ def _domains_of(path: Path, held: Any) -> dict[str, str]:
 
 
 def _pairs(path: Path, parts: dict[str, Any], part: str) -> list[Row]:
-  """The rows of a part, which are numbered from 1."""
+  """The rows of a part, of which there are some, numbered from 1."""
   held = parts.get(part)
   if not isinstance(held, list):
     raise DataError(f'{path}: there is no list {part!r} of texts and intents')
@@ -264,7 +265,9 @@ def _pairs(path: Path, parts: dict[str, Any], part: str) -> list[Row]:
       raise DataError(
         f'{path}, row {number} of {part!r}: is no pair of a text and an intent'
       )
-  return [Row(path, n, *pair) for n, pair in enumerate(held, start=1)]
+  rows = [Row(path, n, *pair) for n, pair in enumerate(held, start=1)]
+  _check_rows(f'{path}, {part!r}', rows)
+  return rows
 
 
 def _is_pair(held: Any) -> bool:
@@ -277,8 +280,7 @@ def _is_pair(held: Any) -> bool:
 
 def _texts(path: Path, rows: Sequence[Row]) -> Texts:
   """The texts of rows, if these are such."""
-  if not rows:
-    raise DataError(f'{path}: there is no row of text; the file is empty')
+  _check_rows(str(path), rows)
   labels = [label_of(row) for row in rows]
   lacking = [row for row, name in zip(rows, labels, strict=True) if not name]
   if lacking:
@@ -299,6 +301,11 @@ def _texts(path: Path, rows: Sequence[Row]) -> Texts:
     np.asarray([numbers[name] for name in labels if name], np.int32),
     tuple(names),
   )
+
+
+def _check_rows(where: str, rows: Sequence[Row]) -> None:
+  if not rows:
+    raise DataError(f'{where}: there is no row of text; the file is empty')
 
 
 def _read_texts(rows: Sequence[Row]) -> np.ndarray:

@@ -50,7 +50,8 @@ def pad_tokens(
     or `max_tokens` if that is less; and how many texts were cut off.
 
   Raises:
-    DataError: if `max_tokens` is not positive, or there is no text.
+    DataError: if `max_tokens` is not positive, there is no text, or one without
+      a token.
 
   Example:
     >>> array, truncated = pad_tokens([[5, 6], [7]], max_tokens=3)
@@ -61,6 +62,11 @@ def pad_tokens(
     raise DataError(f'max_tokens={max_tokens}: must be 1 or more', 'max_tokens')
   if not tokens:
     raise DataError('there is no text to make tokens of')
+  for number, each in enumerate(tokens):
+    if not len(each):
+      raise DataError(
+        f'text {number} of {len(tokens)} has no tokens: leave empty texts out'
+      )
   length = bucket(max(map(len, tokens)))
   length = length if max_tokens is None else min(length, max_tokens)
   array = np.full((len(tokens), length), NO_TOKEN, np.int32)
@@ -89,7 +95,12 @@ class WordTokenizer(NamedTuple):
   def __call__(
     self, texts: Iterable[str], max_tokens: int | None = None
   ) -> tuple[np.ndarray, int]:
-    """Turns texts into tokens, see `pad_tokens`."""
+    """Turns texts into tokens, see `pad_tokens`.
+
+    Raises:
+      DataError: as `pad_tokens`, or if it is one text, and no list of them.
+    """
+    _check_list(texts)
     ids = {word: number for number, word in enumerate(self.words, start=1)}
     return pad_tokens(
       [[ids.get(word, 0) for word in split_words(text)] for text in texts],
@@ -112,6 +123,11 @@ class WordTokenizer(NamedTuple):
     return ' '.join(known[number] for number in numbers)
 
 
+def _check_list(texts: Iterable[str]) -> None:
+  if isinstance(texts, str):  # or its letters would be texts
+    raise DataError('give a list of texts, not one text')
+
+
 def word_tokenizer(
   texts: Iterable[str], max_words: int = 10_000
 ) -> WordTokenizer:
@@ -126,7 +142,8 @@ def word_tokenizer(
     equally common the first of the alphabet.
 
   Raises:
-    DataError: if `max_words` is not positive, or if there is no word.
+    DataError: if `max_words` is not positive, if there is no word, or if it is
+      one text, and no list of them.
 
   Example:
     >>> word_tokenizer(['a b', 'b']).words
@@ -134,6 +151,7 @@ def word_tokenizer(
   """
   if max_words < 1:
     raise DataError(f'max_words={max_words}: must be 1 or more', 'max_words')
+  _check_list(texts)
   counts = Counter(word for text in texts for word in split_words(text))
   if not counts:
     raise DataError('there is no word in these texts')

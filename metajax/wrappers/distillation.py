@@ -94,7 +94,8 @@ def distil(
 
   Raises:
     ValueError: if `weight` is not in [0, 1] or `temperature` is not positive;
-      in `grad`, if targets are not classes, or the student counts its steps.
+      in `grad`, if targets are not classes, the student counts its steps, or
+      the teacher scores other classes.
 
   Example:
     >>> import jax, metajax
@@ -236,12 +237,20 @@ def divergence(
   Returns:
     The weighted mean over examples.
 
+  Raises:
+    ValueError: if the shapes differ; they are never broadcast.
+
   Example:
     >>> import jax.numpy as jnp
     >>> logits = jnp.array([[1.0, 0.0]])
     >>> float(divergence(logits, logits + 3, 2.0))
     0.0
   """
+  if jnp.shape(teacher) != jnp.shape(student):
+    raise ValueError(
+      'teacher and student must score the same classes; got logits of shape'
+      f' {jnp.shape(teacher)} and {jnp.shape(student)}'
+    )
   expected, actual = (
     jax.nn.log_softmax(logits / temperature) for logits in (teacher, student)
   )

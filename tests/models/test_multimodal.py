@@ -112,6 +112,13 @@ def test_a_key_reaches_an_encoder_that_takes_one():
   assert (one != other).any()
 
 
+@pytest.mark.parametrize('texts', [1, 2])
+def test_as_many_examples_of_each_modality_are_wanted(params, texts):
+  inputs = {'images': IMAGES, 'texts': TEXTS[:texts]}
+  with pytest.raises(ValueError, match=f'got 3, {texts} of images, texts'):
+    MODEL.apply(params, inputs)
+
+
 def test_it_is_equal_where_it_is_made_alike():
   assert multimodal(ENCODERS, mlp([], 2), size=4) == MODEL
   assert multimodal(ENCODERS, mlp([], 2), size=5) != MODEL

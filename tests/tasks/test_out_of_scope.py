@@ -25,6 +25,12 @@ def sampler(**varied):
   return episodes(TOKENS, np.arange(30) % 3, 3, 2, 4, **varied)
 
 
+def unequal(key):
+  task = sampler()(key)
+  targets = jnp.array([0, 1, 1, 1, 2, 2])
+  return task._replace(support=task.support._replace(targets=targets))
+
+
 @pytest.mark.in_ci
 def test_queries_of_no_class_are_added_in_random_order():
   sample = with_out_of_scope(sampler(), OTHERS, 0.4)
@@ -88,13 +94,16 @@ def test_classes_without_support_are_out_of_scope():
   [
     (sampler(), 0, 3, 'must be 1 or more; got 0, 3'),
     (sampler(), 3, 0, 'must be 1 or more; got 3, 0'),
-    (sampler(), 3, 1, 'are not as many of each of 3 [+] 1 classes'),
+    (sampler(), 3, 1, r'as many support examples of each of 3 [+] 1 classes'),
+    (sampler(), 1, 1, r'got \[2, 2, 2\] of \[0, 1, 2\]'),
+    (sampler(), 2, 4, r'from 0 to 5; got \[2, 2, 2\] of \[0, 1, 2\]'),
+    (unequal, 2, 1, r'got \[1, 3, 2\] of \[0, 1, 2\]'),
     (sampler(min_ways=2), 2, 1, 'are weighted already; leave min_ways'),
   ],
 )
 def test_tasks_that_classes_cannot_be_taken_from(sample, ways, apart, message):
   with pytest.raises(ValueError, match=message):
-    with_classes_apart(sample, ways, apart)(jax.random.key(0))
+    with_classes_apart(sample, ways, apart)
 
 
 @pytest.mark.in_ci
@@ -120,12 +129,23 @@ def test_losses_leave_them_out():
     (OTHERS, float('nan'), 'share must be above 0'),
     (OTHERS[:0], 0.5, 'there is no example that is out of scope'),
     (OTHERS, 0.9, 'are 108 that are out of scope, but there are 20 examples'),
-    (OTHERS[:, :3], 0.5, r'has the shape \(3,\) an example, and queries have'),
+    (OTHERS[:, :3], 0.5, r'is int32 of the shape \(3,\) an example, and quer'),
+    (np.float32(OTHERS), 0.5, r'is float32 of the shape .* queries are int32'),
   ],
 )
 def test_what_cannot_be_drawn_is_refused(examples, share, message):
   with pytest.raises(ValueError, match=message):
     with_out_of_scope(sampler(), examples, share)(jax.random.key(0))
+
+
+def test_grey_images_are_examples_too():
+  images = np.arange(30 * 4, dtype=np.uint8).reshape(30, 2, 2)
+  sample = episodes(images, np.arange(30) % 3, 3, 2, 4)
+  task = jax.eval_shape(
+    with_out_of_scope(sample, images[:9], 0.3), jax.random.key(0)
+  )
+  assert task.query.inputs.shape == (12 + 5, 2, 2, 1)
+  assert task.query.inputs.dtype == np.float32
 
 
 def test_tasks_of_several_sizes_are_refused():

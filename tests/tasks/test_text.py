@@ -221,8 +221,10 @@ def test_duplicates_are_those_of_a_double_loop():
 
 def clinc(folder: Path, **changes: object) -> Path:
   parts = {
-    'train': [['pay it', 'pay'], ['go home', 'trip']], 'val': [], 'test': [],
-    'oos_train': [], 'oos_val': [['what', 'oos']], 'oos_test': [],
+    'train': [['pay it', 'pay'], ['go home', 'trip']],
+    'val': [['pay now', 'pay']], 'test': [['go now', 'trip']],
+    'oos_train': [['how', 'oos']], 'oos_val': [['what', 'oos']],
+    'oos_test': [['why', 'oos']],
   }  # fmt: skip
   domains = changes.pop('domains', {'bank': ['pay'], 'travel': ['trip']})
   write(folder, json.dumps(parts | changes), 'data_full.json')
@@ -233,7 +235,7 @@ def clinc(folder: Path, **changes: object) -> Path:
 def test_classes_of_clinc150_are_named_by_domain(tmp_path):
   texts, apart = load_clinc150(clinc(tmp_path))
   assert texts.names == ('bank/pay', 'travel/trip')
-  assert [part.tolist() for part in apart] == [[], ['what'], []]
+  assert [part.tolist() for part in apart] == [['how'], ['what'], ['why']]
 
 
 @pytest.mark.parametrize(
@@ -242,6 +244,10 @@ def test_classes_of_clinc150_are_named_by_domain(tmp_path):
     ({'val': [['a', 'flee']]}, "row 1 of 'val': intent 'flee' is in no dom"),
     ({'val': [['a']]}, "row 1 of 'val': is no pair of a text and an intent"),
     ({'val': [['a', 3]]}, "row 1 of 'val': is no pair"),
+    *(
+      ({part: []}, f"data_full.json, '{part}': there is no row of text")
+      for part in ('train', 'val', 'test', 'oos_train', 'oos_val', 'oos_test')
+    ),
     ({'oos_test': 3}, "there is no list 'oos_test' of texts"),
     ({'oos_test': [[' ', 'oos']]}, 'row 1: there is no text'),
     ({'domains': []}, 'domains.json: is no JSON object of domains'),
@@ -261,6 +267,15 @@ def test_folders_that_lack_files(tmp_path):
       load(tmp_path / 'none')
     with pytest.raises(DataError, match='there is no such file'):
       load(tmp_path)
+
+
+@pytest.mark.parametrize('empty', ['train.csv', 'test.csv'])
+def test_an_empty_file_of_banking77_is_refused(tmp_path, empty):
+  for name in ('train.csv', 'test.csv'):
+    rows = '' if name == empty else 'pay it,pay\ngo home,trip\n'
+    write(tmp_path, f'text,category\n{rows}', name)
+  with pytest.raises(DataError, match=rf'{empty}: there is no row of text'):
+    load_banking77(tmp_path)
 
 
 def test_the_real_data_sets(shared_data):

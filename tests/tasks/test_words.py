@@ -27,6 +27,10 @@ def test_what_is_refused():
   for make, message in (
     (lambda: pad_tokens([]), 'there is no text'),
     (lambda: pad_tokens([[1]], 0), 'max_tokens=0: must be 1 or more'),
+    (lambda: pad_tokens([[1], []]), 'text 1 of 2 has no tokens: leave empty'),
+    (lambda: word_tokenizer('a b'), 'give a list of texts, not one text'),
+    (lambda: word_tokenizer(['a'])('a b'), 'give a list of texts, not one'),
+    (lambda: word_tokenizer(['a'])(['a', ' ']), 'text 1 of 2 has no tokens'),
     (lambda: word_tokenizer([' ']), 'there is no word'),
     (lambda: word_tokenizer(['a'], 0), 'max_words=0: must be 1 or more'),
     (lambda: word_tokenizer(['a']).decode([2]), 'no token 2; they go from 0'),

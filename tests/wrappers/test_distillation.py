@@ -52,6 +52,14 @@ def assert_close(one, other, rtol=1e-5, atol=1e-6):
   )
 
 
+@pytest.mark.parametrize(
+  ('teacher', 'student'), [((5, 1), (5, 3)), ((5, 3), (5, 1)), ((1, 3), (5, 3))]
+)
+def test_logits_of_other_classes_are_not_compared(teacher, student):
+  with pytest.raises(ValueError, match='must score the same classes; got'):
+    divergence(jnp.zeros(teacher), jnp.zeros(student), 2.0)
+
+
 def test_divergence_is_that_of_numpy(float64):
   teacher, student = np.random.default_rng(0).normal(size=(2, 5, WAYS))
   p, q = (
