@@ -117,7 +117,9 @@ def starting_from(model: Model, weights: PyTree) -> Model:
   return model._replace(init=init)
 
 
-def on_weights(model: Model | Frozen, weights: PyTree, tuning: Tuning) -> Frozen:
+def on_weights(
+  model: Model | Frozen, weights: PyTree, tuning: Tuning
+) -> Frozen:
   """A model on pretrained weights, which stay but for what a tuning adds.
 
   It is `hold(tuned(starting_from(model, weights), tuning), {'base': weights})`,

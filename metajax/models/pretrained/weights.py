@@ -226,11 +226,10 @@ def save(
   for path, source in sources(wanted, config).items():
     array = np.asarray(given[path])
     if not jnp.issubdtype(array.dtype, jnp.floating):
-      what = array.dtype if array.dtype != object else type(given[path])
+      kind = type(given[path]) if array.dtype == object else array.dtype.type
       raise ValueError(
-        f'{"/".join(path)} is {getattr(what, "__name__", what)}, and weights are'
-        ' saved as floating-point arrays: save those from before they were'
-        ' quantised'
+        f'{"/".join(path)} is {kind.__name__}, and weights are saved as'
+        ' floating-point arrays: save those from before they were quantised'
       )
     if np.shape(given[path]) != wanted[path]:
       raise ValueError(

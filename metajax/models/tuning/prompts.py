@@ -156,4 +156,3 @@ def _draw(
     (*leading, length, heads, width // heads),
     learned_dtype(kernel_dtype(kernel)),
   )
-

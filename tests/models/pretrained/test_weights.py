@@ -318,7 +318,7 @@ def test_what_others_could_not_read_is_not_saved(tmp_path, change, message):
   ('change', 'message'),
   [
     (lambda x: quantise(x, 'query/kernel'), r'query/kernel is Quantised, and'),
-    (lambda x: jax.tree.map(np.int8, x), r'is int8, and weights are saved as'),
+    (lambda x: jax.tree.map(np.int8, x), r'is int8, and weights are saved'),
   ],
 )
 def test_a_model_is_not_written_over_by_what_is_quantised(
