@@ -79,7 +79,7 @@ def test_a_test_alone_asks_nothing_of_the_classes_of_validation(
     tmp_path, model_dir=model_dir,
     **table | {'split_shares': (0.45, 0.22, 0.33), 'ways': 3},
   )  # fmt: skip
-  with pytest.raises(UsageError, match='at most 2 ways .* validation split'):
+  with pytest.raises(UsageError, match=r'at most 2 ways .* validation split'):
     text.make_problem(settings, text.make_recipe(settings))
   alone = settings.replace(test_only=True, load=tmp_path)
   problem = text.make_problem(alone, text.make_recipe(alone))
