@@ -78,7 +78,8 @@ def with_settings(recipe: Recipe, settings: Common) -> Recipe:
     )
   if 'inner_batch' in given and 'eval_inner_batch' not in given:
     recipe = recipe._replace(eval_inner_batch=recipe.inner_batch)
-  if row.adapts_by_gradient and recipe.train_ways not in (None, recipe.ways):
+  per_class = row.head.kind == 'outputs'
+  if per_class and recipe.train_ways not in (None, recipe.ways):
     raise UsageError(
       'train_ways',
       f'is {recipe.train_ways}, but {settings.algorithm} has an output for each'

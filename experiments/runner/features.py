@@ -33,7 +33,8 @@ _BATCH = 128
 def encoding(model: Any, params: PyTree) -> Encode:
   """What makes features of tokens, by weights that are trained."""
   # On one device, whatever the mesh is that they were trained on.
-  return jax.tree_util.Partial(_encode, model, jax.device_get(params))
+  held = jax.device_put(jax.device_get(params))
+  return jax.tree_util.Partial(_encode, model, held)
 
 
 def _encode(model: Any, params: PyTree, tokens: jax.Array) -> jax.Array:
@@ -47,15 +48,16 @@ def given_features() -> Model:
   return Model(init=lambda key, inputs: {}, apply=lambda params, inputs: inputs)
 
 
-def features_of(sample: Any, encode: Encode) -> Any:
+def features_of(sample: Any, encode: Encode, shown: bool = True) -> Any:
   """The tasks of a sampler of tokens, of features.
 
   Args:
     sample: of texts as tokens.
     encode: makes features `[texts, width]` of tokens.
+    shown: whether a bar shows how far it is.
   """
   tokens, places = stored_parts(sample)
-  (features,) = _encoded([tokens], encode)
+  (features,) = _encoded([tokens], encode, shown)
   return tasks.device_tasks(features, places)
 
 
@@ -82,17 +84,20 @@ def with_features(data: Any, encode: Encode, in_shape_only: bool) -> Any:
   return data._replace(**samplers, text=text)
 
 
-def _encoded(arrays: list[Any], encode: Encode) -> list[np.ndarray]:
+def _encoded(
+  arrays: list[Any], encode: Encode, shown: bool = True
+) -> list[np.ndarray]:
   """Features of several arrays of tokens; a bar shows how far it is."""
   found = list[np.ndarray]()
-  with rich.progress.Progress(transient=True, disable=not is_primary()) as bar:
-    shown = bar.add_task('features of texts', total=sum(map(len, arrays)))
+  hidden = not (shown and is_primary())
+  with rich.progress.Progress(transient=True, disable=hidden) as bar:
+    row = bar.add_task('features of texts', total=sum(map(len, arrays)))
     for tokens in arrays:
       before = sum(map(len, found))
 
       def show(done: int, number: int, before: int = before) -> None:
         del number  # of this array alone
-        bar.update(shown, completed=before + done)
+        bar.update(row, completed=before + done)
 
       found.append(
         tasks.map_array(tokens, encode, batch_size=_BATCH, progress=show)

@@ -30,6 +30,9 @@ from metajax.metric import MEAN_SQUARED_ERROR, Metric, with_metrics
 from metajax.normalisation import Normalisation, population
 from metajax.objectives import mean_squared_error
 from metajax.runs.evaluation import Evaluation, Judged, evaluate
+from metajax.tasks.episodes import stored_parts
+from metajax.wrappers.auxiliary import WeighedParams
+from metajax.wrappers.distillation import TaughtParams
 
 __all__ = [
   'TEST_SEED',
@@ -43,6 +46,7 @@ __all__ = [
   'regression',
   'steps_judged',
   'tested_how',
+  'weights_of',
 ]
 
 
@@ -156,8 +160,7 @@ def make_judge(problem: Problem) -> Judge:
   if recipe.evaluation != 'population':
     return Judge(make(problem.model), recipe.evaluation, lambda params: params)
 
-  weights, measure = problem.algorithm.weights, problem.model.measure
-  assert weights is not None  # or --evaluation=population is refused
+  measure = problem.model.measure
   assert isinstance(problem.model, Model)  # what is frozen has no statistics
   assert measure is not None  # all models of the table have it
 
@@ -167,7 +170,7 @@ def make_judge(problem: Problem) -> Judge:
     images = jax.tree.map(
       lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tasks.support.inputs
     )
-    return meta_params, measure(weights(meta_params), images)
+    return meta_params, measure(weights_of(problem, meta_params), images)
 
   def prepare(meta_params: PyTree) -> PyTree:
     sample = as_argument(problem.train)
@@ -204,11 +207,10 @@ def judged(
     num_tasks: how many.
   """
   learner, prepared = judge.learner, judge.prepare(meta_params)
-  if _compares_features(problem):
+  if _compares_features(problem, sample, num_tasks):
     # Of each text once, and not once for every task that it is drawn for.
-    weights = problem.algorithm.weights
-    assert weights is not None
-    sample = features_of(sample, encoding(problem.model, weights(prepared)))
+    weights = weights_of(problem, prepared)
+    sample = features_of(sample, encoding(problem.model, weights), shown=False)
     learner = make_judge(problem._replace(model=given_features())).learner
   return evaluate(
     learner,
@@ -223,11 +225,23 @@ def judged(
   )
 
 
-def _compares_features(problem: Problem) -> bool:
-  """Whether a test compares features by the same weights in every task.
+def weights_of(problem: Problem, meta_params: PyTree) -> PyTree:
+  """The weights of the model among meta-parameters, whatever is around them."""
+  while isinstance(meta_params, WeighedParams | TaughtParams):
+    meta_params = meta_params.params
+  weights = problem.algorithm.weights
+  assert weights is not None  # of whoever asks the method has some
+  return weights(meta_params)
 
-  Of transformers on pretrained weights; their features are those of a text by
-  itself, whatever else there is in a task.
+
+def _compares_features(
+  problem: Problem, sample: SampleTask, num_tasks: int
+) -> bool:
+  """Whether features of all texts are less work than those of the tasks.
+
+  Of transformers on pretrained weights, where all tasks compare features by the
+  same weights; they are those of a text by itself, whatever else there is in a
+  task. One device computes those of all texts, and all together those of tasks.
   """
   row = ALGORITHMS.get(problem.settings.algorithm)  # some are in no table
   return (
@@ -237,8 +251,21 @@ def _compares_features(problem: Problem) -> bool:
     and row.weights is not None
     and row.trains_on == 'tasks'
     and not row.adapts_by_gradient
+    and not row.adapts_weights
     and jax.process_count() == 1
+    and _num_texts(sample) * (problem.mesh.size if problem.mesh else 1)
+    < num_tasks * _texts_of_a_task(sample)
   )
+
+
+def _num_texts(sample: SampleTask) -> int:
+  texts, _ = stored_parts(sample)
+  return len(texts)
+
+
+def _texts_of_a_task(sample: SampleTask) -> int:
+  task = jax.eval_shape(sample, jax.random.key(0))
+  return sum(len(part.inputs) for part in (task.support, task.query))
 
 
 def steps_judged(problem: Problem) -> Judged:

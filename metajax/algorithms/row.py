@@ -33,6 +33,9 @@ class Algorithm(NamedTuple):
   # The weights of the model among the meta-parameters; None: there are none.
   weights: Callable[[PyTree], PyTree] | None = lambda meta_params: meta_params
   adapts_by_gradient: bool = True
+  # Whether a task changes the weights of the model; None: what adapts by
+  # gradient does, and what does not leaves features of an example as they are.
+  adapts_weights: bool | None = None
   adapts_at_random: bool = False  # another key, another meta-gradient
   more_metrics: tuple[str, ...] = ()  # beside those of the objective
   # 'classes': training "tasks" are batches with the labels of all classes.

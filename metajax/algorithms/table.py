@@ -175,7 +175,9 @@ ALGORITHMS: dict[str, Algorithm] = {
   'es_maml': gradient_method(
     es_maml, options={'scale': 0.02}, adapts_at_random=True
   ),
-  'protomaml': closed_form_method(protomaml, plain_adam, *_STEPS),
+  'protomaml': closed_form_method(
+    protomaml, plain_adam, *_STEPS, adapts_weights=True
+  ),
   'leo': closed_form_method(
     leo, clipped_adam, *_STEPS, weights=_params, adapts_at_random=True
   ),

@@ -89,6 +89,24 @@ def test_a_test_alone_asks_nothing_of_the_classes_of_validation(
     text.make_problem(alone, text.make_recipe(alone))
 
 
+@pytest.mark.in_ci
+def test_what_is_learned_around_a_method_is_tested_too(
+  tmp_path, model_dir, table
+):
+  """Of features, as a test of a method alone is."""
+  first = given(
+    tmp_path, model_dir=model_dir, adapt='last:1', **table | {'queries': 3}
+  ).replace(eval_tasks=20)
+  text.run(first)
+  outcome = text.run(
+    first.replace(
+      workdir=tmp_path / 'student', teacher=tmp_path / 'run',
+      distil_weight='learned',
+    )
+  )  # fmt: skip
+  assert outcome['steps'] == 2
+
+
 def test_features_of_a_dry_run_are_not_computed(tmp_path, model_dir, table):
   settings = given(
     tmp_path, model_dir=model_dir, adapt='head', dry_run='cpu', **table
@@ -134,6 +152,7 @@ def test_frozen_features_are_a_baseline(tmp_path, model_dir, table, adapt):
   [
     'protonet', 'matchingnet', 'matchingnet_fce', 'siamese', 'r2d2', 'lr_d2',
     'metaoptnet', 'protonet_hallucination', 'delta_encoder', 'in_context',
+    'protomaml', 'leo',
   ],
 )  # fmt: skip
 def test_a_test_of_features_is_that_of_the_texts(
