@@ -52,7 +52,11 @@ from experiments.runner.problem import TEST_SEED, Problem
 from experiments.runner.records import RECORD, RESULT, read_record
 from experiments.runner.settings import Positive, Whole, said, setting, settings
 from experiments.runner.training import load_meta_params
-from experiments.runner.transformers import Transformer
+from experiments.runner.transformers import (
+  Transformer,
+  load_pretrained,
+  uses_features,
+)
 from experiments.runner.workdir import write_json, write_text
 from metajax import tasks
 from metajax.base import Model, PyTree
@@ -117,6 +121,7 @@ def run(settings: Settings) -> int:
   workdir = Path(settings.workdir)
   path = _given(settings) if settings.run else workdir / 'trained'
   trained = _settings_of(path) if settings.run else _to_train(settings)
+  _check_network('run' if settings.run else 'adapt', trained)
   _check_counts(settings, trained)  # before a run is trained, and a place taken
   runs.claim(workdir, settings)
   if not settings.run and not runs.is_done(path):
@@ -189,6 +194,31 @@ def _settings_of(path: Path) -> text.Settings:
     and value is not None
   }
   return text.Settings(**kept, load=str(path), test_only=True)
+
+
+def _check_network(flag: str, trained: text.Settings) -> None:
+  """Refuses a transformer that there is not, or without room for adapters."""
+  load_pretrained(trained.replace(dry_run='cpu'))  # its outline: no weights yet
+  if uses_features(trained):
+    raise UsageError(
+      flag,
+      f'{trained.load} has learned on fixed features (--adapt=head), without a'
+      ' network that adapters could be learned in; name another run'
+      if flag == 'run'
+      else 'is head, which leaves nothing of the network to learn at an'
+      ' arrival; take lora, or another',
+    )
+  learned = [
+    f'--{name}'
+    for name in ('masked_words_weight', 'distil_weight', 'distil_temperature')
+    if getattr(trained, name) == 'learned'
+  ]
+  if learned:
+    raise UsageError(
+      flag,
+      f'{trained.load} has learned {" and ".join(learned)} beside its network,'
+      ' which cannot be told apart here; name another run',
+    )
 
 
 def _check_counts(settings: Settings, trained: text.Settings) -> None:

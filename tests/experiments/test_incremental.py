@@ -86,4 +86,23 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path):
   assert 'no workdir of a run' in refusal(run=tmp_path, workdir=workdir)
   line = refusal(classes=121, classes_each=11, workdir=workdir)
   assert '121 ways, but there are only 120 classes; ask for fewer' in line
+  line = refusal(adapt='lora', workdir=workdir)
+  assert 'without --model_dir there are no weights' in line
+  assert 'only with --model_dir' in refusal(rank=2, workdir=workdir)
+  assert not workdir.exists()
+
+
+def test_a_network_without_room_for_adapters_is_refused(tmp_path, model_dir):
+  workdir = tmp_path / 'run'
+  line = refusal(adapt='head', model_dir=model_dir, workdir=workdir)
+  assert 'leaves nothing of the network to learn' in line
+  for settings, message in (
+    ({'adapt': 'head', 'model_dir': model_dir}, 'learned on fixed features'),
+    ({'masked_words_weight': 'learned'}, 'has learned --masked_words_weight'),
+    ({'distil_weight': 'learned'}, 'has learned --distil_weight'),
+  ):
+    record = text.Settings(algorithm='protonet', **settings).given()
+    (tmp_path / 'config.json').write_text(json.dumps(record))
+    (tmp_path / 'result.json').write_text('{}')
+    assert message in refusal(run=tmp_path, workdir=workdir)
   assert not workdir.exists()
