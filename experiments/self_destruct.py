@@ -38,6 +38,7 @@ from experiments.runner.guarding import (
   Bench,
   accuracy,
   attack_from,
+  classifier,
   of_classes,
   pretrain,
   protect,
@@ -78,6 +79,8 @@ _UNUSED = (
   'load', 'other_data', 'test_only', 'eval_tasks', 'test_checkpoint', 'dry_run',
   'mesh', 'shard', 'distributed', 'num_processes', 'process_id',
   'split_shares', 'split_dir', 'within_groups',
+  # An adversary has all weights: none are kept, and nothing stands beside them.
+  'model_dtype', 'rank', 'prompt_length',
 )  # fmt: skip
 
 
@@ -202,7 +205,7 @@ def run(settings: Settings) -> dict[str, Any]:
 def _run(given: Settings, path: Path) -> dict[str, Any]:
   _check(given)
   began = time.perf_counter()
-  found = load_pretrained(given)
+  found = load_pretrained(given.replace(adapt='all'))
   recipe = _recipe(given, given.steps or 1000)
   tokenize = None if found is None else tokenizer_of(given, found)
   divided = contests.load(Wanted(given, recipe), tokenize)
@@ -220,6 +223,7 @@ def _run(given: Settings, path: Path) -> dict[str, Any]:
     if found is None
     else found.config
   )
+  classifier(given, config, 2)  # which may not be, before a place is taken
   record = given.given()
   if divided.digests:
     record |= {DIGEST: divided.digests}
@@ -270,7 +274,7 @@ def _outcome(
   divided, path = bench.divided, bench.workdir.path
   before = pretrain(bench, recipe).meta_params
   ours = of_classes(before, divided.places)
-  attacks = read_attacks(bench)
+  attacks = read_attacks(bench.workdir, recipe)
   attack_from(bench, recipe, 'unprotected', ours, attacks)
   attack_from(bench, recipe, 'random', bench.drawn(2), attacks)
   trained = protect(bench, recipe, ours)

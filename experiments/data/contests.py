@@ -18,6 +18,7 @@ from experiments.runner.errors import UsageError, shown
 from metajax import tasks
 from metajax.base import Batch, Task
 from metajax.equality import EqualPartial
+from metajax.tasks.names import normal_name
 from metajax.tasks.splits import rank
 from metajax.wrappers.self_destruct import Contest
 
@@ -73,7 +74,7 @@ def load(wanted: Wanted, tokenize: text.Tokenize | None) -> Divided:
   labels = np.concatenate(
     [part.labels + at for part, at in zip(loaded.splits, starts, strict=False)]
   )
-  held = _divide(labels, names)
+  held = _divide(texts, labels, names)
   trained = texts[np.concatenate([pieces[0] for pieces in held])]
   if tokenize is None:
     drawn = tasks.phrase_tokenizer
@@ -105,6 +106,7 @@ def load(wanted: Wanted, tokenize: text.Tokenize | None) -> Divided:
       + ', '.join(f'{share:.0%}' for share in SHARES),
       'tokens': f'{tokens.shape[1]} a text, {truncated} of {len(texts)} texts'
       ' cut off',
+      **text.duplicates(loaded.splits),
     },
     digests=None if loaded.drawn else digests(loaded.splits),
   )
@@ -154,17 +156,25 @@ def _chosen(
   return np.array(found['wanted']), np.array(sorted(ordered[:number]))
 
 
-def _divide(labels: np.ndarray, names: tuple[str, ...]) -> list[Any]:
-  """The places of the texts of each class, by what they are for."""
+def _divide(
+  texts: np.ndarray, labels: np.ndarray, names: tuple[str, ...]
+) -> list[Any]:
+  """The places of the texts of each class, by what they are for.
+
+  A text that a class has more than once is there once, for one purpose.
+  """
   luck = np.random.default_rng(0)
   held = []
   for each, name in enumerate(names):
-    own = luck.permutation(np.flatnonzero(labels == each))
+    places = np.flatnonzero(labels == each)
+    plain = [normal_name(text) for text in texts[places]]
+    _, first = np.unique(plain, return_index=True)
+    own = luck.permutation(places[np.sort(first)])
     if len(own) < _FEWEST:
       raise UsageError(
         'dataset',
-        f'class {name} has {len(own)} texts, and needs {_FEWEST}; leave it out,'
-        ' or add some',
+        f'class {name} has {len(own)} different texts, and needs {_FEWEST};'
+        ' leave it out, or add some',
       )
     bounds = np.round(np.cumsum(SHARES)[:-1] * len(own)).astype(int)
     held.append(np.split(own, bounds))

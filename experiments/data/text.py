@@ -47,6 +47,7 @@ __all__ = [
   'Meaning',
   'TextData',
   'Tokenize',
+  'duplicates',
   'load',
   'make_tokens',
   'read',
@@ -212,7 +213,7 @@ def with_tokens(
       **data.protocol,
       'tokens': f'{tokens.shape[1]} a text, {truncated} of {len(texts)} texts'
       ' cut off',
-      **_duplicates(splits),
+      **duplicates(splits),
     },
     digests=None if loaded.drawn else digests(splits),
     text=Meaning(
@@ -283,7 +284,7 @@ def _check_tokens(
     )
 
 
-def _duplicates(splits: tasks.Splits) -> dict[str, str]:
+def duplicates(splits: tasks.Splits) -> dict[str, str]:
   """What the protocol says of texts that are there more than once."""
   found = tasks.count_duplicates(splits)
   if not any(found):

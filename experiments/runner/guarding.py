@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from experiments.runner.adversary import attack
+from experiments.runner.errors import UsageError
 from experiments.runner.interrupts import StallWatch
 from experiments.runner.problem import Judge, Problem, Trained
 from experiments.runner.records import read_record
@@ -30,6 +31,7 @@ __all__ = [
   'Bench',
   'accuracy',
   'attack_from',
+  'classifier',
   'of_classes',
   'pretrain',
   'protect',
@@ -47,6 +49,7 @@ _RATES = (3e-4, 3e-2)
 # Adversaries start from these.
 _STARTS = ('unprotected', 'random', 'protected')
 _ATTACKS = 'attacks.json'
+_OF = 'eval_inner_steps'  # what attacks there are of, beside their names
 
 
 class Bench(NamedTuple):
@@ -64,8 +67,7 @@ class Bench(NamedTuple):
 
   def model(self, num_classes: int) -> Model:
     """The transformer, with a head."""
-    pool: Any = self.settings.pool
-    return pretrained.text_encoder(self.config, num_classes, pool=pool)
+    return classifier(self.settings, self.config, num_classes)
 
   def drawn(self, num_classes: int) -> PyTree:
     """Its parameters at random."""
@@ -73,6 +75,22 @@ class Bench(NamedTuple):
     key = jax.random.key(self.settings.seed + 1)
     params: PyTree = jax.jit(self.model(num_classes).init)(key, tokens)
     return params
+
+
+def classifier(
+  given: Any, config: pretrained.TransformerConfig, num_classes: int
+) -> Model:
+  """The transformer that settings ask for, with a head.
+
+  Raises:
+    UsageError: if it cannot have features as they say.
+  """
+  try:
+    return pretrained.text_encoder(
+      config, num_classes, pool=given.pool, rematerialise=given.rematerialise
+    )
+  except ValueError as error:
+    raise UsageError('pool', f'is {given.pool}: {error}') from error
 
 
 def of_classes(params: PyTree, places: Any) -> PyTree:
@@ -188,12 +206,18 @@ def _trained(
   )  # fmt: skip
 
 
-def read_attacks(bench: Bench) -> dict[str, Any]:
-  """The attacks that a run has made before it was stopped."""
-  path = bench.workdir.path / _ATTACKS
-  if bench.workdir.resume and path.exists():
-    return read_record(path, 'workdir')
-  return {}
+def read_attacks(workdir: Workdir, recipe: Recipe) -> dict[str, Any]:
+  """The attacks that a run has made before it was stopped.
+
+  Those of another number of steps, which a resume may change, are left out.
+  What else shapes an attack is in its name, or cannot change.
+  """
+  path, steps = workdir.path / _ATTACKS, recipe.eval_inner_steps
+  if workdir.resume and path.exists():
+    found = read_record(path, 'workdir')
+    if found.get(_OF) == steps:
+      return found
+  return {_OF: steps}
 
 
 def attack_from(

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,7 +11,10 @@ from experiments import self_destruct
 from experiments.data import contests
 from experiments.data.samplers import Wanted
 from experiments.runner.adversary import lengths
+from experiments.runner.encoders import small_config
 from experiments.runner.errors import UsageError
+from experiments.runner.guarding import classifier, read_attacks
+from experiments.runner.workdir import Workdir
 from metajax.algorithms.recipe import Recipe
 
 NAMES = [f'{kind}/{number}' for kind in 'abc' for number in range(4)]
@@ -60,10 +64,22 @@ def test_no_text_serves_two_purposes(texts):
   assert both[1] < both[0]
 
 
+def test_a_text_that_is_there_twice_serves_one_purpose(tmp_path, texts):
+  path = tmp_path / 'twice.csv'
+  header, *rows = texts.read_text().splitlines()
+  again = [row.replace(' please', '  please') for row in rows]
+  path.write_text('\n'.join([header, *rows, *again]))
+  once, twice = loaded(given(texts)), loaded(given(path))
+  for parts in zip(once.everything, twice.everything, strict=True):
+    jax.tree.map(np.testing.assert_array_equal, *parts)
+  assert 'duplicate_texts' not in once.protocol
+  assert twice.protocol['duplicate_texts'].startswith('120 repeated in a class')
+
+
 def test_a_contest_is_of_texts_of_training_alone(texts):
   divided = loaded(given(texts))
   sample = contests.contests(divided, support=5, queries=6)
-  task = sample(self_destruct.jax.random.key(0))
+  task = sample(jax.random.key(0))
   assert task.support.inputs.shape[0] == 5
   assert {len(each) for each in task.query.targets} == {6}
   seen = [
@@ -97,13 +113,35 @@ def test_an_adversary_tries_few_steps_too():
     ({'adapt': 'lora'}, 'adapt', 'an adversary has all weights'),
     ({'shots': 3}, 'shots', 'has no meaning for experiments.self_destruct'),
     ({'resume': True}, 'resume', 'needs --workdir'),
+    ({'model_dtype': 'int8'}, 'model_dtype', 'has no meaning for'),
+    ({'rank': 2}, 'rank', 'has no meaning for'),
+    ({'prompt_length': 2}, 'prompt_length', 'has no meaning for'),
+    ({'pool': 'first'}, 'pool', 'is first'),
   ],
 )
-def test_what_cannot_be_meant_is_refused(texts, settings, blamed, message):
+def test_what_cannot_be_meant_is_refused(
+  tmp_path, texts, settings, blamed, message
+):
+  workdir = None if 'resume' in settings else tmp_path / 'run'
   with pytest.raises(UsageError) as caught:
-    self_destruct.run(given(texts, **settings))
+    self_destruct.run(given(texts, workdir=workdir, **settings))
   assert caught.value.setting == blamed
   assert message in str(caught.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_blocks_are_computed_again_where_that_is_asked(texts):
+  config = small_config(given(texts), Recipe(width=8, depth=1), 9)
+  tokens = np.zeros((1, 3), np.int32)
+
+  def again(rematerialise):
+    settings = given(texts, rematerialise=rematerialise)
+    model = classifier(settings, config, 2)
+    params = model.init(jax.random.key(0), tokens)
+    program = str(jax.make_jaxpr(model.apply)(params, tokens))
+    return program.count('differentiated=')
+
+  assert again(True) > again(False)
 
 
 @pytest.mark.parametrize('examples', ['', 'few', '5,2', '0', '2,2'])
@@ -118,8 +156,18 @@ def test_classes_of_too_few_texts_are_refused(tmp_path):
     f'word{number} {name},{name}' for name in NAMES for number in range(4)
   ]
   path.write_text('\n'.join(['text,label', *rows]))
-  with pytest.raises(UsageError, match='has 4 texts, and needs 5'):
+  with pytest.raises(UsageError, match='has 4 different texts, and needs 5'):
     self_destruct.run(given(path))
+
+
+def test_attacks_of_other_steps_are_not_taken_for_these(tmp_path):
+  attacks = {'eval_inner_steps': 4, 'of_step': 2, 'random, ...': {}}
+  (tmp_path / 'attacks.json').write_text(json.dumps(attacks))
+  again, anew = Workdir(tmp_path, True), Workdir(tmp_path, False)
+  four, fifty = (Recipe(eval_inner_steps=steps) for steps in (4, 50))
+  assert read_attacks(again, four) == attacks
+  assert read_attacks(again, fifty) == {'eval_inner_steps': 50}
+  assert read_attacks(anew, four) == {'eval_inner_steps': 4}
 
 
 @pytest.mark.in_ci
@@ -139,7 +187,7 @@ def test_it_trains_attacks_and_goes_on(tmp_path, texts):
   marked = before | {
     name: value | {'accuracy': 0.125}
     for name, value in before.items()
-    if name != 'of_step'
+    if 'adversary' in name
   }
   attacks.write_text(json.dumps(marked))
   again = self_destruct.run(settings.replace(resume=True, steps=4))
@@ -149,3 +197,7 @@ def test_it_trains_attacks_and_goes_on(tmp_path, texts):
   assert {row['accuracy'] for row in found['protected']} != {0.125}
   with pytest.raises(UsageError, match='already holds this run'):
     self_destruct.run(settings)
+  # More steps of the adversary: these are other attacks.
+  longer = settings.replace(resume=True, steps=4, eval_inner_steps=3)
+  found = self_destruct.run(longer)['adversaries']
+  assert {row['accuracy'] for row in found['unprotected']} != {0.125}
