@@ -24,7 +24,11 @@ from experiments.runner.records import (
 )
 from experiments.runner.report import metric_of
 from experiments.runner.settings import Base, is_identity, said
-from experiments.runner.workdir import open_file, write_json
+from experiments.runner.workdir import (
+  open_file,
+  refuse_what_is_no_run,
+  write_json,
+)
 
 __all__ = [
   'FailedError',
@@ -46,7 +50,8 @@ def claim(workdir: Path, settings: Base) -> None:
       from one start to the next.
 
   Raises:
-    UsageError: if it holds another comparison, or cannot be written.
+    UsageError: if it holds another comparison or something else, or cannot be
+      written.
   """
   given = settings.given()
   identity = {
@@ -58,6 +63,7 @@ def claim(workdir: Path, settings: Base) -> None:
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     if not record.exists():
+      refuse_what_is_no_run(workdir)
       write_json(record, given)
   except OSError as error:
     raise unwritable('workdir', workdir, error) from error
@@ -68,6 +74,13 @@ def claim(workdir: Path, settings: Base) -> None:
     for name, value in sorted(identity.items())
     if before.get(name, usual[name]) != value
   ]
+  foreign = sorted(before.keys() - given.keys())
+  if foreign:  # such as the record of a single run
+    raise UsageError(
+      'workdir',
+      f'{workdir} holds something else, with --{foreign[0]}, of which there is'
+      ' none here; name another directory',
+    )
   if differing:
     raise UsageError(
       'workdir',

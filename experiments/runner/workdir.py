@@ -28,6 +28,7 @@ __all__ = [
   'Workdir',
   'open_file',
   'open_workdir',
+  'refuse_what_is_no_run',
   'wait_until_free',
   'warn_of_others',
   'write_json',
@@ -163,17 +164,27 @@ def _open(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
   try:
     path.mkdir(parents=True, exist_ok=True)
     warn_of_others('workdir', path)
-    found = {each.name for each in path.iterdir()}
-    # What a killed process leaves, and a dry run.
-    if found - {_partial(file).name, _LOCK, 'dry_run.json'}:
-      raise UsageError(
-        'workdir', f'{path} is not empty and holds no run; name another'
-      )
+    refuse_what_is_no_run(path)
     workdir.take()
     write_json(file, record)
   except OSError as error:
     raise unwritable('workdir', path, error) from error
   return workdir
+
+
+def refuse_what_is_no_run(path: Path) -> None:
+  """Refuses a directory without a record that holds something else.
+
+  Raises:
+    UsageError: if there is more in it than a process that was killed at its
+      start leaves, or a dry run.
+    OSError: if it cannot be read.
+  """
+  found = {each.name for each in path.iterdir()}
+  if found - {_partial(path / RECORD).name, _LOCK, 'dry_run.json'}:
+    raise UsageError(
+      'workdir', f'{path} is not empty and holds no run; name another'
+    )
 
 
 def _reopen(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:

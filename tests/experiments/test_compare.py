@@ -6,10 +6,11 @@ import signal
 
 import pytest
 
+from experiments import compare
 from experiments.runner import compared
 from experiments.runner.compared import Compared
 from experiments.runner.errors import UsageError
-from experiments.runner.runs import FailedError
+from experiments.runner.runs import FailedError, claim
 from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR
 
 SMALL = (
@@ -63,7 +64,13 @@ def test_a_method_that_fails_is_named_and_the_others_go_on(
   launcher, cache, tmp_path
 ):
   workdir = tmp_path / 'run'
-  (workdir / 'maml').mkdir(parents=True)
+  claim(
+    workdir,
+    compare.Settings(
+      dataset='sinusoid', minutes_each=0.005, eval_tasks=8, validation_tasks=4
+    ),
+  )
+  (workdir / 'maml').mkdir()
   (workdir / 'maml' / 'not_ours').write_text('something else')
   ended = launcher.run(
     'compare', *SMALL, cache, f'--workdir={workdir}', '--methods=maml,scratch',

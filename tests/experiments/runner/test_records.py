@@ -148,6 +148,26 @@ def test_a_comparison_with_a_damaged_file_is_refused(
   assert expected in line
 
 
+def test_a_comparison_takes_no_directory_of_something_else(tmp_path):
+  given = compare.Settings(methods=('maml',), workdir=tmp_path)
+  (tmp_path / 'thesis.txt').write_text('mine')
+  assert 'is not empty and holds no run' in refusal(runs.claim, tmp_path, given)
+  assert [each.name for each in tmp_path.iterdir()] == ['thesis.txt']
+  # Nor that of a run, whatever its settings are.
+  run = tmp_path / 'run'
+  run.mkdir()
+  record = compare.Settings().given() | {'algorithm': 'maml'}
+  (run / 'config.json').write_text(json.dumps(record))
+  assert 'something else, with --algorithm' in refusal(runs.claim, run, given)
+  # What a process that was killed has left is nothing else; it may go on.
+  begun = tmp_path / 'begun'
+  begun.mkdir()
+  (begun / 'config.json.partial').write_text('{')
+  runs.claim(begun, given)
+  (begun / 'maml').mkdir()
+  runs.claim(begun, given)
+
+
 def test_methods_that_have_seen_other_data_are_not_in_one_table(tmp_path):
   given = compare.Settings(dataset='npz', data_file='mine.npz')
   same = data_digest.SameData()
