@@ -43,6 +43,7 @@ setup(
     'pillow>=10.0',  # tensorflow-datasets does not declare it
     'pyarrow>=15',
     'rich>=13.0',
+    'scipy>=1.13',
     'tensorboardX>=2.6',
     'tensorflow-datasets>=4.9.9',
   ],

@@ -47,6 +47,7 @@ from experiments.runner.arrivals import (
 )
 from experiments.runner.cache import use_compilation_cache
 from experiments.runner.errors import UsageError, printable
+from experiments.runner.intervals import of_few
 from experiments.runner.paths import Place
 from experiments.runner.problem import TEST_SEED, Problem
 from experiments.runner.records import RECORD, RESULT, read_record
@@ -302,16 +303,11 @@ def _summary(found: np.ndarray) -> dict[str, Any]:
   forgotten = forgetting(found) if found.shape[1] > 1 else np.zeros(len(found))
   return {
     'accuracy': on_all.mean(0).tolist(),
-    'ci95': _half(on_all).tolist(),
+    'ci95': of_few(on_all).tolist(),
     'forgetting': float(forgotten.mean()),
-    'forgetting_ci95': float(_half(forgotten)),
+    'forgetting_ci95': float(of_few(forgotten)),
     'accuracy_by_arrival': found.mean(0).tolist(),
   }
-
-
-def _half(values: np.ndarray) -> np.ndarray:
-  half: np.ndarray = 1.96 * values.std(0, ddof=1) / np.sqrt(len(values))
-  return half
 
 
 def _protocol(settings: Settings, problem: Problem) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import optax
 from experiments.runner.adversary import attack
 from experiments.runner.errors import UsageError
 from experiments.runner.interrupts import StallWatch
+from experiments.runner.intervals import of_few
 from experiments.runner.problem import Judge, Problem, Trained
 from experiments.runner.records import read_record
 from experiments.runner.training import MAX_SKIPPED_IN_A_ROW, train
@@ -23,7 +24,7 @@ from metajax.algorithms.recipe import Recipe
 from metajax.base import MetaLearner, Model, PyTree
 from metajax.metric import ACCURACY
 from metajax.models import pretrained
-from metajax.objectives import confidence_interval, cross_entropy
+from metajax.objectives import cross_entropy
 from metajax.runs.training import make_train_step
 from metajax.wrappers.self_destruct import Guarded, self_destruct
 
@@ -255,9 +256,7 @@ def summary(given: Any, attacks: dict[str, Any]) -> dict[str, Any]:
         {
           'examples': int(number),
           'accuracy': float(np.mean(found)),
-          'ci95': float(confidence_interval(jnp.array(found)))
-          if len(found) > 1
-          else None,
+          'ci95': float(of_few(np.array(found))) if len(found) > 1 else None,
         }
         for number in given.examples
         for found in [
