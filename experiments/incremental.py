@@ -49,7 +49,7 @@ from experiments.runner.cache import use_compilation_cache
 from experiments.runner.errors import UsageError, printable
 from experiments.runner.intervals import of_few
 from experiments.runner.paths import Place
-from experiments.runner.problem import TEST_SEED, Problem
+from experiments.runner.problem import TEST_SEED, Problem, weights_of
 from experiments.runner.records import RECORD, RESULT, read_record
 from experiments.runner.settings import Positive, Whole, said, setting, settings
 from experiments.runner.training import load_meta_params
@@ -209,17 +209,6 @@ def _check_network(flag: str, trained: text.Settings) -> None:
       else 'is head, which leaves nothing of the network to learn at an'
       ' arrival; take lora, or another',
     )
-  learned = [
-    f'--{name}'
-    for name in ('masked_words_weight', 'distil_weight', 'distil_temperature')
-    if getattr(trained, name) == 'learned'
-  ]
-  if learned:
-    raise UsageError(
-      flag,
-      f'{trained.load} has learned {" and ".join(learned)} beside its network,'
-      ' which cannot be told apart here; name another run',
-    )
 
 
 def _check_counts(settings: Settings, trained: text.Settings) -> None:
@@ -242,7 +231,7 @@ def _network(
     problem.train,
     tasks_per_step=problem.recipe.tasks_per_step,
   )
-  learned = load_meta_params(problem, train_step, path)
+  learned = weights_of(problem, load_meta_params(problem, train_step, path))
   if isinstance(problem.model, Frozen):
     return problem.model, learned
   assert isinstance(problem.model, Model)

@@ -17,13 +17,16 @@ TINY = {
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-  """Workdirs of two runs, one of which has no means of classes."""
+  """Workdirs of two runs, one of which has no means of classes.
+
+  The other has learned a weight of its losses too.
+  """
   folder = tmp_path_factory.mktemp('trained')
-  for method in ('protonet', 'maml'):
+  for method, weight in (('protonet', 'learned'), ('maml', None)):
     text.run(
       text.Settings(
-        algorithm=method, steps=1, tasks_per_step=1, eval_tasks=2,
-        validation_tasks=2, queries=2, train_queries=2, max_tokens=24,
+        algorithm=method, masked_words_weight=weight, steps=1,
+        tasks_per_step=1, eval_tasks=2, validation_tasks=2, queries=2, train_queries=2, max_tokens=24,
         workdir=folder / method,
       )
     )  # fmt: skip
@@ -96,13 +99,11 @@ def test_a_network_without_room_for_adapters_is_refused(tmp_path, model_dir):
   workdir = tmp_path / 'run'
   line = refusal(adapt='head', model_dir=model_dir, workdir=workdir)
   assert 'leaves nothing of the network to learn' in line
-  for settings, message in (
-    ({'adapt': 'head', 'model_dir': model_dir}, 'learned on fixed features'),
-    ({'masked_words_weight': 'learned'}, 'has learned --masked_words_weight'),
-    ({'distil_weight': 'learned'}, 'has learned --distil_weight'),
-  ):
-    record = text.Settings(algorithm='protonet', **settings).given()
-    (tmp_path / 'config.json').write_text(json.dumps(record))
-    (tmp_path / 'result.json').write_text('{}')
-    assert message in refusal(run=tmp_path, workdir=workdir)
+  record = text.Settings(
+    algorithm='protonet', adapt='head', model_dir=model_dir
+  ).given()
+  (tmp_path / 'config.json').write_text(json.dumps(record))
+  (tmp_path / 'result.json').write_text('{}')
+  line = refusal(run=tmp_path, workdir=workdir)
+  assert 'learned on fixed features' in line
   assert not workdir.exists()
