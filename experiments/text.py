@@ -28,6 +28,7 @@ from experiments.recipes.overrides import with_settings
 from experiments.runner.baselines import of_texts
 from experiments.runner.common import Common, algorithm, count
 from experiments.runner.encoders import (
+  check_room,
   label_tokens,
   make_encoder,
   pooled_features,
@@ -104,6 +105,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   # Texts are tokens, which fit but for a prompt before them.
   origin = 'prompt_length' if settings.adapt == 'prompt' else 'dataset'
   check_network(model, data.train, origin, getattr(settings, origin))
+  check_room(settings, recipe, found, data.test)
   assert data.test_classes is not None  # texts have names of classes
   apart = with_queries_apart(wanted, data)
   problem = Problem(

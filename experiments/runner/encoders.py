@@ -15,7 +15,7 @@ from experiments.runner.transformers import (
 )
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS
-from metajax.base import Head, Model, PyTree
+from metajax.base import Head, Model, PyTree, SampleTask
 from metajax.equality import Frozen, by_value
 from metajax.models import pretrained
 from metajax.models.frozen import on_weights
@@ -24,11 +24,13 @@ from metajax.models.pretrained.parameters import draw
 from metajax.models.pretrained.transformer import linear
 
 __all__ = [
+  'check_room',
   'label_tokens',
   'make_encoder',
   'on_pretrained',
   'pooled_features',
   'small_config',
+  'words_model',
 ]
 
 # Blocks; more of them take long to compile one by one.
@@ -197,9 +199,10 @@ def make_decoder(
     )
   if found is None:
     labels = recipe.options.get('labels', _LABELS)
-    longest = (recipe.ways * max(_shots(recipe)) + 1) * (_longest(given) + 1)
+    _check_labels(recipe, labels, 'there are', '; --set=labels=N makes others')
+    longest = (_examples(recipe) + 1) * (_longest(given) + 1)
     config = small_config(given, recipe, vocabulary + labels, longest)
-    return _decoder(given, config)
+    return words_model(given, config)
   if not found.config.causal:
     raise UsageError(
       'algorithm',
@@ -207,17 +210,68 @@ def make_decoder(
       f' {found.config.family} cannot; name a decoder by --model_dir, or leave'
       ' that out',
     )
-  return on_pretrained(given, found, _decoder(given, found.config))
+  return on_pretrained(given, found, words_model(given, found.config))
 
 
-def _decoder(given: Any, config: pretrained.TransformerConfig) -> Model:
+def words_model(given: Any, config: pretrained.TransformerConfig) -> Model:
+  """The transformer that scores words, in the precision that is asked for."""
   return pretrained.language_model(
     config, rematerialise=given.rematerialise, dtype=_dtype(given)
   )
 
 
-def _shots(recipe: Recipe) -> tuple[int, int]:
-  return recipe.shots, recipe.train_shots or recipe.shots
+def _examples(recipe: Recipe) -> int:
+  """The most examples of a support set, in training and at test."""
+  train_ways = recipe.train_ways or recipe.ways
+  train_shots = recipe.train_shots or recipe.shots
+  return max(train_ways * train_shots, recipe.ways * recipe.shots)
+
+
+def _check_labels(recipe: Recipe, number: int, there: str, advice: str) -> None:
+  """Refuses fewer tokens than classes, in training or at test."""
+  flag, most = 'ways', recipe.ways
+  if (train_ways := recipe.train_ways or most) > most:
+    flag, most = 'train_ways', train_ways
+  if number < most:
+    raise UsageError(
+      flag,
+      f'is {most}, but {there} {number} tokens to stand for classes; ask for no'
+      f' more{advice}',
+    )
+
+
+def check_room(
+  given: Any,
+  recipe: Recipe,
+  found: pretrained.Pretrained | None,
+  sample: SampleTask,
+) -> None:
+  """Refuses tasks that a pretrained decoder has no room to read as one text.
+
+  Args:
+    given: settings, of `Transformer` and `Common`.
+    recipe: of the method.
+    found: the transformer that is, if one is.
+    sample: draws tasks of the texts.
+
+  Raises:
+    UsageError: if the support set and a query have more tokens than it has
+      positions, in training or at test.
+  """
+  if found is None or ALGORITHMS[given.algorithm].head.kind != 'words':
+    return
+  inputs = jax.eval_shape(sample, jax.random.key(0)).support.inputs
+  _, length = inputs.shape
+  prompt = given.prompt_length if given.adapt == 'prompt' else 0
+  wanted = prompt + _examples(recipe) * (length + 1) + length
+  if wanted > found.config.max_length:
+    raise UsageError(
+      'max_tokens',
+      f'is {given.max_tokens}: {_examples(recipe)} examples of {length} tokens,'
+      f' their labels and a query are {wanted} tokens, and the model has'
+      f' positions for {found.config.max_length}; lower it, or ask for fewer'
+      ' ways and shots',
+    )
 
 
 def label_tokens(
@@ -226,19 +280,23 @@ def label_tokens(
   """The tokens of a pretrained decoder that stand for classes: letters.
 
   Raises:
-    UsageError: if there are fewer than classes.
+    UsageError: if there are fewer than classes, or others are asked for.
   """
   reads = ALGORITHMS[given.algorithm].head.kind == 'words'
   if not reads or found is None or not found.config.causal:
     return None
-  assert found.tokenizer is not None  # or there are no texts
-  tokens = found.tokenizer.ids_of([*string.ascii_uppercase, *string.digits])
-  if len(tokens) < recipe.ways:
+  if found.tokenizer is None:  # a dry run may have none
+    return None
+  if 'labels' in recipe.options:
     raise UsageError(
-      'ways',
-      f'is {recipe.ways}, but the tokenizer of --model_dir has {len(tokens)}'
-      ' letters and digits to stand for classes; ask for no more',
+      'set',
+      f'labels is {recipe.options["labels"]}, but letters and digits stand for'
+      ' classes with --model_dir; leave it out',
     )
+  tokens = found.tokenizer.ids_of([*string.ascii_uppercase, *string.digits])
+  _check_labels(
+    recipe, len(tokens), 'the letters and digits of --model_dir are', ''
+  )
   return tokens
 
 

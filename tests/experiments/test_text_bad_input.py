@@ -287,3 +287,64 @@ def test_keys_may_have_fewer_heads(whole_model, data_file, adapt):
 def test_comparisons_refuse_what_has_no_meaning(settings, message):
   with pytest.raises(UsageError, match=message):
     _check_meaning(Comparison(**settings))
+
+
+def decoder(directory, max_length=150):
+  """One that reads, whose tokenizer knows 15 letters and digits."""
+  words = [*WORDS, *'ABCDEF']
+  config = pretrained.TransformerConfig(
+    'gpt2', len(words), 8, 1, 2, 8, max_length
+  )
+  params = draw(jax.random.key(0), shapes(config))
+  tokenizer = pretrained.Tokenizer(tokenizer_of(words), config)
+  pretrained.save(directory, config, params, tokenizer)
+  return directory
+
+
+@pytest.mark.parametrize(
+  ('changes', 'blamed', 'message'),
+  [
+    ({'ways': 40}, 'ways', 'is 40, but there are 32 tokens'),
+    ({'train_ways': 40}, 'train_ways', 'is 40, but there are 32 tokens'),
+    ({'set': 'labels=4'}, 'ways', 'is 5, but there are 4 tokens'),
+    ({'model': 150, 'ways': 16, 'train_ways': 2}, 'ways',
+     'the letters and digits of --model_dir are 15 tokens'),
+    ({'model': 150, 'train_ways': 16}, 'train_ways',
+     'the letters and digits of --model_dir are 15 tokens'),
+    ({'model': 150, 'set': 'labels=6'}, 'set', 'labels is 6, but letters'),
+    ({'model': 100}, 'max_tokens', 'labels and a query are 101 tokens'),
+    ({'model': 100, 'ways': 2, 'train_ways': 5}, 'max_tokens', '101 tokens'),
+    ({'model': 100, 'ways': 5, 'train_ways': 2}, 'max_tokens', '101 tokens'),
+    ({'model': 108, 'adapt': 'prompt'}, 'max_tokens', '109 tokens'),
+  ],
+)  # fmt: skip
+def test_more_classes_than_can_be_read_are_refused(
+  tmp_path, changes, blamed, message
+):
+  given = {**SMALL, 'algorithm': 'metaicl', 'ways': 5, **changes}
+  if length := given.pop('model', None):
+    given |= {'model_dir': decoder(tmp_path / 'model', length)}
+    given |= {'width': None, 'depth': None}
+  settings = text.Settings(**given)
+  with pytest.raises(UsageError, match=message) as caught:
+    text.make_problem(settings, text.make_recipe(settings))
+  assert caught.value.setting == blamed
+
+
+@pytest.mark.in_ci
+def test_tasks_that_just_fit_are_read(tmp_path):
+  """In training of more classes than at test, and the other way round."""
+  shared = {**SMALL, 'algorithm': 'metaicl', 'eval_tasks': 2, 'steps': 1,
+            'validation_tasks': 2, 'tasks_per_step': 1}  # fmt: skip
+  of_nothing = text.Settings(
+    **shared | {'train_ways': 6, 'workdir': tmp_path / 'small'}
+  )
+  assert text.run(of_nothing)['skipped_steps'] == 0
+  read = text.Settings(
+    **shared
+    | {
+      'model_dir': decoder(tmp_path / 'model', 101), 'width': None,
+      'depth': None, 'ways': 5, 'train_ways': 2, 'workdir': tmp_path / 'run',
+    }
+  )  # fmt: skip
+  assert text.run(read)['skipped_steps'] == 0
