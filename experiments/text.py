@@ -41,7 +41,12 @@ from experiments.runner.networks import check_network
 from experiments.runner.out_of_scope import with_rejection
 from experiments.runner.problem import Problem, tested_how
 from experiments.runner.settings import settings
-from experiments.runner.teacher import load_teacher, settings_of, taught_by
+from experiments.runner.teacher import (
+  for_tasks_of,
+  load_teacher,
+  settings_of,
+  taught_by,
+)
 from experiments.runner.transformers import (
   Transformer,
   load_pretrained,
@@ -152,10 +157,8 @@ def _taught(problem: Problem) -> Problem:
     )
   workdir, recipe = Path(settings.teacher), problem.recipe
   own = settings_of(workdir, Settings, make_recipe, 'teacher')
-  own = own.replace(
-    ways=recipe.ways, shots=recipe.shots, queries=recipe.queries
-  )
-  teacher = load_teacher(workdir, make_problem(own, make_recipe(own)))
+  own = for_tasks_of(own, recipe, workdir)
+  teacher = load_teacher(workdir, make_problem(own, make_recipe(own)), recipe)
   return problem._replace(around=taught_by(teacher, problem))
 
 

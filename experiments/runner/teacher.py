@@ -9,17 +9,24 @@ import numpy as np
 
 from experiments.runner.common import Common
 from experiments.runner.errors import UsageError
-from experiments.runner.problem import Problem
+from experiments.runner.problem import Problem, make_judge
 from experiments.runner.records import RECORD, read_record
 from experiments.runner.settings import said
 from experiments.runner.training import load_meta_params
 from metajax.algorithms.recipe import Recipe
-from metajax.base import MetaLearner, PyTree
+from metajax.algorithms.table import ALGORITHMS
+from metajax.base import Learner, MetaLearner, PyTree
 from metajax.equality import Frozen
 from metajax.runs.training import make_train_step
 from metajax.wrappers.distillation import distil
 
-__all__ = ['Teacher', 'load_teacher', 'settings_of', 'taught_by']
+__all__ = [
+  'Teacher',
+  'for_tasks_of',
+  'load_teacher',
+  'settings_of',
+  'taught_by',
+]
 
 # Settings of a run that say nothing of what it has learned.
 _OF_THE_RUN = (
@@ -31,7 +38,7 @@ _OF_THE_RUN = (
 class Teacher(NamedTuple):
   """A method and what it has learned."""
 
-  learner: MetaLearner | Frozen
+  learner: Learner | MetaLearner | Frozen
   meta_params: PyTree
   problem: Problem
 
@@ -79,33 +86,68 @@ def settings_of(
     ) from error
 
 
-def load_teacher(workdir: Path, problem: Problem) -> Teacher:
-  """A run with its newest good checkpoint.
+def for_tasks_of(given: Any, recipe: Recipe, workdir: Path) -> Any:
+  """The settings of a run, with the sizes of the tasks that another trains on.
+
+  Args:
+    given: settings of the run, as `settings_of` reads them.
+    recipe: of the other.
+    workdir: of the run.
+
+  Raises:
+    UsageError: if the run has an output for each class, and tasks of training
+      have another number of them.
+  """
+  row = ALGORITHMS[given.algorithm]
+  train_ways = recipe.train_ways
+  sizes = {
+    'ways': recipe.ways, 'shots': recipe.shots, 'queries': recipe.queries
+  }  # fmt: skip
+  if row.trains_on == 'classes':
+    return given.replace(**sizes)
+  if row.adapts_by_gradient:
+    if train_ways not in (None, recipe.ways):
+      raise UsageError(
+        'train_ways',
+        f'is {train_ways}, but --teacher={workdir} is of {given.algorithm},'
+        f' which has an output for each class, so only --ways={recipe.ways} is'
+        ' allowed',
+      )
+    train_ways = None
+  return given.replace(
+    **sizes, train_ways=train_ways, train_shots=recipe.train_shots
+  )
+
+
+def load_teacher(workdir: Path, problem: Problem, recipe: Recipe) -> Teacher:
+  """A run with its newest good checkpoint, as it is tested.
 
   Args:
     workdir: of the run.
     problem: made from its settings.
+    recipe: of the method that learns from it, on tasks of training.
 
   Raises:
     UsageError: if there is none, or its data are others by now.
   """
-  recipe = problem.recipe
   learner = problem.meta_learner()
   train_step = make_train_step(
     learner,
-    problem.algorithm.optimizer(recipe),
+    problem.algorithm.optimizer(problem.recipe),
     problem.train,
-    tasks_per_step=recipe.tasks_per_step,
+    tasks_per_step=problem.recipe.tasks_per_step,
   )
   try:
     meta_params = load_meta_params(problem, train_step, workdir)
   except UsageError as error:
     raise UsageError('teacher', str(error)) from error
-  # As it is tested: with its own number of steps, and nothing around it.
-  tested = problem._replace(
-    recipe=recipe._replace(inner_steps=recipe.eval_inner_steps)
+  asked = problem._replace(
+    recipe=problem.recipe._replace(
+      ways=recipe.train_ways or recipe.ways,
+      shots=recipe.train_shots or recipe.shots,
+    )
   )
-  return Teacher(tested.meta_learner(), meta_params, problem)
+  return Teacher(make_judge(asked).learner, meta_params, problem)
 
 
 def taught_by(

@@ -1,7 +1,9 @@
 """Runs on texts that learn from more than the task."""
 
 import json
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +13,14 @@ from small_texts import given
 
 from experiments import text
 from experiments.runner.errors import UsageError
+from experiments.runner.loop import recorded
+from experiments.runner.problem import make_judge
+from experiments.runner.teacher import load_teacher
+from experiments.runner.workdir import write_json
+from metajax.base import sample_tasks
+from metajax.equality import as_frozen
+from metajax.runs.checkpoint import Checkpointer
+from metajax.runs.training import make_train_step
 
 
 @pytest.mark.in_ci
@@ -56,6 +66,73 @@ def test_a_run_learns_from_another(tmp_path):
     with pytest.raises(UsageError, match=message) as caught:
       text.run(other)
     assert caught.value.setting == 'teacher'
+
+
+def taught(settings, **changes):
+  """The shapes of the gradient that a student is trained by."""
+  problem = text.make_problem(
+    settings := settings.replace(**changes), text.make_recipe(settings)
+  )
+  learner = problem.meta_learner()
+
+  def grad(learner, key):
+    tasks = sample_tasks(problem.train, key, 1)
+    made = learner.made()
+    params = made.init(key, tasks.support.inputs[0])
+    return made.grad(key, params, tasks)
+
+  return jax.eval_shape(grad, as_frozen(learner), jax.random.key(0))
+
+
+def begun(settings):
+  """A run that has come no further than its first checkpoint."""
+  problem = text.make_problem(settings, text.make_recipe(settings))
+  train_step = make_train_step(
+    problem.meta_learner(), problem.algorithm.optimizer(problem.recipe),
+    problem.train, tasks_per_step=1,
+  )  # fmt: skip
+  workdir = Path(settings.workdir)
+  with Checkpointer(workdir / 'checkpoints') as checkpointer:
+    checkpointer.save(0, train_step.init(jax.random.key(0)))
+  write_json(workdir / 'config.json', recorded(problem))
+  return problem
+
+
+@pytest.mark.parametrize(
+  ('algorithm', 'changes'),
+  [
+    ('protonet', {'train_ways': 7}),
+    ('transfer', {'train_queries': None, 'batch_size': 8}),
+    ('maml', {}),
+  ],
+)
+def test_a_teacher_knows_as_many_classes_as_its_student_trains_on(
+  tmp_path, algorithm, changes
+):
+  shared = given(tmp_path, width=8, depth=1)
+  begun(shared.replace(algorithm=algorithm, **changes))
+  student = shared.replace(
+    algorithm='protonet', workdir=None, teacher=tmp_path / 'run', train_shots=3
+  )
+  taught(student)
+  if algorithm != 'maml':
+    taught(student, train_ways=10)
+    return
+  with pytest.raises(UsageError, match='has an output for each') as caught:
+    taught(student, train_ways=10)
+  assert caught.value.setting == 'train_ways'
+
+
+def test_a_teacher_is_as_it_is_tested(tmp_path):
+  settings = given(
+    tmp_path, algorithm='reptile', width=8, depth=1, inner_steps=1,
+    set='eval_inner_steps=2,inner_batch=3,eval_inner_batch=4',
+  )  # fmt: skip
+  problem = begun(settings)
+  teacher = load_teacher(tmp_path / 'run', problem, problem.recipe)
+  recipe = problem.recipe._replace(shots=problem.recipe.train_shots)
+  expected = make_judge(problem._replace(recipe=recipe)).learner
+  assert teacher.learner == expected
 
 
 @pytest.mark.parametrize(
