@@ -228,7 +228,7 @@ def _run(given: Settings, path: Path) -> dict[str, Any]:
   if divided.digests:
     record |= {DIGEST: divided.digests}
   if found is not None:
-    record |= {WEIGHTS: found.digest}
+    record |= {WEIGHTS: found.digests}
   opened = open_workdir(path, given, record)
   try:
     with StallWatch(given.stall_seconds) as watch:

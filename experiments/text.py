@@ -141,7 +141,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
       draw_texts, texts=data.text.test_texts, classes=data.test_classes
     ),
     digests=data.digests,
-    weights_digest=found and found.digest,
+    weights_digest=found and found.digests,
     more=apart
     and partial(with_rejection, validation=apart.validation, test=apart.test),
   )

@@ -81,7 +81,8 @@ class Problem(NamedTuple):
   metrics: tuple[Metric, ...] = ()  # what else a test measures
   besides: Mapping[str, Tested] = MappingProxyType({})  # what else is tested
   digests: Digests | None = None  # of data that no program has drawn
-  weights_digest: str | None = None  # of those that the model stands on
+  # Of the transformer that the model stands on.
+  weights_digest: dict[str, str] | None = None
   # What else `result.json` has, of the trained meta-parameters.
   more: Callable[['Problem', 'Judge', PyTree], dict[str, Any]] | None = None
   # What stands around the method, such as a second loss.

@@ -57,7 +57,7 @@ class Transformer(Base):
     None, Place(),
     'folder of a pretrained transformer: model.safetensors, config.json and'
     ' tokenizer.json [default: a small one that is drawn at random]',
-    # A folder may move; what is in it may not change, see `weights_digest`.
+    # A folder may move; what is in it may not change: `weights_digest`.
     of='data', resume=True, forwarded=True,
   )  # fmt: skip
   adapt: str | None = setting(
@@ -244,7 +244,7 @@ def _outline(folder: str) -> pretrained.Pretrained:
   tokenizer, path = None, Path(folder) / 'tokenizer.json'
   if path.is_file():
     tokenizer = pretrained.read_tokenizer(path, config)
-  return pretrained.Pretrained(config, params, tokenizer, '', str(folder))
+  return pretrained.Pretrained(config, params, tokenizer, {}, str(folder))
 
 
 def tokenizer_of(

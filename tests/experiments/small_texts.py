@@ -6,8 +6,13 @@ import jax
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from experiments import text
+from experiments.runner.loop import recorded
+from experiments.runner.problem import Problem
+from experiments.runner.workdir import write_json
 from metajax.models import pretrained
 from metajax.models.pretrained.parameters import draw, shapes
+from metajax.runs.checkpoint import Checkpointer
+from metajax.runs.training import make_train_step
 from metajax.tasks import phrase_tokenizer
 
 SMALL = {
@@ -36,3 +41,17 @@ def save_small_transformer(directory: Path) -> None:
 
 def given(tmp_path, **settings) -> text.Settings:
   return text.Settings(**{**SMALL, 'workdir': tmp_path / 'run', **settings})
+
+
+def begun(settings: text.Settings) -> Problem:
+  """A run that has come no further than its first checkpoint."""
+  problem = text.make_problem(settings, text.make_recipe(settings))
+  train_step = make_train_step(
+    problem.meta_learner(), problem.algorithm.optimizer(problem.recipe),
+    problem.train, tasks_per_step=1,
+  )  # fmt: skip
+  workdir = Path(settings.workdir)
+  with Checkpointer(workdir / 'checkpoints') as checkpointer:
+    checkpointer.save(0, train_step.init(jax.random.key(0)))
+  write_json(workdir / 'config.json', recorded(problem))
+  return problem

@@ -1,5 +1,6 @@
 """Runs on texts: generated ones, and on pretrained transformers."""
 
+import hashlib
 import json
 import shutil
 
@@ -10,11 +11,12 @@ import pytest
 pytest.importorskip('tokenizers')
 
 from safetensors.numpy import load_file, save_file
-from small_texts import given
+from small_texts import begun, given
 
 from experiments import by_shots, text
 from experiments.runner.errors import UsageError
 from experiments.runner.loop import recorded
+from experiments.runner.workdir import open_workdir
 from metajax.equality import as_frozen
 from metajax.tasks import phrase_tokenizer
 
@@ -104,7 +106,48 @@ def test_other_weights_are_refused_where_they_lie(tmp_path, model_dir):
       text.run(changed)
     assert caught.value.setting == 'model_dir'
   record = json.loads((tmp_path / 'run' / 'config.json').read_text())
-  assert len(record['weights_digest']) == 64
+  assert {*record['weights_digest']} == {'weights', 'config', 'tokenizer'}
+
+
+@pytest.mark.parametrize(
+  ('file', 'before', 'after'),
+  [
+    ('tokenizer.json', '"WhitespaceSplit"', '"Whitespace"'),
+    ('config.json', '1e-05', '1e-03'),
+  ],
+)
+def test_other_tokens_and_forms_are_refused_where_they_lie(
+  tmp_path, model_dir, file, before, after
+):
+  moved = tmp_path / 'moved'
+  shutil.copytree(model_dir, moved)
+  settings = given(tmp_path, model_dir=moved, algorithm='protonet')
+  begun(settings)
+  path, record = moved / file, tmp_path / 'run' / 'config.json'
+  content = path.read_text()
+  assert before in content
+  path.write_text(content.replace(before, after))
+  loads = given(
+    tmp_path / 'other', model_dir=moved, algorithm='protonet',
+    load=tmp_path / 'run',
+  )  # fmt: skip
+  for changed in (settings.replace(resume=True), loads):
+    with pytest.raises(UsageError, match=f'there is a {file} with') as caught:
+      text.run(changed)
+    assert caught.value.setting == 'model_dir'
+  # An older record has the digest of the weights alone.
+  fields = json.loads(record.read_text())
+  weights = fields['weights_digest']['weights']
+  assert weights == hashlib.sha256(
+    (moved / 'model.safetensors').read_bytes()
+  ).hexdigest()
+  record.write_text(json.dumps(fields | {'weights_digest': weights}))
+  opened = open_workdir(
+    tmp_path / 'run',
+    settings.replace(resume=True),
+    recorded(text.make_problem(settings, text.make_recipe(settings))),
+  )
+  opened.release()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Runs on texts that learn from more than the task."""
 
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,18 +8,14 @@ import pytest
 
 pytest.importorskip('tokenizers')
 
-from small_texts import given
+from small_texts import begun, given
 
 from experiments import text
 from experiments.runner.errors import UsageError
-from experiments.runner.loop import recorded
 from experiments.runner.problem import make_judge
 from experiments.runner.teacher import load_teacher
-from experiments.runner.workdir import write_json
 from metajax.base import sample_tasks
 from metajax.equality import as_frozen
-from metajax.runs.checkpoint import Checkpointer
-from metajax.runs.training import make_train_step
 
 
 @pytest.mark.in_ci
@@ -82,20 +77,6 @@ def taught(settings, **changes):
     return made.grad(key, params, tasks)
 
   return jax.eval_shape(grad, as_frozen(learner), jax.random.key(0))
-
-
-def begun(settings):
-  """A run that has come no further than its first checkpoint."""
-  problem = text.make_problem(settings, text.make_recipe(settings))
-  train_step = make_train_step(
-    problem.meta_learner(), problem.algorithm.optimizer(problem.recipe),
-    problem.train, tasks_per_step=1,
-  )  # fmt: skip
-  workdir = Path(settings.workdir)
-  with Checkpointer(workdir / 'checkpoints') as checkpointer:
-    checkpointer.save(0, train_step.init(jax.random.key(0)))
-  write_json(workdir / 'config.json', recorded(problem))
-  return problem
 
 
 @pytest.mark.parametrize(

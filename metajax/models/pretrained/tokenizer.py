@@ -58,7 +58,7 @@ class Tokenizer:
       )
     self._tokenizer.no_padding()
     self._tokenizer.no_truncation()
-    self._text = text
+    self.text = text  # that it was made from
 
   def encode(
     self, texts: Sequence[str], max_length: int | None = None
@@ -134,7 +134,7 @@ class Tokenizer:
 
   def save(self, path: str | Path) -> None:
     """Writes the tokenizer.json that it was made from."""
-    Path(path).write_text(self._text, encoding='utf-8')
+    Path(path).write_text(self.text, encoding='utf-8')
 
 
 def _checked(texts: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Pretrained weights: a directory of safetensors, config and tokenizer."""
 
 import dataclasses
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +43,9 @@ class Pretrained(NamedTuple):
   config: TransformerConfig
   params: PyTree  # arrays; of what form, `shapes` says
   tokenizer: Tokenizer | None  # None where there is no tokenizer.json
-  digest: str  # SHA-256 of the weights
+  # SHA-256 of its `weights`, of what its `config` says, and of its `tokenizer`
+  # where it has one.
+  digests: dict[str, str]
   path: str  # of the directory
 
 
@@ -68,8 +71,8 @@ def load(
       words with, for `language_model`.
 
   Returns:
-    Configuration, parameters, tokenizer, the digest of the weights and where
-    they are.
+    Configuration, parameters, tokenizer, digests of all three and where they
+    are.
 
   Raises:
     ValueError: in one line, if anything is missing, unknown, of the wrong shape
@@ -92,7 +95,14 @@ def load(
     tokenizer = read_tokenizer(directory / 'tokenizer.json', config)
   with open_weights(files) as places:
     params = _read(config, places, np.dtype(dtype), masked_words, directory)
-  return Pretrained(config, params, tokenizer, digest(files), str(directory))
+  digests = {'weights': digest(files), 'config': _digest(config.to_json())}
+  if tokenizer is not None:
+    digests['tokenizer'] = _digest(tokenizer.text)
+  return Pretrained(config, params, tokenizer, digests, str(directory))
+
+
+def _digest(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read(
@@ -168,7 +178,7 @@ def first_blocks(found: Pretrained, depth: int) -> Pretrained:
     depth: how many of its blocks stay; the rest is as it was.
 
   Returns:
-    Another, on the same arrays. Its digest is that of the whole.
+    Another, on the same arrays. Its digests are those of the whole.
 
   Raises:
     ValueError: if it has fewer blocks, or none is to stay.

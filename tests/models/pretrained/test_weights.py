@@ -55,7 +55,12 @@ def test_what_is_saved_is_loaded(tmp_path, family):
   equal(loaded.params, params)
   equal(loaded.tokenizer.encode(['a b']), tokenizer.encode(['a b']))
   file = tmp_path / 'new' / 'model.safetensors'
-  assert loaded.digest == hashlib.sha256(file.read_bytes()).hexdigest()
+  held = loaded.digests
+  assert held['weights'] == hashlib.sha256(file.read_bytes()).hexdigest()
+  assert held['tokenizer'] == hashlib.sha256(text_of().encode()).hexdigest()
+  save(tmp_path / 'new', dataclasses.replace(config, epsilon=1e-3), params)
+  again = load(tmp_path / 'new').digests
+  assert {name for name in held if held[name] != again[name]} == {'config'}
   assert loaded.path == str(tmp_path / 'new')
 
 
@@ -256,9 +261,9 @@ def test_weights_in_several_files(tmp_path):
   write_index(tmp_path, sharded(tmp_path))
   loaded = load(tmp_path)
   equal(loaded.params, params_of('bert'))
-  again = load(saved(tmp_path / 'whole')).digest
-  assert len(loaded.digest) == 64
-  assert loaded.digest != again
+  again = load(saved(tmp_path / 'whole')).digests
+  assert len(loaded.digests['weights']) == 64
+  assert loaded.digests['weights'] != again['weights']
   with pytest.raises(ValueError, match='has weights in several files already'):
     saved(tmp_path)
 
