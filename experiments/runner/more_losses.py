@@ -5,7 +5,11 @@ from typing import Any
 
 import jax
 
-from experiments.runner.encoders import on_pretrained, small_config
+from experiments.runner.encoders import (
+  on_pretrained,
+  small_config,
+  words_model,
+)
 from experiments.runner.errors import UsageError
 from experiments.runner.paths import Place
 from experiments.runner.settings import Base, Positive, setting, settings
@@ -102,9 +106,9 @@ def with_words_loss(
   loss: Any
   if found is None:
     config = small_config(given, recipe, vocabulary)
-    loss = pretrained.next_words(pretrained.language_model(config), config)
+    loss = pretrained.next_words(words_model(given, config), config)
   else:
-    model = on_pretrained(given, found, pretrained.language_model(found.config))
+    model = on_pretrained(given, found, words_model(given, found.config))
     loss = _of_pretrained(given, found, model)
   of_tasks = _of_queries(loss, weights)
   return lambda learner: with_auxiliary(learner, of_tasks, weight)
