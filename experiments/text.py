@@ -159,7 +159,9 @@ def _taught(problem: Problem) -> Problem:
   own = settings_of(workdir, Settings, make_recipe, 'teacher')
   own = for_tasks_of(own, recipe, workdir)
   teacher = load_teacher(workdir, make_problem(own, make_recipe(own)), recipe)
-  return problem._replace(around=taught_by(teacher, problem))
+  return problem._replace(
+    around=taught_by(teacher, problem), teacher_digest=teacher.digest
+  )
 
 
 EXPERIMENT = Experiment(Settings, make_recipe, make_problem)

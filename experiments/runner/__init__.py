@@ -23,6 +23,7 @@ __all__ = [
   'runs',
   'settings',
   'tables',
+  'teacher_digest',
   'training',
   'transformers',
   'weights_digest',

@@ -24,6 +24,7 @@ from experiments.runner.problem import (
   judged,
   make_judge,
 )
+from experiments.runner.teacher_digest import TEACHER
 from experiments.runner.training import (
   MAX_SKIPPED_IN_A_ROW,
   load_meta_params,
@@ -164,7 +165,7 @@ def recorded(problem: Problem) -> dict[str, Any]:
   """What a workdir remembers of its run.
 
   All settings by name, with the defaults of the recipe filled in, and the
-  digests of the data and of pretrained weights.
+  digests of the data, of pretrained weights and of a teacher.
   """
   record = {
     name: getattr(problem.recipe, name)
@@ -176,6 +177,8 @@ def recorded(problem: Problem) -> dict[str, Any]:
     record |= {DIGEST: problem.digests}
   if problem.weights_digest:
     record |= {WEIGHTS: problem.weights_digest}
+  if problem.teacher_digest:
+    record |= {TEACHER: problem.teacher_digest}
   return record
 
 

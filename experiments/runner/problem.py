@@ -83,6 +83,7 @@ class Problem(NamedTuple):
   digests: Digests | None = None  # of data that no program has drawn
   # Of the transformer that the model stands on.
   weights_digest: dict[str, str] | None = None
+  teacher_digest: str | None = None  # of the run that it learns from
   # What else `result.json` has, of the trained meta-parameters.
   more: Callable[['Problem', 'Judge', PyTree], dict[str, Any]] | None = None
   # What stands around the method, such as a second loss.

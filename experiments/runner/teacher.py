@@ -12,7 +12,8 @@ from experiments.runner.errors import UsageError
 from experiments.runner.problem import Problem, make_judge
 from experiments.runner.records import RECORD, read_record
 from experiments.runner.settings import said
-from experiments.runner.training import load_meta_params
+from experiments.runner.teacher_digest import teacher_digest
+from experiments.runner.training import load_checkpoint
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS
 from metajax.base import Learner, MetaLearner, PyTree
@@ -41,6 +42,7 @@ class Teacher(NamedTuple):
   learner: Learner | MetaLearner | Frozen
   meta_params: PyTree
   problem: Problem
+  digest: str  # of what it has learned, and when
 
 
 def settings_of(
@@ -138,7 +140,7 @@ def load_teacher(workdir: Path, problem: Problem, recipe: Recipe) -> Teacher:
     tasks_per_step=problem.recipe.tasks_per_step,
   )
   try:
-    meta_params = load_meta_params(problem, train_step, workdir)
+    found = load_checkpoint(problem, train_step, workdir)
   except UsageError as error:
     raise UsageError('teacher', str(error)) from error
   asked = problem._replace(
@@ -147,7 +149,12 @@ def load_teacher(workdir: Path, problem: Problem, recipe: Recipe) -> Teacher:
       shots=recipe.train_shots or recipe.shots,
     )
   )
-  return Teacher(make_judge(asked).learner, meta_params, problem)
+  return Teacher(
+    make_judge(asked).learner,
+    found.state,
+    problem,
+    teacher_digest(found.step, found.state),
+  )
 
 
 def taught_by(

@@ -52,6 +52,7 @@ from metajax.runs.writers import (
 __all__ = [
   'MAX_SKIPPED_IN_A_ROW',
   'DivergenceError',
+  'load_checkpoint',
   'load_meta_params',
   'train',
 ]
@@ -119,7 +120,14 @@ def _writers(workdir: Path, problem: Problem, start: int) -> Writers:
 def load_meta_params(
   problem: Problem, train_step: TrainStep, workdir: Path
 ) -> PyTree:
-  """Reads the newest good checkpoint of another run, on the same data."""
+  """What another run, on the same data, has learned so far."""
+  return load_checkpoint(problem, train_step, workdir).state
+
+
+def load_checkpoint(
+  problem: Problem, train_step: TrainStep, workdir: Path
+) -> Restored:
+  """The newest good checkpoint of another run: its meta-parameters."""
   if not (workdir / 'checkpoints').is_dir():
     raise UsageError('load', f'{workdir} holds no checkpoints')
   settings = problem.settings
@@ -147,7 +155,7 @@ def load_meta_params(
   except CheckpointError as error:
     raise UsageError('load', str(error)) from error
   _report(restored, 'loaded')
-  return restored.state
+  return restored
 
 
 def _report(restored: Restored, verb: str) -> None:

@@ -16,6 +16,11 @@ from experiments.runner.data_digest import DIGEST, DIGEST_ENTRY, check_same_data
 from experiments.runner.errors import UsageError, shown, unwritable
 from experiments.runner.records import RECORD, check_record, read_record
 from experiments.runner.settings import said
+from experiments.runner.teacher_digest import (
+  TEACHER,
+  TEACHER_ENTRY,
+  check_same_teacher,
+)
 from experiments.runner.weights_digest import (
   WEIGHTS,
   WEIGHTS_ENTRY,
@@ -190,7 +195,8 @@ def refuse_what_is_no_run(path: Path) -> None:
 def _reopen(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
   _refuse_if_in_use(path)
   before = read_record(path / RECORD, 'workdir')
-  wanted = {'algorithm': (str,), **DIGEST_ENTRY, **WEIGHTS_ENTRY}
+  entries = {**DIGEST_ENTRY, **WEIGHTS_ENTRY, **TEACHER_ENTRY}
+  wanted = {'algorithm': (str,), **entries}
   check_record(before, wanted, path / RECORD, 'workdir')
   _check_same(path, settings, before, record)
   mark = path / _PREEMPTED
@@ -227,7 +233,7 @@ def _check_same(
   differing = [
     f'--{name} was {shown(before.get(name))} and is {shown(now.get(name))}'
     for name in sorted(
-      fixed | (before.keys() - known.keys() - {DIGEST, WEIGHTS})
+      fixed | (before.keys() - known.keys() - {DIGEST, WEIGHTS, TEACHER})
     )
     if (
       given[name] != usual[name]
@@ -241,7 +247,9 @@ def _check_same(
       f'{path} holds a run with other settings: {"; ".join(differing)};'
       ' name another directory, or set these as they were',
     )
-  check_same_weights(settings, before, now.get(WEIGHTS), f'the run in {path}')
+  owner = f'the run in {path}'
+  check_same_weights(settings, before, now.get(WEIGHTS), owner)
+  check_same_teacher(settings, before, now.get(TEACHER), owner)
   check_same_data(
     settings,
     before,

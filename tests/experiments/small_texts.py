@@ -22,10 +22,12 @@ SMALL = {
 }  # fmt: skip
 
 
-def save_small_transformer(directory: Path) -> None:
+def save_small_transformer(
+  directory: Path, config: pretrained.TransformerConfig | None = None
+) -> None:
   """Writes one with the words of the generated language."""
   words = phrase_tokenizer().words
-  config = pretrained.TransformerConfig(
+  config = config or pretrained.TransformerConfig(
     'bert', len(words), 16, 2, 2, 24, 32, types=2
   )
   params = draw(jax.random.key(0), shapes(config))
@@ -43,8 +45,8 @@ def given(tmp_path, **settings) -> text.Settings:
   return text.Settings(**{**SMALL, 'workdir': tmp_path / 'run', **settings})
 
 
-def begun(settings: text.Settings) -> Problem:
-  """A run that has come no further than its first checkpoint."""
+def begun(settings: text.Settings, step: int = 0) -> Problem:
+  """A run that has come no further than its first checkpoint, of a step."""
   problem = text.make_problem(settings, text.make_recipe(settings))
   train_step = make_train_step(
     problem.meta_learner(), problem.algorithm.optimizer(problem.recipe),
@@ -52,6 +54,8 @@ def begun(settings: text.Settings) -> Problem:
   )  # fmt: skip
   workdir = Path(settings.workdir)
   with Checkpointer(workdir / 'checkpoints') as checkpointer:
-    checkpointer.save(0, train_step.init(jax.random.key(0)))
+    checkpointer.save(
+      step, train_step.init(jax.random.key(settings.seed))
+    )
   write_json(workdir / 'config.json', recorded(problem))
   return problem

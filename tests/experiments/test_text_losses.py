@@ -1,6 +1,7 @@
 """Runs on texts that learn from more than the task."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -8,14 +9,32 @@ import pytest
 
 pytest.importorskip('tokenizers')
 
-from small_texts import begun, given
+from small_texts import begun, given, save_small_transformer
 
 from experiments import text
 from experiments.runner.errors import UsageError
+from experiments.runner.loop import recorded
 from experiments.runner.problem import make_judge
 from experiments.runner.teacher import load_teacher
+from experiments.runner.workdir import open_workdir
 from metajax.base import sample_tasks
 from metajax.equality import as_frozen
+from metajax.models.pretrained import TransformerConfig
+from metajax.tasks import phrase_tokenizer
+
+
+def gradient(settings, **changes):
+  """What a method is trained by, and its arguments."""
+  settings = settings.replace(**changes)
+  problem = text.make_problem(settings, text.make_recipe(settings))
+
+  def grad(learner, key):
+    tasks = sample_tasks(problem.train, key, 1)
+    made = learner.made()
+    params = made.init(key, tasks.support.inputs[0])
+    return made.grad(key, params, tasks)
+
+  return grad, as_frozen(problem.meta_learner()), jax.random.key(0)
 
 
 @pytest.mark.in_ci
@@ -35,6 +54,34 @@ def test_words_are_learned_beside_the_task(tmp_path, model_dir, weight):
   with pytest.raises(UsageError, match=r'has no token \[MASK\]') as caught:
     text.run(masked)
   assert caught.value.setting == 'masked_words_weight'
+
+
+@pytest.mark.parametrize('pretrained', [False, True])
+def test_words_are_scored_as_the_settings_say(tmp_path, pretrained):
+  settings = given(
+    tmp_path, algorithm='protonet', masked_words_weight=0.1, max_tokens=16
+  )
+  words = len(phrase_tokenizer().words)
+  form = {'width': 8, 'depth': 1}
+  if pretrained:
+    save_small_transformer(
+      tmp_path / 'model', TransformerConfig('gpt2', words, 8, 1, 2, 8, 16)
+    )
+    form = {'model_dir': tmp_path / 'model'}
+
+  def traced(**changes):
+    grad, *arguments = gradient(settings, **form, **changes)
+    return str(jax.make_jaxpr(grad)(*arguments))
+
+  halved = traced(precision='bfloat16')
+  # Nothing else is as wide as there are words.
+  assert re.search(r'bf16\[\d+,\d+,2\d\d\] = dot_general', halved)
+  # Blocks of both are computed again, and not those of the features alone.
+  alone, both = (
+    traced(rematerialise=True, masked_words_weight=weight).count('remat')
+    for weight in (None, 0.1)
+  )
+  assert alone < both
 
 
 @pytest.mark.in_ci
@@ -63,22 +110,6 @@ def test_a_run_learns_from_another(tmp_path):
     assert caught.value.setting == 'teacher'
 
 
-def taught(settings, **changes):
-  """The shapes of the gradient that a student is trained by."""
-  problem = text.make_problem(
-    settings := settings.replace(**changes), text.make_recipe(settings)
-  )
-  learner = problem.meta_learner()
-
-  def grad(learner, key):
-    tasks = sample_tasks(problem.train, key, 1)
-    made = learner.made()
-    params = made.init(key, tasks.support.inputs[0])
-    return made.grad(key, params, tasks)
-
-  return jax.eval_shape(grad, as_frozen(learner), jax.random.key(0))
-
-
 @pytest.mark.parametrize(
   ('algorithm', 'changes'),
   [
@@ -95,13 +126,37 @@ def test_a_teacher_knows_as_many_classes_as_its_student_trains_on(
   student = shared.replace(
     algorithm='protonet', workdir=None, teacher=tmp_path / 'run', train_shots=3
   )
-  taught(student)
+  jax.eval_shape(*gradient(student))
   if algorithm != 'maml':
-    taught(student, train_ways=10)
+    jax.eval_shape(*gradient(student, train_ways=10))
     return
   with pytest.raises(UsageError, match='has an output for each') as caught:
-    taught(student, train_ways=10)
+    gradient(student, train_ways=10)
   assert caught.value.setting == 'train_ways'
+
+
+def test_a_teacher_that_has_learned_on_is_refused(tmp_path):
+  first = given(tmp_path, algorithm='protonet', width=8, depth=1)
+  begun(first)
+  student = first.replace(teacher=tmp_path / 'run', workdir=tmp_path / 'own')
+  begun(student)
+
+  def reopened():
+    problem = text.make_problem(student, text.make_recipe(student))
+    on = student.replace(resume=True)
+    open_workdir(tmp_path / 'own', on, recorded(problem)).release()
+
+  reopened()
+  begun(first.replace(seed=1), step=1)
+  with pytest.raises(UsageError, match=r'at step 1, .* it at step 0') as caught:
+    reopened()
+  assert caught.value.setting == 'teacher'
+  # An older record does not say.
+  path = tmp_path / 'own' / 'config.json'
+  fields = json.loads(path.read_text())
+  del fields['teacher_digest']
+  path.write_text(json.dumps(fields))
+  reopened()
 
 
 def test_a_teacher_is_as_it_is_tested(tmp_path):
