@@ -54,8 +54,6 @@ def begun(settings: text.Settings, step: int = 0) -> Problem:
   )  # fmt: skip
   workdir = Path(settings.workdir)
   with Checkpointer(workdir / 'checkpoints') as checkpointer:
-    checkpointer.save(
-      step, train_step.init(jax.random.key(settings.seed))
-    )
+    checkpointer.save(step, train_step.init(jax.random.key(settings.seed)))
   write_json(workdir / 'config.json', recorded(problem))
   return problem

@@ -26,7 +26,8 @@ def trained(tmp_path_factory):
     text.run(
       text.Settings(
         algorithm=method, masked_words_weight=weight, steps=1,
-        tasks_per_step=1, eval_tasks=2, validation_tasks=2, queries=2, train_queries=2, max_tokens=24,
+        tasks_per_step=1, eval_tasks=2, validation_tasks=2, queries=2,
+        train_queries=2, max_tokens=24,
         workdir=folder / method,
       )
     )  # fmt: skip

@@ -138,9 +138,10 @@ def test_other_tokens_and_forms_are_refused_where_they_lie(
   # An older record has the digest of the weights alone.
   fields = json.loads(record.read_text())
   weights = fields['weights_digest']['weights']
-  assert weights == hashlib.sha256(
-    (moved / 'model.safetensors').read_bytes()
-  ).hexdigest()
+  assert (
+    weights
+    == hashlib.sha256((moved / 'model.safetensors').read_bytes()).hexdigest()
+  )
   record.write_text(json.dumps(fields | {'weights_digest': weights}))
   opened = open_workdir(
     tmp_path / 'run',
