@@ -43,7 +43,7 @@ def problem_of(folder, **given):
 
 def test_a_dry_run_has_shapes_for_weights(folder):
   problem = problem_of(folder, dry_run='cpu')
-  weights = problem.model.arrays
+  _, weights = problem.model.arrays
   for leaf in jax.tree.leaves(weights):
     assert isinstance(leaf, jax.ShapeDtypeStruct)
     assert leaf.dtype == jnp.bfloat16
