@@ -134,6 +134,7 @@ def test_the_weights_of_steps_move_to_the_last():
   ]
 
 
+@pytest.mark.in_ci
 def test_the_loss_that_is_reported_is_that_of_the_adapted(float64):
   tasks = sinusoids(3)
   learner = learner_of(10, 0)

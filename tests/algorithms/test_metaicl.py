@@ -67,6 +67,7 @@ def compiled(direction: str):
   return outputs
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   'direction', ['direct', pytest.param('channel', marks=pytest.mark.in_ci)]
 )

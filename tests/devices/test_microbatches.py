@@ -131,6 +131,7 @@ def test_an_accelerator_takes_all_tasks(monkeypatch):
   assert size == 4
 
 
+@pytest.mark.in_ci
 @pytest.mark.usefixtures('all_work_is_little')
 @pytest.mark.parametrize(
   'total', [7, pytest.param(12, marks=pytest.mark.in_ci)]

@@ -101,6 +101,7 @@ def trains_to_the_same(layout, dtype, rtol):
     assert_close(a, b, rtol)
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   'layout',
   [

@@ -301,6 +301,7 @@ def decoder(directory, max_length=150):
   return directory
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   ('changes', 'blamed', 'message'),
   [

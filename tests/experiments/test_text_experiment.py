@@ -109,6 +109,7 @@ def test_other_weights_are_refused_where_they_lie(tmp_path, model_dir):
   assert {*record['weights_digest']} == {'weights', 'config', 'tokenizer'}
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   ('file', 'before', 'after'),
   [
@@ -191,6 +192,7 @@ def test_methods_that_train_on_classes_or_read_run_on_texts(
   assert outcome['skipped_steps'] == 0
 
 
+@pytest.mark.in_ci
 def test_the_first_blocks_of_a_pretrained_transformer_will_do(
   tmp_path, model_dir
 ):

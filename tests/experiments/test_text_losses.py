@@ -56,6 +56,7 @@ def test_words_are_learned_beside_the_task(tmp_path, model_dir, weight):
   assert caught.value.setting == 'masked_words_weight'
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('pretrained', [False, True])
 def test_words_are_scored_as_the_settings_say(tmp_path, pretrained):
   settings = given(
@@ -110,6 +111,7 @@ def test_a_run_learns_from_another(tmp_path):
     assert caught.value.setting == 'teacher'
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   ('algorithm', 'changes'),
   [
@@ -135,6 +137,7 @@ def test_a_teacher_knows_as_many_classes_as_its_student_trains_on(
   assert caught.value.setting == 'train_ways'
 
 
+@pytest.mark.in_ci
 def test_a_teacher_that_has_learned_on_is_refused(tmp_path):
   first = given(tmp_path, algorithm='protonet', width=8, depth=1)
   begun(first)
@@ -159,6 +162,7 @@ def test_a_teacher_that_has_learned_on_is_refused(tmp_path):
   reopened()
 
 
+@pytest.mark.in_ci
 def test_a_teacher_is_as_it_is_tested(tmp_path):
   settings = given(
     tmp_path, algorithm='reptile', width=8, depth=1, inner_steps=1,

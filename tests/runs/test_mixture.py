@@ -72,6 +72,7 @@ def test_another_key_is_another_sequence():
   assert (order(mixture, 50) != order(mixture, 50, jax.random.key(1))).any()
 
 
+@pytest.mark.in_ci
 def test_a_step_is_of_one_distribution_and_changes_its_part_alone(train):
   mixture = alternate(SAMPLERS, SHARES)
   state = train.init(KEY)

@@ -27,6 +27,7 @@ def pull(key, params, task):
   return apart * jnp.mean(task.query.inputs), {'apart': apart}
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   'weight', [pytest.param(0.3, marks=pytest.mark.in_ci), 'learned']
 )

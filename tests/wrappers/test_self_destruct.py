@@ -58,6 +58,7 @@ def begun(method) -> Guarded:
   return jax.jit(method.init)(jax.random.key(3), contests().support.inputs[0])
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
   'against',
   [

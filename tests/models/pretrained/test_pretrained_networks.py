@@ -95,6 +95,7 @@ def test_words_are_scored_by_token_embeddings_where_those_are_tied():
   close(logits, hidden('gpt2') @ params['embeddings']['token'].T)
 
 
+@pytest.mark.in_ci
 def test_an_output_embedding_that_is_not_there_is_missed():
   params = dict(params_of('llama'))
   del params['output_embedding']

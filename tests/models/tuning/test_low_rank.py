@@ -41,6 +41,7 @@ def test_at_first_outputs_are_exactly_those_of_the_base(kind, arrange, dtype):
   )
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('arrange', [lambda x: x, plain.stacked])
 def test_folded_kernels_give_the_same_outputs(kind, arrange):
