@@ -35,7 +35,7 @@ from experiments.runner.encoders import (
 )
 from experiments.runner.errors import UsageError
 from experiments.runner.experiment import Experiment
-from experiments.runner.features import features_of, with_features
+from experiments.runner.features import Encode, features_of, with_features
 from experiments.runner.more_losses import MoreLosses, with_words_loss
 from experiments.runner.networks import check_network
 from experiments.runner.out_of_scope import with_rejection
@@ -105,7 +105,9 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     encode = pooled_features(settings, found)
     features = partial(features_of, tokens, encode)
     if uses_features(settings):
-      data = with_features(data, encode, settings.dry_run is not None)
+      data = with_features(
+        data, encode, in_shape_only=settings.dry_run is not None
+      )
       features = partial(getattr, data, 'test')
   # Texts are tokens, which fit but for a prompt before them.
   origin = 'prompt_length' if settings.adapt == 'prompt' else 'dataset'
@@ -143,9 +145,22 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     digests=data.digests,
     weights_digest=found and found.digests,
     more=apart
-    and partial(with_rejection, validation=apart.validation, test=apart.test),
+    and partial(
+      with_rejection,
+      validation=apart.validation,
+      test=apart.test,
+      of_features=partial(_apart, wanted, data),
+    ),
   )
   return problem if settings.teacher is None else _taught(problem)
+
+
+def _apart(wanted: Wanted, data: Any, encode: Encode) -> tuple[Any, Any]:
+  """Tasks with queries that are of no class, of features of texts."""
+  held = with_features(data, encode, parts=('validation', 'test'), shown=False)
+  apart = with_queries_apart(wanted, held)
+  assert apart is not None  # whoever asks has some
+  return apart.validation, apart.test
 
 
 def _taught(problem: Problem) -> Problem:

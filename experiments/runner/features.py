@@ -4,6 +4,7 @@ With `--adapt=head`, and for the baseline of frozen features, every text goes
 through the pretrained transformer once, and tasks draw its features.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -61,26 +62,37 @@ def features_of(sample: Any, encode: Encode, shown: bool = True) -> Any:
   return tasks.device_tasks(features, places)
 
 
-def with_features(data: Any, encode: Encode, in_shape_only: bool) -> Any:
+def with_features(
+  data: Any,
+  encode: Encode,
+  *,
+  in_shape_only: bool = False,
+  parts: Sequence[str] = ('train', 'validation', 'test'),
+  shown: bool = True,
+) -> Any:
   """Data with features in the place of all tokens that are tested or trained.
 
   Args:
     data: of texts, `experiments.data.samplers.Data`.
     encode: makes features `[texts, width]` of tokens.
     in_shape_only: whether they are zeros, since nobody will look at them.
+    parts: those of the data that get features; others keep their tokens.
+    shown: whether a bar shows how far it is.
   """
-  names = ('train', 'validation', 'test')
-  parts = {name: stored_parts(getattr(data, name)) for name in names}
+  held = {name: stored_parts(getattr(data, name)) for name in parts}
   apart = data.text.out_of_scope or ()
-  make = _zeros if in_shape_only else _encoded
-  features = make([*(tokens for tokens, _ in parts.values()), *apart], encode)
+  arrays = [*(tokens for tokens, _ in held.values()), *apart]
+  if in_shape_only:
+    features = _zeros(arrays, encode)
+  else:
+    features = _encoded(arrays, encode, shown)
   samplers = {
     name: tasks.device_tasks(own, places)
-    for own, (name, (_, places)) in zip(features, parts.items(), strict=False)
+    for own, (name, (_, places)) in zip(features, held.items(), strict=False)
   }
   text = data.text
   if apart:
-    text = text._replace(out_of_scope=type(apart)(*features[len(names) :]))
+    text = text._replace(out_of_scope=type(apart)(*features[len(held) :]))
   return data._replace(**samplers, text=text)
 
 

@@ -1,5 +1,6 @@
 """How well queries that are of no class are told from the others."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -7,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.runner.features import Encode
 from experiments.runner.problem import (
   TEST_SEED,
   VALIDATION_SEED,
   Judge,
   Problem,
+  on_features,
 )
 from metajax.base import PyTree, SampleTask, as_argument
 from metajax.equality import Frozen, as_frozen
@@ -24,7 +27,10 @@ from metajax.tasks import (
   tune_threshold,
 )
 
-__all__ = ['with_rejection']
+__all__ = ['OfFeatures', 'with_rejection']
+
+# Tasks of validation and test, of features that are made so.
+OfFeatures = Callable[[Encode], tuple[SampleTask, SampleTask]]
 
 # What no probability is below, or all are: JSON has no infinite numbers.
 _ACCEPT_ALL, _REJECT_ALL = 0.0, 1.01
@@ -37,6 +43,7 @@ def with_rejection(
   *,
   validation: SampleTask,
   test: SampleTask,
+  of_features: OfFeatures | None = None,
 ) -> dict[str, Any]:
   """Rejects queries whose greatest probability is low; how low, is tuned.
 
@@ -47,6 +54,8 @@ def with_rejection(
     validation: tasks that the threshold is tuned on, some queries of which are
       of no class.
     test: such tasks that it is tested on.
+    of_features: makes both of features of the same texts, for methods that
+      compare them.
 
   Returns:
     What `result.json` has under `out_of_scope`: the area under the curve, the
@@ -55,12 +64,16 @@ def with_rejection(
     where a probability is no number.
   """
   given, settings = judge.prepare(meta_params), problem.settings
+  learner = judge.learner
+  if of_features is not None:
+    of = on_features(problem, given, problem.test, settings.eval_tasks)
+    if of is not None:
+      learner, (validation, test) = of.learner, of_features(of.encode)
 
   def found(sample: SampleTask, seed: int, number: int) -> Any:
     keys = jax.random.split(jax.random.key(seed), number)
-    learner = as_frozen(judge.learner)
     return _found(
-      judge.normalisation, learner, given, as_argument(sample), keys
+      judge.normalisation, as_frozen(learner), given, as_argument(sample), keys
     )
 
   tuned = found(validation, VALIDATION_SEED, settings.validation_tasks)

@@ -10,7 +10,12 @@ from jax.sharding import Mesh
 from experiments.runner.common import Common
 from experiments.runner.data_digest import Digests
 from experiments.runner.errors import UsageError
-from experiments.runner.features import encoding, features_of, given_features
+from experiments.runner.features import (
+  Encode,
+  encoding,
+  features_of,
+  given_features,
+)
 from experiments.runner.networks import check_network, make_model
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS, Algorithm, registered
@@ -38,11 +43,13 @@ __all__ = [
   'TEST_SEED',
   'VALIDATION_SEED',
   'Judge',
+  'OnFeatures',
   'Problem',
   'Tested',
   'Trained',
   'judged',
   'make_judge',
+  'on_features',
   'regression',
   'steps_judged',
   'tested_how',
@@ -209,11 +216,9 @@ def judged(
     num_tasks: how many.
   """
   learner, prepared = judge.learner, judge.prepare(meta_params)
-  if _compares_features(problem, sample, num_tasks):
-    # Of each text once, and not once for every task that it is drawn for.
-    weights = weights_of(problem, prepared)
-    sample = features_of(sample, encoding(problem.model, weights), shown=False)
-    learner = make_judge(problem._replace(model=given_features())).learner
+  if (of := on_features(problem, prepared, sample, num_tasks)) is not None:
+    learner = of.learner
+    sample = features_of(sample, of.encode, shown=False)
   return evaluate(
     learner,
     with_metrics(problem.objective, *problem.metrics),
@@ -225,6 +230,34 @@ def judged(
     judged=steps_judged(problem),
     mesh=problem.mesh,
   )
+
+
+class OnFeatures(NamedTuple):
+  """A method that is tested on features of examples, and what makes them."""
+
+  learner: Learner | MetaLearner | Frozen
+  encode: Encode
+
+
+def on_features(
+  problem: Problem, prepared: PyTree, sample: SampleTask, num_tasks: int
+) -> OnFeatures | None:
+  """A test for which features are computed once, and not once for every task.
+
+  Args:
+    problem: whose method it is.
+    prepared: meta-parameters, by which features are computed.
+    sample: draws the tasks.
+    num_tasks: how many.
+
+  Returns:
+    None where that is not the same, or is more work.
+  """
+  if not _compares_features(problem, sample, num_tasks):
+    return None
+  judge = make_judge(problem._replace(model=given_features()))
+  weights = weights_of(problem, prepared)
+  return OnFeatures(judge.learner, encoding(problem.model, weights))
 
 
 def weights_of(problem: Problem, meta_params: PyTree) -> PyTree:

@@ -1,5 +1,7 @@
 """Weights of pretrained transformers that stay, and features of them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,6 +89,27 @@ def test_a_test_alone_asks_nothing_of_the_classes_of_validation(
   alone = alone.replace(out_of_scope='classes')
   with pytest.raises(UsageError, match='leave none of the 2'):
     text.make_problem(alone, text.make_recipe(alone))
+
+
+@pytest.mark.in_ci
+def test_what_is_of_no_class_is_told_by_features_as_by_texts(
+  tmp_path, model_dir, table
+):
+  settings = given(
+    tmp_path, model_dir=model_dir, adapt='last:1', out_of_scope='classes',
+    **table | {'queries': 3},
+  ).replace(eval_tasks=20, validation_tasks=20)  # fmt: skip
+  problem = text.make_problem(settings, text.make_recipe(settings))
+  learner = problem.meta_learner()
+  inputs = jax.eval_shape(problem.test, KEY).support.inputs
+  init = jax.jit(lambda learner, *rest: learner.made().init(*rest))
+  params = init(learner, KEY, jnp.zeros(inputs.shape, inputs.dtype))
+  found = problem.more(problem, make_judge(problem), params)['out_of_scope']
+  of_texts = partial(problem.more, of_features=None)
+  expected = of_texts(problem, make_judge(problem), params)['out_of_scope']
+  for name in ('auroc', 'accuracy', 'accuracy_of_accepting_all'):
+    assert found[name] == pytest.approx(expected[name], abs=0.02)
+  assert found['threshold'] == pytest.approx(expected['threshold'], abs=1e-4)
 
 
 @pytest.mark.in_ci
