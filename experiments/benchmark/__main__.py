@@ -12,9 +12,8 @@ are metajax as its users get it, plain JAX written by hand
 TorchOpt, `torch.func`, and a PyTorch loop over tasks
 (`pip install -e '.[benchmark]'`); `native` and `reverse` are other ways of
 metajax itself: the convolutions of the backend, and reverse over reverse mode,
-which is faster and larger.
-The quick suite takes about ten minutes on
-two CPU cores, the full one, with its scaling curves, more than an hour.
+which is faster and larger. The quick suite takes about ten minutes on two CPU
+cores, the full one, with its scaling curves, more than an hour.
 
 Every implementation has a process of its own, starts from the same weights and
 the same tasks, and must have the same first loss, or there is no table. They

@@ -21,7 +21,7 @@ from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS, Algorithm
 from metajax.models.encoders import ENCODERS
 
-__all__ = ['check_fields', 'with_settings']
+__all__ = ['check_fields', 'check_train_ways', 'with_settings']
 
 # What the experiment finds out or a comparison takes, and what only some kinds
 # of problem have; where these have it there is a flag.
@@ -78,14 +78,25 @@ def with_settings(recipe: Recipe, settings: Common) -> Recipe:
     )
   if 'inner_batch' in given and 'eval_inner_batch' not in given:
     recipe = recipe._replace(eval_inner_batch=recipe.inner_batch)
+  check_train_ways(row, recipe, settings.algorithm)
+  return _with_network(recipe, settings, row)
+
+
+def check_train_ways(row: Algorithm, recipe: Recipe, subject: str) -> None:
+  """Refuses to train what has an output for each class on others than it tests.
+
+  Args:
+    row: of the method.
+    recipe: of the tasks.
+    subject: how the message calls the method, before "has".
+  """
   per_class = row.head.kind == 'outputs'
   if per_class and recipe.train_ways not in (None, recipe.ways):
     raise UsageError(
       'train_ways',
-      f'is {recipe.train_ways}, but {settings.algorithm} has an output for each'
-      f' class, so only --ways={recipe.ways} is allowed',
+      f'is {recipe.train_ways}, but {subject} has an output for each class, so'
+      f' only --ways={recipe.ways} is allowed',
     )
-  return _with_network(recipe, settings, row)
 
 
 def _with_network(recipe: Recipe, settings: Common, row: Algorithm) -> Recipe:

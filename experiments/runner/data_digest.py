@@ -20,6 +20,7 @@ __all__ = [
   'DIGEST_ENTRY',
   'Digests',
   'SameData',
+  'add_array',
   'check_same_data',
   'data_flag',
   'digests',
@@ -63,11 +64,16 @@ def _digests_of(part: Any) -> dict[str, str]:
     if isinstance(held, np.ndarray) and held.dtype == object:
       _add_texts(values, held)
     elif isinstance(held, np.ndarray):
-      values.update(f'{held.dtype.str}{held.shape}'.encode())
-      values.update(np.ascontiguousarray(held).reshape(-1).view(np.uint8).data)
+      add_array(values, held)
     else:
       _add_texts(names, held)
   return {'names': names.hexdigest(), 'values': values.hexdigest()}
+
+
+def add_array(digest: Any, array: np.ndarray) -> None:
+  """Adds the type, the shape and the numbers of an array to a digest."""
+  digest.update(f'{array.dtype.str}{array.shape}'.encode())
+  digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _add_texts(digest: Any, texts: Iterable[str]) -> None:

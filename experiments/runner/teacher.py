@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments.recipes.overrides import check_train_ways
 from experiments.runner.common import Common
 from experiments.runner.errors import UsageError
 from experiments.runner.problem import Problem, make_judge
@@ -101,23 +102,16 @@ def for_tasks_of(given: Any, recipe: Recipe, workdir: Path) -> Any:
       have another number of them.
   """
   row = ALGORITHMS[given.algorithm]
-  train_ways = recipe.train_ways
   sizes = {
     'ways': recipe.ways, 'shots': recipe.shots, 'queries': recipe.queries
   }  # fmt: skip
   if row.trains_on == 'classes':
     return given.replace(**sizes)
-  if row.adapts_by_gradient:
-    if train_ways not in (None, recipe.ways):
-      raise UsageError(
-        'train_ways',
-        f'is {train_ways}, but --teacher={workdir} is of {given.algorithm},'
-        f' which has an output for each class, so only --ways={recipe.ways} is'
-        ' allowed',
-      )
-    train_ways = None
+  check_train_ways(
+    row, recipe, f'--teacher={workdir} is of {given.algorithm}, which'
+  )
   return given.replace(
-    **sizes, train_ways=train_ways, train_shots=recipe.train_shots
+    **sizes, train_ways=recipe.train_ways, train_shots=recipe.train_shots
   )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.runner.data_digest import add_array
 from experiments.runner.errors import UsageError, printable
 from experiments.runner.records import Missing
 from metajax.base import PyTree
@@ -29,10 +30,8 @@ def teacher_digest(step: int, meta_params: PyTree) -> str:
   found = hashlib.sha256()
   leaves, _ = jax.tree.flatten_with_path(meta_params)
   for path, leaf in leaves:
-    array = np.asarray(leaf)
-    name = jax.tree_util.keystr(path)
-    found.update(f'{name}{array.dtype}{array.shape}'.encode())
-    found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    found.update(jax.tree_util.keystr(path).encode())
+    add_array(found, np.asarray(leaf))
   return f'step {step}, SHA-256 {found.hexdigest()}'
 
 

@@ -159,6 +159,18 @@ def test_a_worker_says_what_went_wrong(tmp_path):
 
 
 @pytest.mark.in_ci
+def check_same(problem, ours, theirs, of_loss, *, rtol, atol):
+  """Compares losses and meta-gradients of a task; returns our loss."""
+  (loss, slopes), (other_loss, others) = (
+    program.meta_gradient(problem.weights, problem.tasks[0])
+    for program in (ours, theirs)
+  )
+  assert other_loss == pytest.approx(loss, rel=of_loss)
+  for path, slope in slopes.items():
+    np.testing.assert_allclose(slope, others[path], rtol=rtol, atol=atol)
+  return loss
+
+
 @pytest.mark.parametrize(
   'name',
   [
@@ -169,25 +181,15 @@ def test_a_worker_says_what_went_wrong(tmp_path):
 )
 def test_by_hand_is_what_metajax_computes(name):
   problem = prepare(TINY[name], 'float32', 1)
-  (ours, slopes), (theirs, others) = (
-    make(problem).meta_gradient(problem.weights, problem.tasks[0])
-    for make in (in_metajax, in_plain_jax)
-  )
-  assert ours == pytest.approx(theirs, rel=1e-4)
-  for path, slope in slopes.items():
-    np.testing.assert_allclose(slope, others[path], rtol=5e-3, atol=1e-4)
+  ours, theirs = (make(problem) for make in (in_metajax, in_plain_jax))
+  check_same(problem, ours, theirs, 1e-4, rtol=5e-3, atol=1e-4)
 
 
 @pytest.mark.in_ci
 def test_both_modes_compute_the_same_adapters():
   problem = prepare(TINY['lora'], 'float32', 1)
-  (loss, slopes), (other_loss, others) = (
-    make(problem).meta_gradient(problem.weights, problem.tasks[0])
-    for make in (in_metajax, in_reverse_mode)
-  )
-  assert loss == pytest.approx(other_loss, rel=1e-6)
-  for path, slope in slopes.items():
-    np.testing.assert_allclose(slope, others[path], rtol=1e-4, atol=1e-6)
+  mixed, reverse = (make(problem) for make in (in_metajax, in_reverse_mode))
+  check_same(problem, mixed, reverse, 1e-6, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.in_ci
@@ -198,16 +200,9 @@ def test_peers_compute_adapters_on_the_same_pretrained_weights():
 
   problem = prepare(TINY['lora'], 'float32', 1)
   assert sorted(problem.pretrained) == ['config.json', 'model.safetensors']
-  loss, slopes = in_metajax(problem).meta_gradient(
-    problem.weights, problem.tasks[0]
-  )
+  ours = in_metajax(problem)
   for make in (in_loop, in_torch_func):
-    found, others = make(problem).meta_gradient(
-      problem.weights, problem.tasks[0]
-    )
-    assert found == pytest.approx(loss, rel=1e-5)
-    for path, slope in slopes.items():
-      np.testing.assert_allclose(slope, others[path], rtol=1e-3, atol=1e-6)
+    check_same(problem, ours, make(problem), 1e-5, rtol=1e-3, atol=1e-6)
 
 
 def test_names_of_adapters_have_slashes():
@@ -230,14 +225,10 @@ def test_peers_compute_what_metajax_computes(peer):
   from experiments.benchmark.speed.base import resolve
 
   problem = prepare(TINY['sinusoid'], 'float32', 1)
-  loss, slopes = in_metajax(problem).meta_gradient(
-    problem.weights, problem.tasks[0]
-  )
   program = resolve(peer.make)(problem)
-  found, others = program.meta_gradient(problem.weights, problem.tasks[0])
-  assert found == pytest.approx(loss, rel=1e-4)
-  for path, slope in slopes.items():
-    np.testing.assert_allclose(slope, others[path], rtol=1e-3, atol=1e-4)
+  loss = check_same(
+    problem, in_metajax(problem), program, 1e-4, rtol=1e-3, atol=1e-4
+  )
   assert program.advance(1) == pytest.approx(loss, rel=1e-4)
 
 
