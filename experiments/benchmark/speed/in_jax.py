@@ -143,7 +143,7 @@ def nested(weights: Mapping[str, Any]) -> PyTree:
   tree: dict[str, Any] = {}
   for name, leaf in weights.items():
     *path, last = name.split('/')
-    if path[0] == 'tuning':
+    if path[:1] == ['tuning']:  # a leaf may be by itself
       path = ['tuning', '/'.join(path[1:])]
     within = tree
     for step in path:
