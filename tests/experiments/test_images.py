@@ -240,9 +240,10 @@ def test_images_on_the_host_give_the_same_run(launcher, cache, npz, tmp_path):
 
 
 @pytest.mark.in_ci
-def test_model_of_another_run(launcher, cache, squares, strokes, tmp_path):
+@pytest.mark.parametrize('finished', ['strokes'], indirect=True)
+def test_model_of_another_run(launcher, cache, squares, finished, tmp_path):
   """What was trained on strokes is tested on something else."""
-  _, source = strokes
+  _, source = finished
   data = np.load(squares)
   padded = np.pad(data['images'], ((0, 0), (6, 6), (6, 6)))  # as large
   np.savez(tmp_path / 'padded.npz', images=padded, labels=data['labels'])
@@ -262,11 +263,12 @@ def test_model_of_another_run(launcher, cache, squares, strokes, tmp_path):
 
 
 @pytest.mark.in_ci
-def test_omniglot(launcher, cache, strokes, shared_data, tmp_path):
+@pytest.mark.parametrize('finished', ['strokes'], indirect=True)
+def test_omniglot(launcher, cache, finished, shared_data, tmp_path):
   data_dir = shared_data / 'omniglot' / 'tfds'
   if not data_dir.is_dir():
     pytest.skip(f'{data_dir} is not here')
-  _, source = strokes
+  _, source = finished
   outcome = launcher.succeed(
     'images', *TINY_IMAGES, *NETWORK, cache, '--dataset=omniglot',
     f'--data_dir={data_dir}', f'--load={source}', '--test_only',
