@@ -38,6 +38,7 @@ from experiments.runner.common import Common
 from experiments.runner.compared import (
   Compared,
   curve_of,
+  pilot_dispatch,
   pilot_of,
   row_of,
   seconds_per_step_of,
@@ -109,7 +110,8 @@ class Settings(ImageData, TextData, Transformer, MoreLosses):
     of='machine', resume=True,
   )  # fmt: skip
   minutes_each: float = setting(
-    5.0, Positive(), 'of training, without compilation and validation',
+    5.0, Positive(), 'of training, without compilation, validation and the'
+    ' features of what is frozen',
     of='training', resume=False,
   )  # fmt: skip
   ways: int = setting(
@@ -332,7 +334,7 @@ def _steps(
   check_record(steps, dict.fromkeys(steps, (int,)), plan, 'workdir')
   if name not in steps:
     pilot = pilot_of(workdir, name)
-    every = min(recipe.log_every, 10) if recipe.log_every < 100 else 1000
+    every = pilot_dispatch(recipe, of_run)
     length = 1 + _PILOT_DISPATCHES * every
     wait_until_free(pilot)
     # The rest of one that was stopped would be too short to measure.

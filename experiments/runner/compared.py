@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.runner import runs, tables
+from experiments.runner.common import Common
 from experiments.runner.errors import UsageError
 from experiments.runner.report import metric_of
 from experiments.runner.runs import FailedError
+from experiments.runner.transformers import uses_features
+from metajax.algorithms.recipe import Recipe
 from metajax.metric import Metric
 from metajax.runs.writers import VALIDATION, read_json_lines
 
 __all__ = [
   'Compared',
   'curve_of',
+  'pilot_dispatch',
   'pilot_of',
   'row_of',
   'seconds_per_step_of',
@@ -51,6 +55,13 @@ class Compared(NamedTuple):
 def pilot_of(workdir: Path, method: str) -> Path:
   """The workdir of the short run that measures how long a step takes."""
   return workdir / 'pilots' / method
+
+
+def pilot_dispatch(recipe: Recipe, of_run: Common) -> int:
+  """Steps of a pilot in one call: enough of them for its time to be theirs."""
+  if getattr(of_run, 'model_dir', None) and not uses_features(of_run):
+    return 1  # steps of a transformer are long
+  return min(recipe.log_every, 10) if recipe.log_every < 100 else 1000
 
 
 def seconds_per_step_of(outcome: Mapping[str, Any]) -> float | None:
