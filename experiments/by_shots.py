@@ -218,6 +218,7 @@ def _settings_of(
     eval_tasks=settings.eval_tasks,
     cache_dir=settings.cache_dir,
     load=str(path) if trained else None,
+    load_share=1.0,
     test_only=trained,
   )
 

@@ -59,7 +59,11 @@ from experiments.runner.settings import (
   setting,
   settings,
 )
-from experiments.runner.transformers import Transformer, check_adaptation
+from experiments.runner.transformers import (
+  Transformer,
+  check_adaptations,
+  means,
+)
 from experiments.runner.workdir import wait_until_free, write_json, write_text
 from metajax.algorithms.recipe import ANNEALED, Recipe
 from metajax.algorithms.table import ALGORITHMS
@@ -226,14 +230,7 @@ def _check_meaning(settings: Settings) -> None:
         name,
         f'is {value}, but has no meaning for --dataset={settings.dataset}',
       )
-  if not settings.adaptations:
-    return
-  if settings.model_dir is None:
-    raise UsageError('adaptations', 'are of the transformer of --model_dir')
-  if settings.adapt is not None:
-    raise UsageError('adaptations', 'are given, and --adapt too; leave one out')
-  for each in settings.adaptations:
-    check_adaptation('adaptations', each)
+  check_adaptations(settings, usual)
 
 
 def _chosen(settings: Settings) -> list[Compares]:
@@ -304,6 +301,8 @@ def _settings_of(settings: Settings, compares: Compares) -> Common:
     values['queries'] = settings.shots
   if adapt is not None:
     values['adapt'] = adapt
+    # A setting of some adaptations is left out of the rows of others.
+    values = {name: each for name, each in values.items() if means(name, adapt)}
   if row.head.kind == 'none':
     values |= {'network': None, 'width': None, 'depth': None}
   if recipe.steps and recipe.outer_schedule not in ANNEALED:

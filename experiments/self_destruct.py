@@ -76,7 +76,8 @@ __all__ = ['Settings', 'run', 'table']
 _UNUSED = (
   'plugin', 'set', 'network', 'shots', 'queries', 'train_shots',
   'chunk_size', 'inner_lr', 'outer_schedule', 'precision',
-  'load', 'other_data', 'test_only', 'eval_tasks', 'test_checkpoint', 'dry_run',
+  'load', 'load_share', 'other_data', 'test_only', 'eval_tasks',
+  'test_checkpoint', 'dry_run',
   'mesh', 'shard', 'distributed', 'num_processes', 'process_id',
   'split_shares', 'split_dir', 'within_groups',
   # An adversary has all weights: none are kept, and nothing stands beside them.

@@ -23,13 +23,15 @@ def draw_curves(run: Finished) -> None:
   """Draws the metric in training, and the metric at test by inner step."""
   metric = run.problem.metric
   suffix = f'_{metric.name}'
-  name, baseline = next(
+  # The strongest is the one to beat.
+  name, baseline = min(
     (
       each
       for each in run.outcome['baseline'].items()
-      if each[0].endswith(suffix)
+      if each[0].endswith(suffix) and each[1] is not None
     ),
-    ('', None),
+    key=lambda each: metric.sort_key(each[1]),
+    default=('', None),
   )
   label = f'{name.removesuffix(suffix)} baseline'
   records = run.workdir / 'metrics.jsonl'

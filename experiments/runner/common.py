@@ -12,6 +12,7 @@ from experiments.runner.settings import (
   Part,
   Positive,
   Repeated,
+  Share,
   Text,
   Whole,
   WholeOrAuto,
@@ -226,6 +227,12 @@ class Common(Machine):
   )  # fmt: skip
   load: str | None = setting(
     None, Place(), 'start from the meta-parameters of the run in this workdir',
+    of='training', resume=False,
+  )  # fmt: skip
+  load_share: float = setting(
+    1.0, Share(), 'how far to go from the initial meta-parameters, such as'
+    ' pretrained weights, to those of --load; weights between the two may be'
+    ' better on new classes than either (Wortsman et al. 2022, who take 0.5)',
     of='training', resume=False,
   )  # fmt: skip
   other_data: bool = setting(

@@ -135,7 +135,11 @@ def on_pretrained(
     flag = 'rank' if given.adapt in (None, 'lora') else 'adapt'
     raise UsageError(flag, f'is {getattr(given, flag)}: {error}') from error
   weights = _used(model, found.params)
-  if found.config.depth > _DEEP:
+  # What is learned of the last blocks has a type of its own.
+  mixed = (given.adapt or '').startswith(
+    'last:'
+  ) and given.model_dtype != 'float32'
+  if found.config.depth > _DEEP and not mixed:
     weights = of_weights(given, pretrained.stack_blocks, weights)
     model = _stacked(model)
   return on_weights(model, weights, tuning)

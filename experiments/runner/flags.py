@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Container
@@ -109,6 +110,9 @@ def one_line(cls: type, run: Callable[[], int]) -> int:
     except UsageError as error:
       text = as_flags(error.message, said(cls))
       return _refuse(f'--{error.setting}{error.given}: {text}')
+    except KeyboardInterrupt:  # where there is nothing to save
+      print('stopped', file=sys.stderr)
+      return 128 + signal.SIGINT
     except PermissionError as error:  # of a directory that cannot be entered
       return _refuse(f'{error.filename}: {error.strerror}; name another')
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.runner import cluster, dry_run, report
+from experiments.runner.common import Common
 from experiments.runner.data_digest import DIGEST
 from experiments.runner.errors import UsageError, unwritable
 from experiments.runner.interrupts import (
@@ -72,8 +73,11 @@ def train_and_test(
   """
   started = time.perf_counter() if started is None else started
   settings = problem.settings
-  if settings.other_data and settings.load is None:
-    raise UsageError('other_data', 'goes with --load')
+  for name in ('other_data', 'load_share'):
+    if settings.load is None and getattr(settings, name) != getattr(
+      Common, name
+    ):
+      raise UsageError(name, 'goes with --load')
   record = recorded(problem)
   cluster.check_agreement(settings, record)
   if settings.dry_run is not None:

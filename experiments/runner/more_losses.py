@@ -88,6 +88,7 @@ def with_words_loss(
   Raises:
     UsageError: if nothing would learn from it, or words cannot be masked.
   """
+  _refuse_without_teacher(given)
   weight, name = given.masked_words_weight, given.algorithm
   if weight is None:
     return None
@@ -112,6 +113,15 @@ def with_words_loss(
     loss = _of_pretrained(given, found, model)
   of_tasks = _of_queries(loss, weights)
   return lambda learner: with_auxiliary(learner, of_tasks, weight)
+
+
+def _refuse_without_teacher(given: Any) -> None:
+  for name in ('distil_weight', 'distil_temperature'):
+    value = getattr(given, name)
+    if given.teacher is None and value != getattr(MoreLosses, name):
+      raise UsageError(
+        name, f'is {value}, but has a meaning only with --teacher; leave it out'
+      )
 
 
 def _of_pretrained(given: Any, found: pretrained.Pretrained, model: Any) -> Any:

@@ -31,8 +31,9 @@ from metajax.algorithms.recipe import Recipe
 
 __all__ = [
   'Assignments', 'Base', 'Finite', 'Kind', 'Listed', 'OneOf', 'Part',
-  'Positive', 'Repeated', 'Said', 'Text', 'Whole', 'WholeOrAuto', 'YesNo',
-  'assigned', 'assignments', 'is_identity', 'said', 'setting', 'settings',
+  'Positive', 'Repeated', 'Said', 'Share', 'Text', 'Whole', 'WholeOrAuto',
+  'YesNo', 'assigned', 'assignments', 'is_identity', 'said', 'setting',
+  'settings',
 ]  # fmt: skip
 
 Part = Literal['tasks', 'data', 'method', 'training', 'test', 'machine']
@@ -155,6 +156,16 @@ class Positive(Finite):
   def holds(self, number: float) -> bool:
     """Whether a finite number is allowed."""
     return number > 0
+
+
+class Share(Finite):
+  """A part of something, or all of it."""
+
+  allowed = 'a number above 0, up to 1'
+
+  def holds(self, number: float) -> bool:
+    """Whether a finite number is allowed."""
+    return 0 < number <= 1
 
 
 class OneOf(Kind):

@@ -32,8 +32,9 @@ __all__ = [
 
 # Settings of a run that say nothing of what it has learned.
 _OF_THE_RUN = (
-  'workdir', 'resume', 'load', 'other_data', 'test_only', 'dry_run', 'profile',
-  'teacher', 'mesh', 'shard', 'distributed', 'num_processes', 'process_id',
+  'workdir', 'resume', 'load', 'load_share', 'other_data', 'test_only',
+  'dry_run', 'profile', 'teacher', 'mesh', 'shard', 'distributed',
+  'num_processes', 'process_id',
 )  # fmt: skip
 
 

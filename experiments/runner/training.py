@@ -4,9 +4,12 @@ import contextlib
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
+import optax
 
+from experiments.runner.common import Common
 from experiments.runner.data_digest import DIGEST_ENTRY, check_same_data
 from experiments.runner.errors import UsageError, printable
 from experiments.runner.interrupts import (
@@ -28,6 +31,7 @@ from experiments.runner.records import (
   check_record,
   read_record,
 )
+from experiments.runner.settings import said
 from experiments.runner.weights_digest import (
   WEIGHTS_ENTRY,
   check_same_weights,
@@ -78,7 +82,10 @@ def train(
   recipe = problem.recipe
   initial = train_step.init(jax.random.key(problem.settings.seed))
   if loaded is not None:
-    initial = initial._replace(meta_params=loaded)
+    between = optax.incremental_update(
+      loaded, initial.meta_params, problem.settings.load_share
+    )
+    initial = initial._replace(meta_params=between)
   if recipe.steps == 0 or problem.settings.test_only:
     return Trained(initial.meta_params, 0, 0, None, None, 0.0)
   checkpointer = Checkpointer(
@@ -131,9 +138,10 @@ def load_checkpoint(
   if not (workdir / 'checkpoints').is_dir():
     raise UsageError('load', f'{workdir} holds no checkpoints')
   settings = problem.settings
+  there = dict[str, Any]()
   # Older runs, and those of the library alone, have no record.
   if (workdir / RECORD).exists():
-    before = read_record(workdir / RECORD, 'load')
+    there = before = read_record(workdir / RECORD, 'load')
     entries = {**DIGEST_ENTRY, **WEIGHTS_ENTRY}
     check_record(before, entries, workdir / RECORD, 'load')
     check_same_weights(
@@ -153,9 +161,23 @@ def load_checkpoint(
     with Checkpointer(workdir / 'checkpoints') as checkpointer:
       restored = checkpointer.restore(train_step.template(), only='meta_params')
   except CheckpointError as error:
-    raise UsageError('load', str(error)) from error
+    hint = _differences(settings, there)
+    raise UsageError('load', f'{error}{hint}') from error
   _report(restored, 'loaded')
   return restored
+
+
+def _differences(settings: Common, there: dict[str, Any]) -> str:
+  """What of the method was set otherwise in the run that is loaded."""
+  names = [
+    name for name, each in said(type(settings)).items() if each.of == 'method'
+  ]
+  changed = [
+    f'--{name} {there[name]} there and {value} here'
+    for name, value in settings.given().items()
+    if name in names and name in there and there[name] != value
+  ]
+  return f'; different are {", ".join(changed)}' if changed else ''
 
 
 def _report(restored: Restored, verb: str) -> None:

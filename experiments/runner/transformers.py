@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.runner.data_digest import data_flag
 from experiments.runner.errors import UsageError
 from experiments.runner.paths import Place
 from experiments.runner.settings import (
@@ -38,8 +39,10 @@ from metajax.models.tuning import (
 __all__ = [
   'Transformer',
   'check_adaptation',
+  'check_adaptations',
   'load_pretrained',
   'make_tuning',
+  'means',
   'of_weights',
   'tokenizer_of',
   'uses_features',
@@ -120,7 +123,7 @@ def load_pretrained(given: Any) -> pretrained.Pretrained | None:
     )
   try:
     found = (
-      pretrained.load(given.model_dir)
+      pretrained.load(given.model_dir, masked_words=_layers_of_words(given))
       if given.dry_run is None
       else _outline(given.model_dir)
     )
@@ -133,6 +136,12 @@ def load_pretrained(given: Any) -> pretrained.Pretrained | None:
     except ValueError as error:
       raise UsageError('depth', f'is {given.depth}, but {error}') from error
   return found._replace(params=_kept_in(given, found))
+
+
+def _layers_of_words(given: Any) -> bool | None:
+  """Whether layers for masked words are read: where there are any and a use."""
+  wanted = getattr(given, 'masked_words_weight', None) is not None
+  return None if wanted else False
 
 
 def of_weights(
@@ -196,6 +205,13 @@ def weights_kept(given: Any, found: pretrained.Pretrained | None) -> Any:
   return {'weights': f'{given.model_dtype}, {size / 2**20:.1f} MiB'}
 
 
+def means(name: str, adapt: str) -> bool:
+  """Whether a setting of weights changes anything of an adaptation."""
+  if name == 'model_dtype':
+    return adapt != 'all'  # all of them are learned, in float32
+  return name not in _OF_ADAPTATIONS or adapt in _OF_ADAPTATIONS[name]
+
+
 def _refuse_without_meaning(given: Any) -> None:
   """Refuses settings that would change nothing."""
   if given.network not in (None, 'transformer'):
@@ -225,6 +241,37 @@ def check_adaptation(flag: str, adapt: str) -> None:
       f'is {adapt}; it is one of lora, prefix, prompt, bias, norm, head,'
       ' last:K with K from 1, and all',
     )
+
+
+def check_adaptations(given: Any, usual: Any) -> None:
+  """Refuses adaptations that a comparison cannot have rows of.
+
+  Args:
+    given: settings, of `Transformer`, with `adaptations`.
+    usual: the same, by default.
+
+  Raises:
+    UsageError: by the setting that is wrong.
+  """
+  if not given.adaptations:
+    return
+  if given.model_dir is None:
+    raise UsageError(
+      'adaptations', 'are of a pretrained transformer: name one by --model_dir'
+    )
+  if given.adapt is not None:
+    raise UsageError('adaptations', 'are given, and --adapt too; leave one out')
+  for each in given.adaptations:
+    check_adaptation('adaptations', each)
+  for name in (*_OF_ADAPTATIONS, 'model_dtype'):
+    value, listed = getattr(given, name), given.adaptations
+    if value != getattr(usual, name) and not any(
+      means(name, each) for each in listed
+    ):
+      raise UsageError(
+        name,
+        f'is {value}, but changes nothing of --adaptations={",".join(listed)}',
+      )
 
 
 def _outline(folder: str) -> pretrained.Pretrained:
@@ -274,6 +321,8 @@ def tokenizer_of(
       )
     try:
       return tokenizer.encode(texts, max_tokens)
+    except pretrained.TextError as error:
+      raise UsageError(data_flag(given)[0], str(error)) from error
     except ValueError as error:
       raise UsageError('max_tokens', str(error)) from error
 

@@ -23,14 +23,16 @@ SMALL = {
 
 
 def save_small_transformer(
-  directory: Path, config: pretrained.TransformerConfig | None = None
+  directory: Path,
+  config: pretrained.TransformerConfig | None = None,
+  masked_words: bool = False,
 ) -> None:
   """Writes one with the words of the generated language."""
   words = phrase_tokenizer().words
   config = config or pretrained.TransformerConfig(
     'bert', len(words), 16, 2, 2, 24, 32, types=2
   )
-  params = draw(jax.random.key(0), shapes(config))
+  params = draw(jax.random.key(0), shapes(config, masked_words=masked_words))
   inner = Tokenizer(
     models.WordLevel(
       {word: index for index, word in enumerate(words)}, unk_token=words[0]

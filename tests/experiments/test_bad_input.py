@@ -68,6 +68,11 @@ def test_flags(refused):
     ('--network=conv_4', r'--network=conv_4: .*; did you mean conv4\?$'),
     ('--set=eval_inner_batc=3', r'--set: .*did you mean eval_inner_batch\?$'),
     ('--other_data', r'--other_data: goes with --load$'),
+    ('--load_share=0.5', r'--load_share: goes with --load$'),
+    (
+      '--load_share=0',
+      r'--load_share=0(.0)?: must be a number above 0, up to 1',
+    ),
     (f'--workdir={"x" * 300}', r'--workdir=x+: must be a path, of names'),
     ('--evaluation=x', r'--evaluation=x: .*<transductive\|support\|population'),
     ('--test_checkpoint=x', r'--test_checkpoint=x: .*<last\|best>'),
@@ -358,7 +363,8 @@ def test_directory_that_holds_a_run(launcher, refused, cache, tmp_path):
   line = refused(*TINY_IMAGES, cache, f'--load={tmp_path / "run"}',
                  f'--workdir={tmp_path / "other"}')  # fmt: skip
   assert re.match(
-    r'--load: the state of step 4 in .* does not fit: expected but not saved',
+    r'--load: the state of step 4 in .* does not fit: expected but not saved'
+    r'.*; different are .*--inner_lr',
     line,
   )
   (tmp_path / 'run' / 'config.json').write_text('{')

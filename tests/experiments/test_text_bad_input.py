@@ -1,6 +1,7 @@
 """What cannot be meant of texts and of transformers is one line."""
 
 import csv
+import json
 import pickle
 import re
 import shutil
@@ -15,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from experiments import text
+from experiments.compare import Compares, _check_meaning, _settings_of
 from experiments.compare import Settings as Comparison
-from experiments.compare import _check_meaning
 from experiments.runner.errors import UsageError
 from metajax.models import pretrained
 from metajax.models.pretrained.parameters import draw, shapes
@@ -164,6 +165,19 @@ def test_a_tokenizer_of_another_model(model_dir, data_file):
   )  # fmt: skip
 
 
+def test_texts_without_a_token_are_blamed_on_their_file(tmp_path, model_dir):
+  inner = json.loads((model_dir / 'tokenizer.json').read_text())
+  inner['normalizer'] = {
+    'type': 'Replace', 'pattern': {'String': '?'}, 'content': ' '
+  }  # fmt: skip
+  (model_dir / 'tokenizer.json').write_text(json.dumps(inner))
+  path = write(tmp_path / 'odd.csv', [*rows(), ['??', 'class 0']])
+  refused(
+    r"--data_file: the tokenizer has no token for the text '\?\?' \(and 0 o",
+    **PRETRAINED, data_file=path, model_dir=model_dir,
+  )  # fmt: skip
+
+
 def test_texts_that_are_too_long_are_counted_or_refused(tmp_path):
   long = [[f'{line} {"and so on " * 20}', name] for line, name in rows()]
   long[0][0] = 'pay'
@@ -277,16 +291,35 @@ def test_keys_may_have_fewer_heads(whole_model, data_file, adapt):
     ({'max_tokens': 9}, '--max_tokens: is 9, but has no meaning'),
     ({'dataset': 'sinusoid', 'ways': 9}, '--ways: is 9, but has no meaning'),
     ({'dataset': 'sinusoid', 'adapt': 'all'}, '--adapt: is all, but has no'),
-    ({'dataset': 'csv', 'adaptations': 'lora'}, '--adaptations: are of the tr'),
+    ({'dataset': 'csv', 'adaptations': 'lora'}, '--adaptations: are of a pret'),
     ({'dataset': 'csv', 'adaptations': 'lroa', 'model_dir': 'x'},
      '--adaptations: is lroa; it is one of lora'),
     ({'dataset': 'csv', 'adaptations': 'lora', 'adapt': 'all',
       'model_dir': 'x'}, '--adaptations: are given, and --adapt too'),
+    ({'dataset': 'csv', 'adaptations': 'bias,all', 'model_dir': 'x',
+      'rank': 4}, '--rank: is 4, but changes nothing of --adapta'),
+    ({'dataset': 'csv', 'adaptations': 'all', 'model_dir': 'x',
+      'model_dtype': 'int8'}, '--model_dtype: is int8, but changes nothing'),
   ],
 )  # fmt: skip
 def test_comparisons_refuse_what_has_no_meaning(settings, message):
   with pytest.raises(UsageError, match=message):
     _check_meaning(Comparison(**settings))
+
+
+def test_a_setting_of_some_adaptations_goes_to_their_rows():
+  settings = Comparison(
+    dataset='csv', model_dir='x', adaptations='lora,bias,all', rank=4,
+    model_dtype='int8',
+  )  # fmt: skip
+  rows = {
+    adapt: _settings_of(settings, Compares('protonet', adapt))
+    for adapt in settings.adaptations
+  }
+  for adapt, rank, dtype in (
+    ('lora', 4, 'int8'), ('bias', 8, 'int8'), ('all', 8, 'float32')
+  ):  # fmt: skip
+    assert (rows[adapt].rank, rows[adapt].model_dtype) == (rank, dtype)
 
 
 def decoder(directory, max_length=150):

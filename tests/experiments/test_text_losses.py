@@ -184,6 +184,8 @@ def test_a_teacher_is_as_it_is_tested(tmp_path):
      'masked_words_weight'),
     ({'batch_size': 4}, 'batch_size'),
     ({'train_ways': 10}, 'train_ways'),
+    ({'distil_weight': 0.3}, 'distil_weight'),
+    ({'distil_temperature': 'learned'}, 'distil_temperature'),
     ({'train_ways': 1, 'algorithm': 'protonet'}, 'train_ways'),
     ({'train_ways': 999, 'algorithm': 'protonet'}, 'train_ways=999'),
     ({'ways': 999, 'algorithm': 'protonet'}, 'ways=999'),

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip('tokenizers')
 
-from small_texts import given
+from small_texts import given, save_small_transformer
 
 import metajax
 from experiments import text
@@ -19,6 +19,7 @@ from experiments.runner.problem import TEST_SEED, judged, make_judge
 from experiments.runner.transformers import load_pretrained, weights_kept
 from metajax.equality import Frozen, as_frozen
 from metajax.models import pretrained
+from metajax.runs.checkpoint import Checkpointer
 from metajax.tasks import phrase_tokenizer
 
 
@@ -294,3 +295,69 @@ def test_what_is_judged_after_the_last_step_alone_says_so(
   assert outcome['protocol']['weights'].startswith('int8, 0.0')
   assert not (tmp_path / 'run' / 'accuracy_by_inner_step.png').exists()
   assert (tmp_path / 'run' / 'learning_curve.png').exists()
+
+
+@pytest.mark.parametrize('adapt', ['last:1', 'lora'])
+def test_deep_transformers_keep_what_stays_in_fewer_bits(
+  tmp_path, table, adapt
+):
+  """More than 12 blocks are one stack, unless the last have their own type."""
+  config = pretrained.TransformerConfig(
+    'bert', len(phrase_tokenizer().words), 4, 13, 1, 4, 32, types=2
+  )
+  save_small_transformer(tmp_path / 'deep', config)
+  settings = given(
+    tmp_path, model_dir=tmp_path / 'deep', adapt=adapt, model_dtype='bfloat16',
+    rank=2 if adapt == 'lora' else 8, **table,
+  )  # fmt: skip
+  problem = text.make_problem(settings, text.make_recipe(settings))
+  tokens = jnp.zeros((2, 16), 'int32')
+  learned = jax.eval_shape(problem.model.init, KEY, tokens)
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(learned)} == {'float32'}
+  features = jax.eval_shape(problem.model.apply, learned, tokens)
+  assert features.dtype == jnp.float32
+
+
+def test_layers_of_the_file_predict_its_masked_words(tmp_path, table):
+  config = pretrained.TransformerConfig(
+    'bert', len(phrase_tokenizer().words), 4, 1, 1, 4, 32, types=2
+  )
+  save_small_transformer(tmp_path / 'words', config, masked_words=True)
+  settings = given(tmp_path, model_dir=tmp_path / 'words', **table)
+  assert 'masked_words' not in load_pretrained(settings).params
+  found = load_pretrained(settings.replace(masked_words_weight=0.1))
+  expected = pretrained.load(tmp_path / 'words', masked_words=True)
+  jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+
+
+@pytest.mark.in_ci
+def test_a_test_may_be_of_weights_between_those_of_start_and_end(
+  tmp_path, model_dir, table
+):
+  settings = given(
+    tmp_path, model_dir=model_dir, adapt='bias', outer_lr=0.3,
+    **table | {'queries': 3},
+  )  # fmt: skip
+  text.run(settings)
+  tested = settings.replace(
+    load=tmp_path / 'run', test_only=True, load_share=0.25, eval_tasks=20,
+    workdir=tmp_path / 'test',
+  )  # fmt: skip
+  outcome = text.run(tested)
+  problem = text.make_problem(tested, text.make_recipe(tested))
+  judge = make_judge(problem)
+  start = (
+    problem.meta_learner()
+    .made()
+    .init(jax.random.key(tested.seed), jnp.zeros((2, 16), 'int32'))
+  )
+  with Checkpointer(tmp_path / 'run' / 'checkpoints') as checkpointer:
+    end = checkpointer.restore(start, only='meta_params').state
+  between = jax.tree.map(lambda one, two: 0.75 * one + 0.25 * two, start, end)
+  found = [
+    judged(problem, judge, params, problem.test, TEST_SEED, 20).mean['nll'][-1]
+    for params in (between, end)
+  ]
+  value = outcome['test']['metrics']['nll']['mean']
+  assert found[0] == pytest.approx(value, rel=1e-4)
+  assert found[1] != pytest.approx(value, rel=1e-2)

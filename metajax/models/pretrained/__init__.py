@@ -19,6 +19,7 @@ from metajax.models.pretrained.parameters import (
 )
 from metajax.models.pretrained.tokenizer import (
   Encoded,
+  TextError,
   Tokenizer,
   read_tokenizer,
 )
@@ -32,6 +33,7 @@ from metajax.models.pretrained.weights import (
 __all__ = [
   'Encoded',
   'Pretrained',
+  'TextError',
   'Tokenizer',
   'TransformerConfig',
   'WordLoss',

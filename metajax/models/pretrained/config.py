@@ -327,14 +327,42 @@ def _from_fields(fields: Mapping[str, Any]) -> TransformerConfig:
   values['tied'] = fields.get('tie_word_embeddings', family != 'llama')
   if family == 'llama':
     values.update(_rotary(fields))
-  return TransformerConfig(family, **values)
+  try:
+    return TransformerConfig(family, **values)
+  except ValueError as error:
+    raise ValueError(_in_words_of_file(str(error), family)) from error
+
+
+def _in_words_of_file(text: str, family: str) -> str:
+  """An error that begins with a field, by the name that the file has for it."""
+  field, space, rest = text.partition(' ')
+  names = {**_NAMES[family], 'tied': 'tie_word_embeddings'}
+  if family == 'llama':
+    names['rotary_base'] = 'rope_theta'
+  return names.get(field, field) + space + rest
 
 
 def _rotary(fields: Mapping[str, Any]) -> dict[str, Any]:
   """Rotary positions, in the form of old configurations or of new ones."""
-  given = fields.get('rope_parameters') or fields.get('rope_scaling') or {}
+  forms = {
+    name: _read_rotary(name, fields[name], fields)
+    for name in ('rope_parameters', 'rope_scaling')
+    if fields.get(name) not in (None, {})
+  }
+  found = list(forms.values()) or [_read_rotary('rope_parameters', {}, fields)]
+  if any(each != found[0] for each in found):
+    raise ValueError(
+      f'rope_parameters and rope_scaling differ: {fields["rope_parameters"]}'
+      f' and {fields["rope_scaling"]}; leave one of them out'
+    )
+  return found[0]
+
+
+def _read_rotary(
+  name: str, given: Any, fields: Mapping[str, Any]
+) -> dict[str, Any]:
   if not isinstance(given, dict):
-    raise ValueError(f'rope_parameters must be an object, got {given!r}')
+    raise ValueError(f'{name} must be an object, got {given!r}')
   base = given.get('rope_theta', fields.get('rope_theta', 1e4))
   kind = given.get('rope_type', given.get('type', 'default'))
   if kind not in ('default', 'llama3'):
@@ -343,10 +371,10 @@ def _rotary(fields: Mapping[str, Any]) -> dict[str, Any]:
     raise ValueError('partial_rotary_factor must be 1.0')
   scaling = None
   if kind == 'llama3':
-    missing = [name for name in _ROTARY_SCALING if name not in given]
+    missing = [each for each in _ROTARY_SCALING if each not in given]
     if missing:
-      raise ValueError(f'{missing[0]} of rope_parameters is missing')
-    scaling = tuple(given[name] for name in _ROTARY_SCALING)
+      raise ValueError(f'{missing[0]} of {name} is missing')
+    scaling = tuple(given[each] for each in _ROTARY_SCALING)
   return {'rotary_base': base, 'rotary_scaling': scaling}
 
 

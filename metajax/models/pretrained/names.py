@@ -15,6 +15,7 @@ __all__ = [
   'PREFIXES',
   'Source',
   'canonical',
+  'has_masked_words',
   'is_harmless',
   'sources',
 ]
@@ -61,6 +62,11 @@ def is_harmless(config: TransformerConfig, name: str) -> bool:
   if config.tied and name == 'lm_head.weight':
     return config.causal
   return re.fullmatch(_HARMLESS[config.family], name) is not None
+
+
+def has_masked_words(names: Iterable[str]) -> bool:
+  """Whether tensors are there that BERT predicts masked words with."""
+  return not set(_MASKED_WORDS.values()).isdisjoint(names)
 
 
 def sources(

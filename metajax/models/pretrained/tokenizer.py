@@ -9,7 +9,11 @@ import numpy as np
 from metajax.models.lengths import bucket
 from metajax.models.pretrained.config import TransformerConfig
 
-__all__ = ['Encoded', 'Tokenizer', 'read_tokenizer']
+__all__ = ['Encoded', 'TextError', 'Tokenizer', 'read_tokenizer']
+
+
+class TextError(ValueError):
+  """A text that cannot be tokens; the message says which."""
 
 
 class Encoded(NamedTuple):
@@ -75,8 +79,9 @@ class Tokenizer:
       them, and at most `max_length`; and how many texts were truncated.
 
     Raises:
-      ValueError: if a text is no text or has no tokens, or `max_length` leaves
-        no room for any or is more than the model has positions for.
+      TextError: if a text is no text or has no tokens.
+      ValueError: if `max_length` leaves no room for any or is more than the
+        model has positions for.
     """
     longest = self._max_length if max_length is None else max_length
     special = self._tokenizer.num_special_tokens_to_add(False)
@@ -92,12 +97,16 @@ class Tokenizer:
       encodings = self._tokenizer.encode_batch(texts)
     finally:
       self._tokenizer.no_truncation()
-    for index, each in enumerate(encodings):
-      if all(each.special_tokens_mask):
-        raise ValueError(
-          f'text {index} of {len(texts)}, {texts[index][:40]!r}, has no tokens:'
-          ' leave empty texts out'
-        )
+    empty = [
+      text
+      for text, each in zip(texts, encodings, strict=True)
+      if all(each.special_tokens_mask)
+    ]
+    if empty:
+      raise TextError(
+        f'the tokenizer has no token for the text {empty[0][:80]!r} (and'
+        f' {len(empty) - 1} others); leave such texts out'
+      )
     most = max((len(each) for each in encodings), default=1)
     tokens = np.full((len(texts), min(bucket(most), longest)), -1, np.int32)
     for row, each in zip(tokens, encodings, strict=True):
@@ -139,17 +148,17 @@ class Tokenizer:
 
 def _checked(texts: Sequence[str]) -> list[str]:
   if isinstance(texts, str):
-    raise ValueError('give a list of texts, not one text')
+    raise TextError('give a list of texts, not one text')
   texts = list(texts)
   for index, text in enumerate(texts):
     if not isinstance(text, str):
-      raise ValueError(
+      raise TextError(
         f'text {index} of {len(texts)} is no text but {type(text).__name__}'
       )
     try:
       text.encode('utf-8')
     except UnicodeEncodeError as error:
-      raise ValueError(
+      raise TextError(
         f'text {index} of {len(texts)} has half of a surrogate pair, which is'
         ' no character: read the file in its own encoding'
       ) from error

@@ -24,6 +24,7 @@ from metajax.models.pretrained.names import (
   PREFIXES,
   Source,
   canonical,
+  has_masked_words,
   is_harmless,
   sources,
 )
@@ -53,7 +54,7 @@ def load(
   directory: str | Path,
   dtype: DTypeLike = jnp.float32,
   *,
-  masked_words: bool = False,
+  masked_words: bool | None = False,
 ) -> Pretrained:
   """Reads a pretrained transformer, of BERT's, GPT-2's or Llama's family.
 
@@ -68,7 +69,7 @@ def load(
       Pickled weights are refused.
     dtype: that parameters are kept in, float32 or bfloat16.
     masked_words: whether the layers are read too that BERT predicts masked
-      words with, for `language_model`.
+      words with, for `language_model`; None: where the files have them.
 
   Returns:
     Configuration, parameters, tokenizer, digests of all three and where they
@@ -76,7 +77,7 @@ def load(
 
   Raises:
     ValueError: in one line, if anything is missing, unknown, of the wrong shape
-      or type, damaged, or does not fit together.
+      or type, not finite, damaged, or does not fit together.
   """
   directory = Path(directory)
   if jnp.dtype(dtype).name not in _DTYPES:
@@ -109,7 +110,7 @@ def _read(
   config: TransformerConfig,
   places: dict[str, Any],
   dtype: np.dtype,
-  masked_words: bool,
+  masked_words: bool | None,
   directory: Path,
 ) -> PyTree:
   """All parameters, once every tensor is accounted for."""
@@ -119,6 +120,8 @@ def _read(
     if short in names:
       raise ValueError(f'{directory} has both {name} and {names[short]}')
     names[short] = name
+  if masked_words is None:
+    masked_words = not config.causal and config.tied and has_masked_words(names)
   prefixed = any(name.startswith(PREFIXES[config.family]) for name in places)
   tree = shapes(
     config,
@@ -147,7 +150,14 @@ def _read(
     if source.part is not None:
       tensor = np.split(tensor, 3, axis=-1)[source.part]
     tensor = tensor.T if source.transposed else tensor
-    leaves[path] = jnp.asarray(np.ascontiguousarray(tensor.astype(dtype)))
+    with np.errstate(over='ignore'):  # what becomes infinite is refused
+      tensor = np.ascontiguousarray(tensor.astype(dtype))
+    if not np.isfinite(tensor).all():
+      raise ValueError(
+        f'{directory}: the tensor {name} has values that are not finite in'
+        f' {dtype.name}; get the file again'
+      )
+    leaves[path] = jnp.asarray(tensor)
   return _nested(leaves)
 
 

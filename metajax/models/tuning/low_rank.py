@@ -65,7 +65,7 @@ def lora(
     ValueError: if an argument is none of the above; when it is used, if
       `targets` finds nothing, or what is no kernel of a product, or if the rank
       is larger than a side of a kernel, or if what was learned is of kernels of
-      other shapes.
+      other shapes, or of another rank or kind.
 
   References:
     Hu et al. (2021), LoRA, https://arxiv.org/abs/2106.09685
@@ -102,8 +102,8 @@ def lora(
     for number, (path, own) in enumerate(sorted(learned.items())):
       own_key = None if key is None else jax.random.fold_in(key, number)
       adapters[path] = partial(
-        _adapted, path=path, learned=own, key=own_key, scale=factor,
-        dropout=dropout,
+        _adapted, path=path, learned=own, key=own_key, rank=rank, kind=kind,
+        scale=factor, dropout=dropout,
       )  # fmt: skip
     return replaced(params, adapters)
 
@@ -153,6 +153,8 @@ def _adapted(
   path: str,
   learned: dict[str, jax.Array],
   key: jax.Array | None,
+  rank: int,
+  kind: Kind,
   scale: float,
   dropout: float,
 ) -> LowRank:
@@ -162,18 +164,16 @@ def _adapted(
       ' first, or select other layers'
     )
   *leading, inputs, outputs = kernel.shape
-  rank = jnp.shape(learned['a'])[-1]
-  expected = {
-    'a': (*leading, inputs, rank),
-    'b': (*leading, rank, outputs),
-    'magnitude': (*leading, outputs),
-  }
-  # A product with one column would be added to all of them.
-  if any(jnp.shape(each) != expected[name] for name, each in learned.items()):
+  expected = {'a': (*leading, inputs, rank), 'b': (*leading, rank, outputs)}
+  if kind == 'dora':
+    expected['magnitude'] = (*leading, outputs)
+  got = {name: jnp.shape(each) for name, each in learned.items()}
+  # A product with one column would be added to all of them, and one of another
+  # rank has another scale.
+  if got != expected:
     raise ValueError(
-      f'{path} has the shape {tuple(kernel.shape)}, and what was learned for it'
-      f' is of {jnp.shape(learned["a"])} and {jnp.shape(learned["b"])}: it is'
-      ' of other parameters'
+      f'the adapter of {path} was learned in the shapes {got}, and must have'
+      f' {expected}: it is of other parameters, or of another rank or kind'
     )
   if key is not None:  # one for every matrix
     leading = jnp.shape(learned['a'])[:-2]

@@ -110,6 +110,21 @@ def test_a_learning_curve_is_drawn_of_what_was_recorded(tmp_path):
   assert (tmp_path / 'learning_curve.png').exists()
 
 
+def test_the_strongest_baseline_is_the_one_that_is_drawn(tmp_path, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(
+    finished, 'metric_by_step', lambda *arguments: drawn.append(arguments[-2:])
+  )
+  for metric, name in ((ACCURACY, 'great'), (MEAN_SQUARED_ERROR, 'small')):
+    run = finished_run(tmp_path, table, 2, metric)
+    values = {'small': 0.2, 'great': 0.9, 'none': None}
+    run.outcome['baseline'] = {
+      f'{each}_{metric.name}': value for each, value in values.items()
+    }
+    finished.draw_curves(run)
+    assert drawn.pop() == (values[name], f'{name} baseline')
+
+
 @pytest.mark.parametrize('names', ['size', ['size', 'price'], None])
 def test_the_protocol_may_name_the_targets(tmp_path, monkeypatch, names):
   made = []

@@ -77,6 +77,13 @@ def test_rotary_positions_in_old_files_and_new_ones(tmp_path, name):
     alone = {key: held[key] for key in held if key not in others}
     assert written(tmp_path, alone) == config
   assert held['rope_scaling'] == rotary
+  for changed in ({'factor': 4.0}, {'rope_type': 'default'}):
+    contradicting = {
+      **held,
+      'rope_scaling': {**held['rope_scaling'], **changed},
+    }
+    with pytest.raises(ValueError, match=r'rope_scaling differ: .* leave one'):
+      written(tmp_path, contradicting)
 
 
 @pytest.mark.parametrize(
@@ -85,26 +92,38 @@ def test_rotary_positions_in_old_files_and_new_ones(tmp_path, name):
     ({}, 'model_type must be one of bert, gpt2, llama, got None'),
     ({**BERT, 'model_type': 't5'}, "got 't5'"),
     ({**BERT, 'model_type': ['bert']}, 'model_type must be one of'),
-    ({**BERT, 'hidden_act': 'swiglu'}, "activation must be .* got 'swiglu'"),
-    ({**BERT, 'hidden_act': ['gelu']}, 'activation must be'),
-    ({**BERT, 'vocab_size': 0}, 'vocabulary must be a whole number from 1'),
-    ({**BERT, 'vocab_size': 10**12}, 'vocabulary must be a whole number'),
-    ({**BERT, 'vocab_size': None}, 'vocabulary must be a whole number'),
-    ({**BERT, 'hidden_size': 8.0}, 'width must be a whole number'),
-    ({**BERT, 'num_hidden_layers': True}, 'depth must be a whole number'),
+    ({**BERT, 'hidden_act': 'swiglu'}, "hidden_act must be .* got 'swiglu'"),
+    ({**BERT, 'hidden_act': ['gelu']}, 'hidden_act must be'),
+    ({**BERT, 'vocab_size': 0}, 'vocab_size must be a whole number from 1'),
+    ({**BERT, 'vocab_size': 10**12}, 'vocab_size must be a whole number'),
+    ({**BERT, 'vocab_size': None}, 'vocab_size must be a whole number'),
+    ({**BERT, 'hidden_size': 8.0}, 'hidden_size must be a whole number'),
+    (
+      {**BERT, 'num_hidden_layers': True},
+      'num_hidden_layers must be a whole number',
+    ),
     ({**BERT, 'num_hidden_layers': '2'}, "got '2'"),
     ({**BERT, 'num_attention_heads': 3}, '3 heads do not divide a width of 8'),
-    ({**BERT, 'num_attention_heads': 0}, 'heads must be a whole number'),
-    ({**BERT, 'layer_norm_eps': 0}, 'epsilon must be a number above 0'),
-    ({**BERT, 'layer_norm_eps': float('nan')}, 'epsilon must be'),
-    ({**BERT, 'type_vocab_size': -1}, 'types must be a whole number from 0'),
+    (
+      {**BERT, 'num_attention_heads': 0},
+      'num_attention_heads must be a whole number',
+    ),
+    ({**BERT, 'layer_norm_eps': 0}, 'layer_norm_eps must be a number above 0'),
+    ({**BERT, 'layer_norm_eps': float('nan')}, 'layer_norm_eps must be'),
+    (
+      {**BERT, 'type_vocab_size': -1},
+      'type_vocab_size must be a whole number from 0',
+    ),
     ({**BERT, 'is_decoder': True}, 'is_decoder must be false, got true'),
     (
       {**BERT, 'position_embedding_type': 'relative_key'},
       'position_embedding_type must be "absolute"',
     ),
     ({**BERT, 'quantization_config': {'bits': 4}}, 'weights are quantised'),
-    ({**BERT, 'tie_word_embeddings': 'no'}, "tied must be .* got 'no'"),
+    (
+      {**BERT, 'tie_word_embeddings': 'no'},
+      "tie_word_embeddings must be .* got 'no'",
+    ),
     ({**GPT2, 'scale_attn_by_inverse_layer_idx': True}, 'must be false'),
     ({**GPT2, 'n_embd': 'x'}, "n_embd must be a whole number .* got 'x'"),
     ({**LLAMA, 'num_key_value_heads': 3}, '3 heads of keys do not divide 2'),
@@ -116,7 +135,7 @@ def test_rotary_positions_in_old_files_and_new_ones(tmp_path, name):
       'factor of rope_parameters is missing',
     ),
     ({**LLAMA, 'rope_parameters': [1]}, 'must be an object'),
-    ({**LLAMA, 'rope_theta': -1}, 'rotary_base must be a number above 0'),
+    ({**LLAMA, 'rope_theta': -1}, 'rope_theta must be a number above 0'),
     ([BERT], 'no JSON object'),
   ],
 )

@@ -80,11 +80,30 @@ def test_a_tokenizer_need_not_be_there(tmp_path):
 def test_layers_for_masked_words_are_loaded_where_they_are_wanted(tmp_path):
   saved(tmp_path, masked_words=True)
   equal(load(tmp_path).params, params_of('bert'))
-  loaded = load(tmp_path, masked_words=True)
-  equal(loaded.params, params_of('bert', masked_words=True))
+  for wanted in (True, None):
+    loaded = load(tmp_path, masked_words=wanted)
+    equal(loaded.params, params_of('bert', masked_words=True))
+  equal(
+    load(saved(tmp_path / 'no'), masked_words=None).params, params_of('bert')
+  )
   saved(tmp_path / 'llama', 'llama')
   with pytest.raises(ValueError, match='masked_words are of a BERT'):
     load(tmp_path / 'llama', masked_words=True)
+  load(tmp_path / 'llama', masked_words=None)
+
+
+@pytest.mark.parametrize('value', [np.nan, -np.inf, 1e39])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
+  path = saved(tmp_path) / 'model.safetensors'
+  tensors = load_file(path)
+  name = next(each for each in tensors if 'query.weight' in each)
+  tensors[name] = tensors[name].astype(np.float64)
+  tensors[name][0, 1] = value  # the last is beyond float32
+  save_file(tensors, path)
+  with pytest.raises(
+    ValueError, match=f'{re.escape(name)} .* not finite in fl'
+  ):
+    load(tmp_path)
 
 
 def test_weights_in_bfloat16(tmp_path):

@@ -249,10 +249,26 @@ def test_adapters_of_other_parameters_are_refused():
   narrow = {**PARAMS, 'head': {'kernel': np.ones((8, 1)), 'bias': np.ones(1)}}
   for kind in KINDS:
     of_one = lora(1, 'head', kind=kind).init(jax.random.key(0), narrow)
-    with pytest.raises(ValueError, match=r'head/kernel has the shape \(8, 3\)'):
+    with pytest.raises(ValueError, match=r"'b': \(1, 3\).* other parameters"):
       lora(1, 'head', kind=kind).combine(PARAMS, of_one)
   with pytest.raises(ValueError, match='fold the first'):
     adapt.combine(adapt.combine(PARAMS, learned), learned)
+
+
+def test_adapters_of_another_rank_or_kind_are_refused():
+  key = jax.random.key(0)
+  for learned_by, taken_by in (
+    (lora(4), lora(2)),  # the scale would be twice what it was
+    (lora(2, kind='dora'), lora(2)),
+    (lora(2), lora(2, kind='dora')),
+  ):
+    learned = learned_by.init(key, PARAMS)
+    with pytest.raises(ValueError, match='of another rank or kind'):
+      taken_by.combine(PARAMS, learned)
+    learned_by.combine(PARAMS, learned)
+  learned = {path: {'a': own['a']} for path, own in learned.items()}
+  with pytest.raises(ValueError, match='of another rank or kind'):
+    lora(2).combine(PARAMS, learned)
 
 
 def test_a_bias_beside_a_kernel_is_passed_over():
