@@ -297,6 +297,7 @@ def test_what_is_judged_after_the_last_step_alone_says_so(
   assert (tmp_path / 'run' / 'learning_curve.png').exists()
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize('adapt', ['last:1', 'lora'])
 def test_deep_transformers_keep_what_stays_in_fewer_bits(
   tmp_path, table, adapt
@@ -318,6 +319,7 @@ def test_deep_transformers_keep_what_stays_in_fewer_bits(
   assert features.dtype == jnp.float32
 
 
+@pytest.mark.in_ci
 def test_layers_of_the_file_predict_its_masked_words(tmp_path, table):
   config = pretrained.TransformerConfig(
     'bert', len(phrase_tokenizer().words), 4, 1, 1, 4, 32, types=2
