@@ -230,7 +230,7 @@ def _check_meaning(settings: Settings) -> None:
         name,
         f'is {value}, but has no meaning for --dataset={settings.dataset}',
       )
-  check_adaptations(settings, usual)
+  check_adaptations(settings)
 
 
 def _chosen(settings: Settings) -> list[Compares]:

@@ -243,12 +243,11 @@ def check_adaptation(flag: str, adapt: str) -> None:
     )
 
 
-def check_adaptations(given: Any, usual: Any) -> None:
+def check_adaptations(given: Any) -> None:
   """Refuses adaptations that a comparison cannot have rows of.
 
   Args:
     given: settings, of `Transformer`, with `adaptations`.
-    usual: the same, by default.
 
   Raises:
     UsageError: by the setting that is wrong.
@@ -264,13 +263,12 @@ def check_adaptations(given: Any, usual: Any) -> None:
   for each in given.adaptations:
     check_adaptation('adaptations', each)
   for name in (*_OF_ADAPTATIONS, 'model_dtype'):
-    value, listed = getattr(given, name), given.adaptations
-    if value != getattr(usual, name) and not any(
-      means(name, each) for each in listed
-    ):
+    value = getattr(given, name)
+    is_used = any(means(name, each) for each in given.adaptations)
+    if value != getattr(Transformer, name) and not is_used:
+      listed = ','.join(given.adaptations)
       raise UsageError(
-        name,
-        f'is {value}, but changes nothing of --adaptations={",".join(listed)}',
+        name, f'is {value}, but changes nothing of --adaptations={listed}'
       )
 
 
