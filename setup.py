@@ -15,7 +15,7 @@ VERSION = re.search(
 # The compiler of TPUs, which needs no TPU. JAX 0.10.2 asks for 0.0.42, which
 # does not know topologies of one chip.
 LIBTPU = 'libtpu==0.0.52; platform_machine == "x86_64"'
-TEXT = ['safetensors>=0.5', 'tokenizers>=0.21']
+TEXT = ['tokenizers>=0.21']
 TEST = [*TEXT, 'hypothesis>=6.100', 'pytest>=8.0', 'pytest-xdist>=3.5', LIBTPU]
 DEV = [*TEST, 'mypy>=1.15', 'ruff>=0.11']
 
@@ -32,6 +32,7 @@ setup(
   install_requires=[
     'absl-py>=2.1',
     'array-record>=0.7',
+    'flatbuffers>=24.3',  # what jax.export writes by; jax does not declare it
     'flax>=0.12',
     'grain>=0.2.12',
     'importlib_resources>=6.0',  # tensorflow-datasets does not declare it
@@ -43,6 +44,7 @@ setup(
     'pillow>=10.0',  # tensorflow-datasets does not declare it
     'pyarrow>=15',
     'rich>=13.0',
+    'safetensors>=0.5',
     'scipy>=1.13',
     'tensorboardX>=2.6',
     'tensorflow-datasets>=4.9.9',

@@ -27,9 +27,11 @@ from experiments.recipes.overrides import with_settings
 from experiments.runner.baselines import mean
 from experiments.runner.common import Common, algorithm
 from experiments.runner.experiment import Experiment
+from experiments.runner.networks import network_again
 from experiments.runner.problem import Problem, regression
 from experiments.runner.settings import settings
 from metajax.algorithms.recipe import Recipe
+from metajax.objectives import mean_squared_error
 
 __all__ = ['EXPERIMENT', 'Settings', 'make_problem', 'make_recipe', 'run']
 
@@ -60,10 +62,17 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     dataset=settings.dataset,
     baseline=mean,
     draw=draw_completion,
+    experiment='experiments.completion',
   )
 
 
-EXPERIMENT = Experiment(Settings, make_recipe, make_problem)
+EXPERIMENT = Experiment(
+  Settings,
+  make_recipe,
+  make_problem,
+  network=network_again,
+  objective=mean_squared_error,
+)
 run = EXPERIMENT.run
 
 if __name__ == '__main__':

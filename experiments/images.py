@@ -37,8 +37,13 @@ from experiments.runner.baselines import pixels
 from experiments.runner.common import Common, algorithm, count, evaluation
 from experiments.runner.errors import UsageError
 from experiments.runner.experiment import Experiment
-from experiments.runner.networks import check_network, make_model
+from experiments.runner.networks import (
+  check_network,
+  make_model,
+  network_again,
+)
 from experiments.runner.problem import Problem, tested_how
+from experiments.runner.reading import Reading, of_images
 from experiments.runner.settings import settings
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS
@@ -136,10 +141,17 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     baseline=pixels,
     draw=partial(draw_images, classes=data.test_classes),
     digests=data.digests,
+    reading=Reading(
+      'experiments.images',
+      of_images(data.test, **data_sets.files(settings)),
+      network={'outputs': train_ways},
+    ),
   )
 
 
-EXPERIMENT = Experiment(Settings, make_recipe, make_problem)
+EXPERIMENT = Experiment(
+  Settings, make_recipe, make_problem, network=network_again
+)
 run = EXPERIMENT.run
 
 if __name__ == '__main__':

@@ -23,9 +23,11 @@ from experiments.recipes.overrides import with_settings
 from experiments.runner.baselines import zero
 from experiments.runner.common import Common, algorithm
 from experiments.runner.experiment import Experiment
+from experiments.runner.networks import network_again
 from experiments.runner.problem import Problem, regression
 from experiments.runner.settings import settings
 from metajax.algorithms.recipe import Recipe
+from metajax.objectives import mean_squared_error
 
 __all__ = ['EXPERIMENT', 'Settings', 'make_problem', 'make_recipe', 'run']
 
@@ -57,11 +59,17 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     dataset='sinusoid',
     baseline=zero,
     draw=draw_sinusoid,
+    experiment='experiments.sinusoid',
   )
 
 
 EXPERIMENT = Experiment(
-  Settings, make_recipe, make_problem, small_operations=True
+  Settings,
+  make_recipe,
+  make_problem,
+  small_operations=True,
+  network=network_again,
+  objective=mean_squared_error,
 )
 run = EXPERIMENT.run
 

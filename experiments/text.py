@@ -29,7 +29,6 @@ from experiments.runner.baselines import of_texts
 from experiments.runner.common import Common, algorithm, count
 from experiments.runner.encoders import (
   check_room,
-  label_tokens,
   make_encoder,
   pooled_features,
 )
@@ -46,6 +45,11 @@ from experiments.runner.teacher import (
   load_teacher,
   settings_of,
   taught_by,
+)
+from experiments.runner.text_networks import (
+  for_encoder,
+  reading_of_texts,
+  text_network_again,
 )
 from experiments.runner.transformers import (
   Transformer,
@@ -93,10 +97,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   wanted = Wanted(settings, recipe)
   data = data_sets.load(wanted, tokenize)
   recipe = recipe._replace(train_classes=data.train_classes)
-  if labels := label_tokens(settings, recipe, found):
-    recipe = recipe._replace(options={**recipe.options, 'labels': labels})
-  if found is not None:  # its own, not that of the recipe
-    recipe = recipe._replace(width=None, depth=settings.depth)
+  recipe = for_encoder(settings, recipe, found)
   train_ways, _, _ = sizes(recipe, training=True)
   vocabulary = getattr(data.text.tokenize, 'vocabulary', 0)
   model = make_encoder(settings, recipe, train_ways, vocabulary, found)
@@ -143,6 +144,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
       draw_texts, texts=data.text.test_texts, classes=data.test_classes
     ),
     digests=data.digests,
+    reading=reading_of_texts(tokens, data.text.tokenize, train_ways),
     weights_digest=found and found.digests,
     more=apart
     and partial(
@@ -179,7 +181,9 @@ def _taught(problem: Problem) -> Problem:
   )
 
 
-EXPERIMENT = Experiment(Settings, make_recipe, make_problem)
+EXPERIMENT = Experiment(
+  Settings, make_recipe, make_problem, network=text_network_again
+)
 run = EXPERIMENT.run
 
 if __name__ == '__main__':

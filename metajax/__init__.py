@@ -64,6 +64,7 @@ from metajax.runs.training import (
   TrainStep,
   make_train_step,
 )
+from metajax.trained import load
 from metajax.wrappers.distillation import distil
 from metajax.wrappers.ensemble import ensemble
 from metajax.wrappers.mining import candidates, hardest
@@ -116,6 +117,7 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'implicit_minimum',
       'implicit_root',
       'learned_descent',
+      'load',
       'make_mesh',
       'make_train_step',
       'map_tasks',

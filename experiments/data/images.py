@@ -47,6 +47,7 @@ __all__ = [
   'check_meaning',
   'dataset',
   'file_name',
+  'files',
   'load',
   'resolve',
 ]
@@ -330,6 +331,13 @@ DATASETS = {
 def file_name(settings: ImageData) -> str:
   """The name of the data set as file names can have it."""
   return settings.dataset.replace(':', '-').replace('/', '-')
+
+
+def files(settings: ImageData) -> dict[str, Any]:
+  """How image files become what the data set has (`reading.of_images`)."""
+  drawn = settings.dataset in ('strokes', 'omniglot')
+  size = omniglot.SIZE if drawn else settings.image_size
+  return {'size': size, 'ink': drawn}
 
 
 def _data_dir(settings: ImageData, how: str = '') -> str:

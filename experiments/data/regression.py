@@ -17,6 +17,7 @@ from experiments.data.samplers import (
 from experiments.runner.data_digest import Digests, digests
 from experiments.runner.errors import UsageError
 from experiments.runner.paths import Place
+from experiments.runner.reading import columns, numbers
 from experiments.runner.settings import (
   Base,
   Listed,
@@ -43,6 +44,8 @@ class Data(NamedTuple):
   validation: SampleTask
   test: SampleTask
   protocol: dict[str, Any]
+  inputs: dict[str, Any]  # as the manifest of a learner has them
+  outputs: dict[str, Any]
   num_targets: int = 1
   digests: Digests | None = None  # of what is not drawn by a program
 
@@ -55,6 +58,8 @@ def waves(recipe: Recipe) -> Data:
     tested,
     tested,
     {'amplitude': 'U(0.1, 5)', 'phase': 'U(0, pi)', 'x': 'U(-5, 5)'},
+    numbers(['x']),
+    columns(['y']),
   )
 
 
@@ -70,6 +75,8 @@ def complete(settings: Any, recipe: Recipe) -> Data:
     _completion(data.validation, recipe.shots, recipe.queries, _TEST_IMAGES),
     _completion(data.test, recipe.shots, recipe.queries, _TEST_IMAGES),
     {'intensity': 'from 0 to 1', **data.protocol},
+    numbers(['row', 'column']),
+    columns(['intensity']),
     digests=data.digests,
   )
 
@@ -143,7 +150,7 @@ def read_table(settings: Any, recipe: Recipe) -> Data:
     splits = tasks.split_table_by_seed(
       table, settings.split_seed, *(settings.split_shares or SHARES)[:2]
     )
-    scaled, _ = tasks.standardise(splits)
+    scaled, scale = tasks.standardise(splits)
   sizes = {
     'train': _train_sizes(recipe),
     'validation': (recipe.shots, recipe.queries),
@@ -169,6 +176,12 @@ def read_table(settings: Any, recipe: Recipe) -> Data:
       'features': len(table.feature_names),
       'unit': 'deviations of the training tasks',
     },
+    inputs=numbers(
+      table.feature_names, scale.feature_mean, scale.feature_deviation
+    ),
+    outputs=columns(
+      table.target_names, scale.target_mean, scale.target_deviation
+    ),
     num_targets=len(table.target_names),
     digests=digests(splits),
   )

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +19,15 @@ from experiments.runner.common import Common
 from experiments.runner.errors import UsageError, printable
 from experiments.runner.gpus import prepare
 from experiments.runner.interrupts import Interrupted
+from experiments.runner.learners import restore
 from experiments.runner.problem import Problem
+from experiments.runner.reading import Network
 from experiments.runner.training import DivergenceError
 from metajax.algorithms.recipe import Recipe
+from metajax.base import Objective
+from metajax.objectives import cross_entropy
 from metajax.tasks.errors import reason
+from metajax.trained import TrainedLearner
 
 __all__ = ['Experiment', 'Outcome']
 
@@ -45,6 +50,10 @@ class Experiment(NamedTuple):
   problem: Callable[[Any, Recipe], Problem]
   # Whether operations are too small to be handed from thread to thread.
   small_operations: bool = False
+  # The network without the data, of settings, recipe and `Reading.network`;
+  # None: learners of runs are not kept for use.
+  network: Callable[[Any, Recipe, Mapping[str, Any]], Network] | None = None
+  objective: Objective = cross_entropy
 
   def run(self, settings: Common) -> Outcome:
     """Trains, tests and reports.
@@ -80,6 +89,15 @@ class Experiment(NamedTuple):
         return loop.train_and_test(problem, Path(settings.workdir))
       with tempfile.TemporaryDirectory(prefix='metajax-') as folder:
         return loop.train_and_test(problem, Path(folder) / problem.name)
+
+  def load(
+    self,
+    workdir: str | Path,
+    normalisation: str | None = None,
+    model_dir: str | Path | None = None,
+  ) -> TrainedLearner:
+    """What a run has learned, for use (`metajax.load`)."""
+    return restore(self, Path(workdir), normalisation, model_dir)
 
   def main(self) -> int:
     """The binary: flags in, files and a table out; returns the exit code."""

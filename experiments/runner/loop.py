@@ -18,6 +18,7 @@ from experiments.runner.interrupts import (
   on_signals,
   stop_at_once,
 )
+from experiments.runner.learners import keep, served
 from experiments.runner.problem import (
   TEST_SEED,
   Judge,
@@ -145,6 +146,10 @@ def _outcome(
     )
     for name, tested in problem.besides.items()
   }
+  used = None
+  if problem.reading is not None:
+    watch.now('calibrating')
+    used = served(problem, trained.meta_params, whole)
   meta_params = whole(trained.meta_params)
   if not is_primary():
     return {}
@@ -160,7 +165,11 @@ def _outcome(
   )
   if problem.more is not None:
     outcome |= problem.more(problem, judge, meta_params)
+  if used is not None and used.calibration is not None:
+    outcome |= {'calibration': used.calibration}
   outcome = write_json(workdir.path / 'result.json', outcome)
+  if used is not None:
+    keep(problem, used, outcome, workdir.path)
   problem.draw(Finished(problem, judge, meta_params, outcome, workdir.path))
   return outcome
 

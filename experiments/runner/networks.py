@@ -1,11 +1,13 @@
 """The network of a run: an encoder by name, with the head its method wants."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from experiments.runner.common import Common
 from experiments.runner.errors import UsageError
+from experiments.runner.reading import Network
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS
 from metajax.base import Model, SampleTask
@@ -13,7 +15,7 @@ from metajax.equality import Frozen, as_frozen
 from metajax.models.encoders import encoder
 from metajax.precision import with_precision
 
-__all__ = ['check_network', 'make_model']
+__all__ = ['check_network', 'make_model', 'network_again']
 
 
 def make_model(settings: Common, recipe: Recipe, num_outputs: int) -> Model:
@@ -44,6 +46,13 @@ def make_model(settings: Common, recipe: Recipe, num_outputs: int) -> Model:
       f'{settings.algorithm} wants {head.describe()} of a network: {error}',
     ) from error
   return with_precision(model, settings.precision)
+
+
+def network_again(
+  settings: Common, recipe: Recipe, facts: Mapping[str, Any]
+) -> Network:
+  """Makes the network of a run without its data (`Experiment.network`)."""
+  return Network(make_model(settings, recipe, facts['outputs']), recipe)
 
 
 def check_network(

@@ -17,6 +17,7 @@ from experiments.runner.features import (
   given_features,
 )
 from experiments.runner.networks import check_network, make_model
+from experiments.runner.reading import Reading
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS, Algorithm, registered
 from metajax.base import (
@@ -96,6 +97,7 @@ class Problem(NamedTuple):
   # What stands around the method, such as a second loss.
   around: Callable[[Any], MetaLearner | Frozen] | None = None
   mesh: Mesh | None = None  # of devices; the default device alone without one
+  reading: Reading | None = None  # of examples, for use; None: it is not kept
 
   @property
   def algorithm(self) -> Algorithm:
@@ -330,6 +332,7 @@ def regression(
   dataset: str,
   baseline: Callable[[Problem], dict[str, float]],
   draw: Callable[[Any], None],
+  experiment: str,
 ) -> Problem:
   """A problem of regression: a mean squared error on tasks without classes.
 
@@ -342,6 +345,7 @@ def regression(
     dataset: what the tasks are of.
     baseline: what the result is compared with.
     draw: makes the pictures.
+    experiment: whose problem it is.
   """
   model = make_model(settings, recipe, data.num_targets)
   check_network(model, data.train, 'network', recipe.network)
@@ -365,4 +369,10 @@ def regression(
     baseline=baseline,
     draw=draw,
     digests=data.digests,
+    reading=Reading(
+      experiment,
+      data.inputs,
+      data.outputs,
+      {'outputs': data.num_targets},
+    ),
   )

@@ -75,7 +75,12 @@ def settings_of(
   of_recipe = {
     name: values.pop(name) for name in Recipe._fields if name in values
   }
-  sizes = {name: of_recipe.get(name) for name in ('ways', 'shots')}
+  # A recipe of published figures depends on these, where there are any.
+  sizes: dict[str, Any] = {
+    name: of_recipe.get(name)
+    for name in ('ways', 'shots')
+    if name in said(kind)
+  }
   try:
     usual = make_recipe(kind(**values, **sizes))
     given = {

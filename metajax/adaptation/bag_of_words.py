@@ -74,8 +74,8 @@ def _bags(tokens: jax.Array, known: jax.Array) -> jax.Array:
   places = jnp.searchsorted(known, tokens)
   places = jnp.minimum(places, len(known) - 1)
   hits = real & (known[places] == tokens)
-  rows = jnp.arange(len(tokens))[:, None]
-  counts = jnp.zeros((len(tokens), len(known)), jnp.float32)
+  rows = jnp.arange(tokens.shape[0])[:, None]
+  counts = jnp.zeros((tokens.shape[0], len(known)), jnp.float32)
   counts = counts.at[rows, places].add(hits)
   # The sum of squared counts: each token of a text meets all that are like it.
   alike = tokens[:, :, None] == tokens[:, None, :]

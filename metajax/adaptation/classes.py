@@ -46,7 +46,7 @@ def check_classes(targets: PyTree) -> None:
       'this method classifies, and wants integer classes [examples] as'
       f' targets; got {classes.dtype} of shape {classes.shape}'
     )
-  _check_weights(weights, len(classes))
+  _check_weights(weights, classes.shape[0])
 
 
 def _check_weights(weights: jax.Array | None, examples: int) -> None:
@@ -182,7 +182,7 @@ def class_means(features: jax.Array, members: jax.Array) -> jax.Array:
   Returns:
     `[classes, ...]`; zeros for a class without examples.
   """
-  flat = features.reshape(len(features), -1)
+  flat = features.reshape(features.shape[0], -1)
   counts = jnp.sum(members, axis=0)
   means = (members.T @ flat) / jnp.where(counts == 0, 1, counts)[:, None]
   return means.reshape(-1, *features.shape[1:])

@@ -184,7 +184,8 @@ def ridge_regression(
     root = jnp.sqrt(weights)[:, None]
     features, targets = root * features, root * targets
   examples, width = features.shape
-  if examples < width:
+  # A number that only a program will know is that of a few examples.
+  if not isinstance(examples, int) or examples < width:
     gram = features @ features.T
     return features.T @ solve_positive(gram, targets, strength)
   gram = features.T @ features
@@ -195,7 +196,7 @@ def solve_positive(
   matrix: jax.Array, right: jax.Array, strength: jax.Array | float
 ) -> jax.Array:
   """Solves for a positive semi-definite matrix plus `strength` times I."""
-  regular = matrix + strength * jnp.eye(len(matrix), dtype=matrix.dtype)
+  regular = matrix + strength * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
   return solve_definite(regular, right)
 
 
@@ -219,7 +220,7 @@ def solve_definite(matrix: jax.Array, right: jax.Array) -> jax.Array:
     >>> solve_definite(2 * jnp.eye(2), jnp.ones((2, 1))).tolist()
     [[0.5], [0.5]]
   """
-  size = len(matrix)
+  size = matrix.shape[0]
 
   def eliminate(row: int, rows: jax.Array) -> jax.Array:
     pivot = rows[row] / rows[row, row]

@@ -138,7 +138,7 @@ def delta_encoder(
 
   def init(key: jax.Array, features: jax.Array) -> DeltaEncoder:
     encoder_key, decoder_key = jax.random.split(key)
-    code = jnp.zeros((len(features), code_size), features.dtype)
+    code = jnp.zeros((features.shape[0], code_size), features.dtype)
     pair = jnp.concatenate([features, features], axis=1)
     return DeltaEncoder(
       encoder.init(encoder_key, pair),
@@ -149,7 +149,7 @@ def delta_encoder(
   def generate(
     key: jax.Array, params: DeltaEncoder, features: jax.Array
   ) -> jax.Array:
-    codes = draw_codes(key, params.moments, len(features))
+    codes = draw_codes(key, params.moments, features.shape[0])
     generated: jax.Array = decoder.apply(params.decoder, (features, codes))
     return generated
 

@@ -199,7 +199,7 @@ def _sequences(
   asked = asked.at[:, -1].set(1)
   sequences = jnp.concatenate(
     [
-      jnp.broadcast_to(examples[None], (len(asked), *examples.shape)),
+      jnp.broadcast_to(examples[None], (asked.shape[0], *examples.shape)),
       asked[:, None],
     ],
     axis=1,

@@ -251,7 +251,7 @@ def _latent_space(code_size: int, num_classes: int) -> _LatentSpace:
     meta_params: LeoParams, features: jax.Array, targets: Targets
   ) -> Gaussian:
     codes = encoder.apply(meta_params.encoder, features)
-    number = len(codes)
+    number = codes.shape[0]
     pairs = jnp.concatenate(
       [jnp.repeat(codes, number, axis=0), jnp.tile(codes, (number, 1))], axis=1
     )
@@ -313,7 +313,7 @@ def _adapt_in_space(
   )
   adapted = Classifier(meta_params.params, kernel, bias)
   later = partition.nothing_of(adapted)._replace(
-    kernel=kernels, bias=partition.repeat(bias, len(kernels))
+    kernel=kernels, bias=partition.repeat(bias, kernels.shape[0])
   )
   adaptation = Adaptation(
     partition.prepend(loss(before.kernel), losses),

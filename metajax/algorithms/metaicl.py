@@ -145,13 +145,13 @@ def metaicl(
     order_key, label_key = jax.random.split(key)
     classes = encode_classes(support.targets, num_classes, jnp.float32)
     # In random order, what is no example behind all others.
-    luck = jax.random.uniform(order_key, (len(support.inputs),))
+    luck = jax.random.uniform(order_key, support.inputs.shape[:1])
     order = jnp.argsort(jnp.where(classes.real, luck, 2.0))
     real = classes.real[order][:, None]
     rows = classes.rows[order]
     drawn = jax.random.permutation(label_key, tokens_of_labels(meta_params))
     # A class has the token of its place among those that appear.
-    first = jnp.where(classes.present, jnp.argmax(rows > 0, 0), len(rows))
+    first = jnp.where(classes.present, jnp.argmax(rows > 0, 0), rows.shape[0])
     own_labels = drawn[jnp.argsort(jnp.argsort(first))]  # of each class
     label = own_labels[jnp.argmax(rows, axis=1)][:, None]
     # An example of no class there is shows in all outputs, as no number.

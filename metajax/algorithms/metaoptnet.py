@@ -130,7 +130,7 @@ def support_vector_machine(
     >>> [[round(value, 6) for value in row] for row in alpha.tolist()]
     [[0.1, -0.1], [-0.1, 0.1]]
   """
-  limits = jnp.broadcast_to(jnp.asarray(limit, kernel.dtype), (len(members),))
+  limits = jnp.broadcast_to(jnp.asarray(limit, kernel.dtype), members.shape[:1])
   distances = _distances_to_bounds(
     jax.lax.stop_gradient(kernel),
     members,

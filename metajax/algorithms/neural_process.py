@@ -125,7 +125,7 @@ def neural_process(
 
   def init(key: jax.Array, inputs: jax.Array) -> ProcessParams:
     keys = jax.random.split(key, 3)
-    targets = jnp.zeros((len(inputs), num_targets), inputs.dtype)
+    targets = jnp.zeros((inputs.shape[0], num_targets), inputs.dtype)
     examples = jnp.concatenate([inputs, targets], axis=1)
     params = encode.init(keys[1], examples)
     shapes = jax.eval_shape(encode.apply, params, examples)
@@ -154,7 +154,7 @@ def neural_process(
       ),
     )
     if weights is None:
-      weights = jnp.ones((len(codes),), codes.dtype)
+      weights = jnp.ones(codes.shape[:1], codes.dtype)
     if attend is None:
       codes = jax.vmap(weighted_mean, in_axes=(1, None))(codes, weights)[None]
       keys = jnp.zeros_like(codes)
@@ -169,7 +169,7 @@ def neural_process(
   def predict(adapted: Process, inputs: jax.Array) -> PyTree:
     meta_params, keys, codes, weights = adapted
     if attend is None:
-      chosen = jnp.broadcast_to(codes, (len(inputs), codes.shape[1]))
+      chosen = jnp.broadcast_to(codes, (inputs.shape[0], codes.shape[1]))
     else:
       queries = attend.apply(meta_params.attention, inputs)
       chosen = dot_product_attention(queries, keys, codes, heads, weights)
@@ -208,14 +208,14 @@ def dot_product_attention(
     if width % heads:
       raise ValueError(f'{heads} heads do not divide a width of {width}')
   queries, keys, parts = (
-    leaf.reshape(len(leaf), heads, -1) for leaf in (queries, keys, values)
+    leaf.reshape(leaf.shape[0], heads, -1) for leaf in (queries, keys, values)
   )
   scores = jnp.einsum('qhd,khd->hqk', queries, keys) / keys.shape[-1] ** 0.5
   shares = jax.nn.softmax(
     scores if weights is None else scores + _logarithms(weights)[None, None]
   )
   chosen = jnp.einsum('hqk,khd->qhd', shares, parts)
-  return chosen.reshape(len(queries), -1)
+  return chosen.reshape(queries.shape[0], -1)
 
 
 def _logarithms(weights: jax.Array) -> jax.Array:

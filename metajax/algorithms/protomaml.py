@@ -115,7 +115,7 @@ def protomaml(
     bias = rule_out_absent(-squares[None, :], targets.present)[0]
     start = Classifier(meta_params, 2 * means.T, bias)
     adapted, descent = descender.adapt(key, start, support)
-    nothing = jnp.zeros((len(features), num_classes), features.dtype)
+    nothing = jnp.zeros((features.shape[0], num_classes), features.dtype)
     first_loss, _ = loss_and_metrics(objective, nothing, support.targets)
     before = Classifier(
       meta_params, jnp.zeros_like(start.kernel), jnp.zeros_like(start.bias)

@@ -94,7 +94,7 @@ class _Relation(nn.Module):
     if maps:
       hidden = _pooled(hidden)
       hidden = _pooled(Conv(self.width, use_bias=False)(hidden))
-      hidden = hidden.reshape(len(hidden), -1)
+      hidden = hidden.reshape(hidden.shape[0], -1)
       hidden = nn.Dense(self.width, use_bias=False)(hidden)
     hidden = nn.relu(LayerNorm()(hidden))
     return nn.Dense(1)(hidden).reshape(pairs)

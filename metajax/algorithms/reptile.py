@@ -169,7 +169,7 @@ def minibatches(
   Returns:
     Leaves `[num_batches, size, ...]`.
   """
-  examples = len(jax.tree.leaves(batch)[0])
+  examples = jax.tree.leaves(batch)[0].shape[0]
   if size is None or size % examples == 0:
     return partition.repeat(batch, num_batches)
   passes = -(-num_batches * size // examples)

@@ -106,7 +106,7 @@ def nearest_class_mean(objective: Objective, num_classes: int) -> MetaLearner:
 
   def flatten(params: PyTree, inputs: jax.Array) -> jax.Array:
     del params
-    return inputs.reshape(len(inputs), -1)
+    return inputs.reshape(inputs.shape[0], -1)
 
   identity = Model(init=lambda key, inputs: (), apply=flatten)
   return protonet(identity, objective, num_classes)

@@ -112,7 +112,7 @@ class BatchNorm(nn.Module):
       mean = self.get_variable('statistics', 'mean')
       variance = self.get_variable('statistics', 'variance')
     else:
-      if len(inputs) == 1 and not (measure or self.is_initializing()):
+      if inputs.shape[0] == 1 and not (measure or self.is_initializing()):
         warnings.warn(
           'batch normalisation over a single example: its statistics are those'
           ' of this example alone, and a model that was trained on more than'

@@ -37,7 +37,7 @@ class _MLP(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
-    hidden = inputs.reshape(len(inputs), -1)
+    hidden = inputs.reshape(inputs.shape[0], -1)
     for index, width in enumerate(self.widths):
       hidden = nn.Dense(width)(hidden)
       if self.warps:
@@ -91,7 +91,7 @@ class _Conv4(nn.Module):
     if self.pool == 'mean':
       hidden = jnp.mean(hidden, axis=(1, 2))
     if self.pool != 'none':
-      hidden = hidden.reshape(len(hidden), -1)
+      hidden = hidden.reshape(hidden.shape[0], -1)
     if self.num_outputs is None:
       return hidden
     return nn.Dense(

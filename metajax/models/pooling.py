@@ -89,7 +89,8 @@ def _seen(
   # Windows side by side are but another shape of the same array.
   height, width = where.out
   whole = inputs[:, : height * rows, : width * columns]
-  return whole.reshape(len(inputs), height, rows, width, columns, -1), (2, 4)
+  shape = inputs.shape[0], height, rows, width, columns, -1
+  return whole.reshape(shape), (2, 4)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,14 @@ from metajax.runs.checking import (
 )
 from metajax.runs.state import TrainState
 
-__all__ = ['Evaluation', 'Judged', 'evaluate', 'example_task']
+__all__ = [
+  'Evaluation',
+  'Judged',
+  'Predicted',
+  'evaluate',
+  'example_task',
+  'predict_tasks',
+]
 
 Judged = Literal['every_step', 'last_step']
 
@@ -136,37 +143,10 @@ def evaluate(
     raise ValueError(f'num_tasks must be 2 or more, got {num_tasks}')
   if chunk_size < 1:
     raise ValueError(f'chunk_size must be 1 or more, got {chunk_size}')
-  frozen = as_frozen(learner)
-  if frozen is not learner:
-    learner = Learner(learner.init, learner.adapt, learner.predict)
-    frozen = as_frozen(Learner(*map(_hashable, learner)))
-  host = sample if isinstance(sample, HostSampler) else None
-  draw = as_argument(host.decode if host else sample)
-  shared = meta_params, frozen.arrays, draw, key
-  at_once = chunk_size
-  if mesh is not None:
-    shared = put(shared, mesh)
-    at_once *= axis_size(mesh, TASK)
-  evaluate_chunk = _program(
-    frozen.make, _hashable(objective), normalisation, judged, mesh
-  )
-  # One program for any number of tasks: the last chunk is filled up with
-  # tasks whose results are dropped.
-  chunks = []
-  for first in range(0, num_tasks, at_once):
-    chosen = _chosen_tasks(host, key, first, at_once)
-    chunk = evaluate_chunk(shared, chosen)
-    if mesh is not None:
-      # Where devices share the cores of a CPU, exchanges of two programs at
-      # once can take all its threads and wait for each other for ever.
-      jax.block_until_ready(chunk)
-    chunks.append(chunk)
-  values = jax.tree.map(
-    lambda *leaves: jnp.concatenate([np.asarray(leaf) for leaf in leaves])[
-      :num_tasks
-    ],
-    *chunks,
-  )
+  values = _over_tasks(
+    learner, _hashable(objective), meta_params, sample, key, num_tasks,
+    normalisation, judged, chunk_size, mesh,
+  )  # fmt: skip
   if not np.isfinite(values['loss']).all():
     task_key, _ = _test_keys(key, jnp.int32(0))
     if reason := unfit_targets(learner, sample, task_key, objective):
@@ -180,17 +160,114 @@ def evaluate(
   )
 
 
+class Predicted(NamedTuple):
+  """What was predicted for the queries of tasks, and what was right."""
+
+  outputs: PyTree  # leaves [tasks, queries, ...]
+  targets: PyTree  # leaves [tasks, queries, ...]
+
+
+def predict_tasks(
+  learner: Learner | MetaLearner | Frozen,
+  meta_params: PyTree,
+  sample: SampleTask,
+  *,
+  key: jax.Array,
+  num_tasks: int,
+  normalisation: Normalisation = 'transductive',
+  chunk_size: int = 4,
+  mesh: Mesh | None = None,
+) -> Predicted:
+  """Adapts to the tasks that `evaluate` judges, and keeps all predictions.
+
+  Args:
+    learner: any method.
+    meta_params: of the learner.
+    sample: the distribution of test tasks.
+    key: fixes the tasks; those of `evaluate` with the same key.
+    num_tasks: how many, the first ones.
+    normalisation: as for `evaluate`.
+    chunk_size: tasks that are vectorised together on one device.
+    mesh: the devices to test on, as for `evaluate`.
+
+  Returns:
+    Outputs after the last step, and targets, in the memory of the host.
+
+  Example:
+    >>> import jax, metajax
+    >>> from metajax.models import mlp
+    >>> from metajax.tasks import sinusoid
+    >>> learner = metajax.maml(mlp([8], 1), metajax.mean_squared_error, 0.1, 1)
+    >>> params = learner.init(jax.random.key(0), jax.numpy.zeros((1, 1)))
+    >>> found = predict_tasks(
+    ...   learner, params, sinusoid(5, 7), key=jax.random.key(1), num_tasks=3
+    ... )
+    >>> found.outputs.shape, found.targets.shape
+    ((3, 7, 1), (3, 7, 1))
+  """
+  found = _over_tasks(
+    learner, None, meta_params, sample, as_key(key), num_tasks, normalisation,
+    'last_step', chunk_size, mesh,
+  )  # fmt: skip
+  outputs, targets = jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], found)
+  return Predicted(outputs, targets)
+
+
+def _over_tasks(
+  learner: Learner | MetaLearner | Frozen,
+  objective: Any,
+  meta_params: PyTree,
+  sample: SampleTask,
+  key: jax.Array,
+  num_tasks: int,
+  normalisation: Normalisation,
+  judged: Judged,
+  chunk_size: int,
+  mesh: Mesh | None,
+) -> PyTree:
+  """What a program finds of each of so many tasks, chunk by chunk."""
+  frozen = as_frozen(learner)
+  if frozen is not learner:
+    learner = Learner(learner.init, learner.adapt, learner.predict)
+    frozen = as_frozen(Learner(*map(_hashable, learner)))
+  host = sample if isinstance(sample, HostSampler) else None
+  draw = as_argument(host.decode if host else sample)
+  shared = meta_params, frozen.arrays, draw, key
+  at_once = chunk_size
+  if mesh is not None:
+    shared = put(shared, mesh)
+    at_once *= axis_size(mesh, TASK)
+  run_chunk = _program(frozen.make, objective, normalisation, judged, mesh)
+  # One program for any number of tasks: the last chunk is filled up with
+  # tasks whose results are dropped.
+  chunks = []
+  for first in range(0, num_tasks, at_once):
+    chosen = _chosen_tasks(host, key, first, at_once)
+    chunk = run_chunk(shared, chosen)
+    if mesh is not None:
+      # Where devices share the cores of a CPU, exchanges of two programs at
+      # once can take all its threads and wait for each other for ever.
+      jax.block_until_ready(chunk)
+    chunks.append(chunk)
+  return jax.tree.map(
+    lambda *leaves: jnp.concatenate([np.asarray(leaf) for leaf in leaves])[
+      :num_tasks
+    ],
+    *chunks,
+  )
+
+
 @lru_cache(maxsize=_PROGRAMS)
 def _program(
   make: Callable[[PyTree], Learner | MetaLearner],
-  objective: Any,  # an `Objective` that has a hash
+  objective: Any,  # an `Objective` that has a hash; None: what is predicted
   normalisation: Normalisation,
   judged: Judged,
   mesh: Mesh | None,
-) -> Callable[[_Shared, tuple[np.ndarray, PyTree]], Metrics]:
+) -> Callable[[_Shared, tuple[np.ndarray, PyTree]], PyTree]:
   """What evaluates a chunk of tasks, compiled once for what is equal."""
 
-  def of_task(shared: PyTree, chosen: PyTree) -> Metrics:
+  def of_task(shared: PyTree, chosen: PyTree) -> PyTree:
     meta_params, arrays, draw, key = shared
     learner = make(arrays)
     index, drawn = chosen
@@ -201,9 +278,11 @@ def _program(
     check_adaptation(result)
     adapted, adaptation = result
 
-    def judge(place: PyTree) -> Metrics:
+    def judge(place: PyTree) -> PyTree:
       place = partition.merge(place, adapted)
       outputs = predict_queries(learner, place, task, normalisation)
+      if objective is None:
+        return outputs, task.query.targets
       loss, metrics = loss_and_metrics(objective, outputs, task.query.targets)
       return {'loss': loss, **metrics}
 

@@ -46,6 +46,7 @@ from metajax.tasks.tables import (
   Standardisation,
   Table,
   TableSplits,
+  load_columns,
   load_table,
   split_table_by_seed,
   standardise,
@@ -62,6 +63,7 @@ from metajax.tasks.text import (
   load_clinc150,
   load_csv,
   load_jsonl,
+  load_texts,
 )
 from metajax.tasks.words import WordTokenizer, word_tokenizer
 
@@ -101,6 +103,7 @@ __all__ = [
   'load_cifar100',
   'load_class_folders',
   'load_clinc150',
+  'load_columns',
   'load_csv',
   'load_fc100',
   'load_folder',
@@ -108,6 +111,7 @@ __all__ = [
   'load_npz',
   'load_prepared',
   'load_table',
+  'load_texts',
   'map_array',
   'map_examples',
   'modal_episodes',

@@ -11,7 +11,14 @@ from typing import NamedTuple
 from metajax.tasks.errors import DataError, reason
 from metajax.tasks.names import normal_file_name, normal_name
 
-__all__ = ['LISTS', 'Entry', 'check_apart', 'files_of_classes', 'read_list']
+__all__ = [
+  'LISTS',
+  'Entry',
+  'check_apart',
+  'counts',
+  'files_of_classes',
+  'read_list',
+]
 
 LISTS = ('train.csv', 'val.csv', 'test.csv')
 _COLUMNS = ('filename', 'label')
@@ -106,8 +113,8 @@ def files_of_classes(root: Path) -> list[Entry]:
     raise DataError(f'{error.filename}: cannot be read ({reason(error)})')
 
   for place, folders, files in os.walk(root, onerror=fail):
-    folders[:] = sorted(filter(_counts, folders))
-    files = sorted(filter(_counts, files))
+    folders[:] = sorted(filter(counts, folders))
+    files = sorted(filter(counts, files))
     folder = Path(place)
     inner = folder.relative_to(root)
     for each in folders:
@@ -143,7 +150,8 @@ def files_of_classes(root: Path) -> list[Entry]:
   return entries
 
 
-def _counts(name: str) -> bool:
+def counts(name: str) -> bool:
+  """Whether a file or folder is one of data, and not of a system."""
   return not name.startswith('.') and name not in _CLUTTER
 
 

@@ -27,6 +27,7 @@ __all__ = [
   'read_csv',
   'read_json',
   'read_jsonl',
+  'read_lines',
   'refuse_halves',
 ]
 
@@ -37,6 +38,9 @@ _OPEN_QUOTE = (
   'is a quotation mark not closed? A cell that holds commas, line breaks or'
   ' quotation marks is quoted, with each mark in it doubled'
 )
+
+
+_SHOWN = ('a text', 'its label')
 
 
 class Row(NamedTuple):
@@ -52,8 +56,10 @@ class Row(NamedTuple):
     return f'{self.path}, row {self.number}'
 
 
-def read_csv(path: Path, text_column: str, label_column: str) -> list[Row]:
-  """The rows of a CSV file.
+def read_csv(
+  path: Path, text_column: str, label_column: str | None
+) -> list[Row]:
+  """The rows of a CSV file, without labels if no column has them.
 
   Raises:
     DataError: if the file cannot be read, its cells are not those of a CSV
@@ -62,11 +68,11 @@ def read_csv(path: Path, text_column: str, label_column: str) -> list[Row]:
   rows = _csv_rows(path)
   names = check_header(path, next(rows, (0, None))[1])
   refuse_repeated(path, names)
-  text, label = _asked(path, text_column, label_column)
-  for name, parameter in ((text, 'text_column'), (label, 'label_column')):
+  asked = _asked(path, text_column, label_column)
+  for parameter, name in asked.items():
     if not name or name not in names:
       raise unknown_column(path, names, name, parameter)
-  places = names.index(text), names.index(label)
+  places = [names.index(name) for name in asked.values()]
   read = []
   for number, cells in rows:
     if len(cells) != len(names):
@@ -75,7 +81,8 @@ def read_csv(path: Path, text_column: str, label_column: str) -> list[Row]:
         f' has {len(names)}; separate cells by commas, and quote those that'
         ' hold one'
       )
-    read.append(Row(path, number, *(cells[place] for place in places)))
+    text, *label = (cells[place] for place in places)
+    read.append(Row(path, number, text, label[0] if label else None))
   return read
 
 
@@ -100,14 +107,17 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     before = lines.line_num
 
 
-def read_jsonl(path: Path, text_column: str, label_column: str) -> list[Row]:
+def read_jsonl(
+  path: Path, text_column: str, label_column: str | None
+) -> list[Row]:
   """The rows of a file with a JSON object in every line that is not blank.
 
   Raises:
     DataError: if the file cannot be read, a line is no object, or no line has
       such names.
   """
-  text, label = _asked(path, text_column, label_column)
+  asked = _asked(path, text_column, label_column)
+  text, label = asked['text_column'], asked.get('label_column')
   rows, known = [], dict[str, None]()
   for number, line in enumerate(_read(path).split('\n'), start=1):
     if not line.strip():
@@ -116,11 +126,13 @@ def read_jsonl(path: Path, text_column: str, label_column: str) -> list[Row]:
     if not isinstance(held, dict):
       raise DataError(
         f'{path}, row {number}: the line is no JSON object, such as'
-        f' {json.dumps({text: "a text", label: "its label"})}'
+        f' {json.dumps(dict(zip(asked.values(), _SHOWN, strict=False)))}'
       )
     known.update(dict.fromkeys(held))
-    rows.append(Row(path, number, held.get(text), held.get(label)))
-  for name, parameter in ((text, 'text_column'), (label, 'label_column')):
+    rows.append(
+      Row(path, number, held.get(text), held.get(label) if label else None)
+    )
+  for parameter, name in asked.items():
     if rows and name not in known:
       raise unknown_column(path, tuple(known), name, parameter)
   return rows
@@ -152,13 +164,15 @@ def _parsed(text: str, where: str, what: str) -> Any:
     raise DataError(f'{where}: is not {what} ({reason(error)})') from error
 
 
-def _asked(path: Path, text: str, label: str) -> tuple[str, str]:
-  """The names of both columns, in their one spelling."""
-  asked = normal_name(text), normal_name(label)
-  if asked[0] == asked[1]:
+def _asked(path: Path, text: str, label: str | None) -> dict[str, str]:
+  """The names of the columns, in their one spelling, by parameter."""
+  asked = {'text_column': normal_name(text)}
+  if label is not None:
+    asked['label_column'] = normal_name(label)
+  if asked['text_column'] == asked.get('label_column'):
     raise DataError(
-      f'{path}: column {asked[0]!r} is asked for as text and as label; name'
-      ' another for one of them',
+      f'{path}: column {asked["text_column"]!r} is asked for as text and as'
+      ' label; name another for one of them',
       'label_column',
     )
   return asked
@@ -190,6 +204,19 @@ def _read(path: Path) -> str:
       ' file in another encoding, such as Latin-1, or no text at all? Save it'
       ' in UTF-8'
     ) from error
+
+
+def read_lines(path: Path) -> list[Row]:
+  """The lines of a file that are not blank, a text each.
+
+  Raises:
+    DataError: if the file cannot be read.
+  """
+  return [
+    Row(path, number, line, None)
+    for number, line in enumerate(_read(path).split('\n'), start=1)
+    if line.strip()
+  ]
 
 
 def label_of(row: Row) -> str | None:

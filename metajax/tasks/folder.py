@@ -15,6 +15,7 @@ from metajax.tasks._folder_files import (
   LISTS,
   Entry,
   check_apart,
+  counts,
   files_of_classes,
   read_list,
 )
@@ -27,6 +28,8 @@ __all__ = [
   'LISTS',
   'PARTS',
   'has_lists',
+  'image_files',
+  'images_by_class',
   'is_divided',
   'load_class_folders',
   'load_folder',
@@ -175,6 +178,51 @@ def load_class_folders(
     max_image_pixels=max_image_pixels,
   )
   return _labelled(directory, images, [entries[i].label for i in kept])
+
+
+def images_by_class(directory: str | Path) -> dict[str, list[Picture]]:
+  """Lists the image files of a folder of folders, by their class.
+
+  Args:
+    directory: as for `load_class_folders`.
+
+  Raises:
+    DataError: as `load_class_folders`, but for what is wrong with the images.
+  """
+  directory = _existing(directory)
+  entries = files_of_classes(directory)
+  if not entries:
+    raise DataError(f'{directory}: has no folders of classes with images')
+  check_apart([entries])
+  found: dict[str, list[Picture]] = {}
+  for entry in entries:
+    found.setdefault(entry.label, []).append(Picture(entry.name, entry.file))
+  return found
+
+
+def image_files(path: str | Path) -> list[Picture]:
+  """Lists image files: one, or all in a folder and in the folders in it.
+
+  Args:
+    path: of the file or of the folder; hidden files do not count.
+
+  Raises:
+    DataError: if there is none.
+  """
+  path = Path(path).expanduser()
+  if path.is_file():
+    return [Picture(path.name, path)]
+  directory = _existing(path)
+  found = [
+    Picture(str(each.relative_to(directory)), each)
+    for each in sorted(directory.rglob('*'))
+    if each.is_file()
+    and counts(str(each.name))
+    and not any(part.startswith('.') for part in each.relative_to(path).parts)
+  ]
+  if not found:
+    raise DataError(f'{directory}: there is no file in it')
+  return found
 
 
 def is_divided(

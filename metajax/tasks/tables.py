@@ -6,7 +6,7 @@ tested is learning from the rows of a task that was never seen.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,14 @@ import numpy as np
 from metajax.base import Batch, Task
 from metajax.equality import EqualPartial
 from metajax.tasks._table_cells import Column, read_ids, read_numbers
-from metajax.tasks._table_files import choose_columns, listed, open_table
+from metajax.tasks._table_files import (
+  TableFile,
+  choose_columns,
+  listed,
+  open_table,
+  refuse_repeated,
+  unknown_column,
+)
 from metajax.tasks.errors import MAX_UNPACKED_MEBIBYTES, DataError, reason
 from metajax.tasks.places import choose_without_replacement
 from metajax.tasks.splits import rank
@@ -24,6 +31,7 @@ __all__ = [
   'Standardisation',
   'Table',
   'TableSplits',
+  'load_columns',
   'load_table',
   'split_table_by_seed',
   'standardise',
@@ -111,19 +119,9 @@ def load_table(
     file, task_column, target_columns, feature_columns
   )
   wanted = [file.names.index(name) for name in (task, *targets, *features)]
-  try:
-    read = file.read(wanted)
-  except DataError:
-    raise
-  except Exception as error:  # Whatever the parsers make of damaged bytes.
-    raise DataError(
-      f'{file.path}: cannot be read ({reason(error)}); is it damaged?'
-    ) from error
-  if not len(read[0]):
-    raise DataError(f'{file.path}: there are names of columns, but no rows')
   ids, *numbers = (
     Column(file, file.names[place], values)
-    for place, values in zip(wanted, read, strict=True)
+    for place, values in zip(wanted, _read(file, wanted), strict=True)
   )
   tasks, task_names = read_ids(ids)
   columns = np.stack([read_numbers(column) for column in numbers], axis=1)
@@ -135,6 +133,61 @@ def load_table(
     features,
     targets,
   )
+
+
+def load_columns(
+  path: str | Path,
+  columns: Sequence[str],
+  *,
+  max_unpacked_mebibytes: int = MAX_UNPACKED_MEBIBYTES,
+) -> np.ndarray:
+  r"""Reads columns of numbers of a CSV or Parquet file.
+
+  Args:
+    path: of the file, as for `load_table`.
+    columns: their names; others are not read.
+    max_unpacked_mebibytes: as for `load_table`.
+
+  Returns:
+    float32 `[rows, columns]`, in the order of the names.
+
+  Raises:
+    DataError: as `load_table`.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...   path = pathlib.Path(directory, 'rain.csv')
+    ...   _ = path.write_text('x,where,y\n1,Rome,2.5\n0,Oslo,3\n')
+    ...   load_columns(path, ['y', 'x']).tolist()
+    [[2.5, 1.0], [3.0, 0.0]]
+  """
+  file = open_table(path, max_unpacked_mebibytes)
+  refuse_repeated(file.path, file.names)
+  for name in columns:
+    if name not in file.names:
+      raise unknown_column(file.path, file.names, name, 'columns')
+  wanted = [file.names.index(name) for name in columns]
+  read = [
+    read_numbers(Column(file, file.names[place], values))
+    for place, values in zip(wanted, _read(file, wanted), strict=True)
+  ]
+  return np.stack(read, axis=1)
+
+
+def _read(file: TableFile, wanted: Sequence[int]) -> list[Any]:
+  """Columns that have rows."""
+  try:
+    read = file.read(wanted)
+  except DataError:
+    raise
+  except Exception as error:  # Whatever the parsers make of damaged bytes.
+    raise DataError(
+      f'{file.path}: cannot be read ({reason(error)}); is it damaged?'
+    ) from error
+  if not len(read[0]):
+    raise DataError(f'{file.path}: there are names of columns, but no rows')
+  return read
 
 
 def split_table_by_seed(

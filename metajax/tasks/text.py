@@ -17,6 +17,7 @@ from metajax.tasks._text_files import (
   read_csv,
   read_json,
   read_jsonl,
+  read_lines,
   refuse_halves,
 )
 from metajax.tasks.errors import DataError
@@ -32,6 +33,7 @@ __all__ = [
   'load_clinc150',
   'load_csv',
   'load_jsonl',
+  'load_texts',
 ]
 
 
@@ -125,6 +127,40 @@ def load_jsonl(
   """
   path = Path(path).expanduser()
   return _texts(path, read_jsonl(path, text_column, label_column))
+
+
+def load_texts(path: str | Path, text_column: str = 'text') -> list[str]:
+  r"""Reads texts alone, of which nobody says the class.
+
+  Args:
+    path: a CSV file, one of JSON objects, a line each, whose name ends in
+      `.jsonl`, or one of texts, a line each, whose name ends in `.txt`.
+    text_column: the column of texts.
+
+  Returns:
+    The texts in the order of the file.
+
+  Raises:
+    DataError: as `load_csv`.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...   path = pathlib.Path(directory, 'mine.txt')
+    ...   _ = path.write_text('hello\n\nbye\n')
+    ...   load_texts(path)
+    ['hello', 'bye']
+  """
+  path = Path(path).expanduser()
+  if path.suffix == '.txt':
+    rows = read_lines(path)
+  elif path.suffix == '.jsonl':
+    rows = read_jsonl(path, text_column, None)
+  else:
+    rows = read_csv(path, text_column, None)
+  _check_rows(str(path), rows)
+  found: list[str] = _read_texts(rows).tolist()
+  return found
 
 
 def load_banking77(folder: str | Path) -> Texts:

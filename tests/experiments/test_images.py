@@ -119,7 +119,7 @@ def test_files(finished):
   names = {path.name for path in workdir.iterdir()}
   assert names == PICTURES | {
     '.lock', 'checkpoints', 'config.json', 'metrics.jsonl', 'result.json',
-    'tensorboard'
+    'tensorboard', 'learner', 'learner.json'
   }  # fmt: skip
   for name in PICTURES:
     with Image.open(workdir / name) as image:

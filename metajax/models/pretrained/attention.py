@@ -109,7 +109,7 @@ def keys_and_values(
 def _behind(prefix: jax.Array, rest: jax.Array) -> jax.Array:
   """Puts a prefix, the same for all examples, in front of keys or values."""
   prefix = jnp.asarray(prefix, rest.dtype)[None]
-  prefix = jnp.broadcast_to(prefix, (len(rest), *prefix.shape[1:]))
+  prefix = jnp.broadcast_to(prefix, (rest.shape[0], *prefix.shape[1:]))
   return jnp.concatenate([prefix, rest], axis=1)
 
 

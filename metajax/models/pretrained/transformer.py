@@ -229,7 +229,7 @@ def _embed(
   hidden = hidden.astype(dtype)
   if 'prompt' in params:
     prompt = params['prompt'].astype(dtype)[None]
-    prompt = jnp.broadcast_to(prompt, (len(tokens), *prompt.shape[1:]))
+    prompt = jnp.broadcast_to(prompt, (tokens.shape[0], *prompt.shape[1:]))
     hidden = jnp.concatenate([prompt, hidden], axis=1)
     real = jnp.concatenate([jnp.ones(prompt.shape[:2], bool), real], axis=1)
   length = hidden.shape[1]

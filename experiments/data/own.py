@@ -1,0 +1,168 @@
+"""Examples of one's own, from files, as a trained learner takes them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metajax import tasks
+from metajax.tasks import DataError
+from metajax.tasks.decoding import Picture, decode
+from metajax.tasks.folder import image_files, images_by_class
+from metajax.tasks.omniglot import RAW_SIZE, shrink
+
+__all__ = ['Queries', 'pixels_of', 'queries', 'support']
+
+
+class Queries(NamedTuple):
+  """What is to be predicted for, and how each is called."""
+
+  names: list[str]
+  inputs: Any
+
+
+def support(
+  manifest: Mapping[str, Any], path: Path, text_column: str, label_column: str
+) -> Any:
+  """Reads a support set, for `TrainedLearner.adapt`.
+
+  Args:
+    manifest: of the learner.
+    path: of images, a folder of folders, of which each is a class; of texts, a
+      CSV or JSON lines file; of numbers, a CSV or Parquet file.
+    text_column: of a file of texts.
+    label_column: the same.
+
+  Raises:
+    DataError: if it cannot be read.
+  """
+  what = manifest['inputs']
+  if what['kind'] == 'images':
+    _check_kind(path, path.is_dir(), 'a folder of folders of images')
+    pictures = images_by_class(path)
+    found = [picture for group in pictures.values() for picture in group]
+    pixels = pixels_of(what, found, str(path))
+    ends = np.cumsum([len(group) for group in pictures.values()])[:-1]
+    return dict(zip(pictures, np.split(pixels, ends), strict=True))
+  if what['kind'] == 'texts':
+    reader = tasks.load_jsonl if path.suffix == '.jsonl' else tasks.load_csv
+    _check_kind(path, path.is_file(), 'a CSV or JSON lines file of texts')
+    data = reader(path, text_column, label_column)
+    return {
+      name: data.texts[data.labels == number].tolist()
+      for number, name in enumerate(data.names)
+    }
+  names = manifest['outputs']['names']
+  rows = tasks.load_columns(path, [*what['names'], *names])
+  return np.split(rows, [len(what['names'])], axis=1)
+
+
+def queries(
+  manifest: Mapping[str, Any], path: Path, text_column: str
+) -> Queries:
+  """Reads what is to be predicted for.
+
+  Args:
+    manifest: of the learner.
+    path: of images, a folder with images anywhere in it, or one image; of
+      texts, a CSV or JSON lines file, or one of lines that ends in `.txt`; of
+      numbers, a CSV or Parquet file.
+    text_column: of a file of texts.
+
+  Raises:
+    DataError: if it cannot be read.
+  """
+  what = manifest['inputs']
+  if what['kind'] == 'images':
+    found = image_files(path)
+    pixels = pixels_of(what, found, str(path))
+    return Queries([picture.name for picture in found], pixels)
+  if what['kind'] == 'texts':
+    _check_kind(path, path.is_file(), 'a file of texts')
+    texts = tasks.load_texts(path, text_column)
+    return Queries(texts, texts)
+  rows = tasks.load_columns(path, what['names'])
+  return Queries([f'row {number}' for number in range(1, len(rows) + 1)], rows)
+
+
+def _check_kind(path: Path, fits: bool, wanted: str) -> None:
+  if not path.exists():
+    raise DataError(f'{path}: there is no such file or folder; check the path')
+  if not fits:
+    raise DataError(f'{path}: the learner wants {wanted}, and this is none')
+
+
+def pixels_of(
+  what: Mapping[str, Any], pictures: Sequence[Picture], origin: str
+) -> np.ndarray:
+  """Files of images as those that the learner was trained on.
+
+  Args:
+    what: `inputs` of the manifest.
+    pictures: the files.
+    origin: what they are part of, for messages.
+
+  Returns:
+    uint8 `[images, height, width, channels]`.
+
+  Raises:
+    DataError: if they cannot be read, or are coloured where grey is wanted.
+  """
+  *_, channels = what['shape']
+  how = what['files']
+  if how.get('ink'):
+    return _drawings(pictures, origin, how['size'])
+  found, _ = decode(pictures, len(pictures), origin, image_size=how.get('size'))
+  if channels == 1:
+    return _grey(found, pictures, origin)
+  if found.ndim == 3:
+    found = np.repeat(found[..., None], channels, axis=-1)
+  return found
+
+
+def _grey(
+  found: np.ndarray, pictures: Sequence[Picture], origin: str
+) -> np.ndarray:
+  """Images [n, height, width, 1] of such that may have three channels."""
+  if found.ndim == 3:
+    return found[..., None]
+  coloured = np.flatnonzero((found != found[..., :1]).any(axis=(1, 2, 3)))
+  if len(coloured):
+    raise DataError(
+      f'{origin}: {pictures[coloured[0]].name} is coloured, and the learner was'
+      ' trained on grey images; make it grey'
+    )
+  return found[..., :1]
+
+
+def _drawings(
+  pictures: Sequence[Picture], origin: str, size: int
+) -> np.ndarray:
+  """Dark ink on light paper as bright ink on dark: what Omniglot becomes."""
+  raw, _ = _first_of_one_size(pictures, origin)
+  if raw is not None and raw.shape[1:3] == (RAW_SIZE, RAW_SIZE):
+    drawn = shrink(_grey(raw, pictures, origin)[..., 0])
+  else:
+    found, _ = decode(pictures, len(pictures), origin, image_size=size)
+    drawn = 255 - _grey(found, pictures, origin)[..., 0]
+  full = np.flatnonzero(drawn.mean(axis=(1, 2)) > 127.5)
+  if len(full):
+    raise DataError(
+      f'{origin}: {pictures[full[0]].name} is dark; drawings are of dark ink on'
+      ' light paper, so turn it round'
+    )
+  return drawn[..., None]
+
+
+def _first_of_one_size(
+  pictures: Sequence[Picture], origin: str
+) -> tuple[np.ndarray | None, Any]:
+  """Images as they are, where all have the size of Omniglot's files."""
+  try:
+    first, _ = decode(pictures[:1], 1, origin)
+    if first.shape[1:3] != (RAW_SIZE, RAW_SIZE):
+      return None, None
+    return decode(pictures, len(pictures), origin)
+  except DataError:
+    return None, None  # of several sizes; what is damaged is said later

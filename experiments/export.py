@@ -1,0 +1,102 @@
+"""Exports what a run has learned as programs that need no metajax.
+
+  python -m experiments.export --run=runs/x --output=DIR
+
+writes adapt and predict as serialised programs of JAX, for CPU, CUDA and TPU,
+the weights as safetensors, and a manifest with checksums, what inputs are,
+classes, protocol and versions. `DIR/learner` runs them with jax, numpy and
+flatbuffers alone; `experiments.serve --model=DIR` serves them.
+"""
+
+import sys
+from pathlib import Path
+
+import rich.console
+
+from experiments.predict import loaded
+from experiments.runner import flags
+from experiments.runner.errors import UsageError, printable
+from experiments.runner.paths import Place
+from experiments.runner.settings import (
+  Base,
+  Listed,
+  OneOf,
+  Whole,
+  setting,
+  settings,
+)
+from metajax.trained import PLATFORMS, LearnerError, export
+
+__all__ = ['Settings', 'run']
+
+
+class Platforms(Listed):
+  """Names of platforms with commas between them."""
+
+  allowed = f'a list of {", ".join(PLATFORMS)}'
+  member = OneOf(PLATFORMS)
+
+
+@settings
+class Settings(Base):
+  """Which learner, and where to."""
+
+  run: str | None = setting(
+    None, Place(), 'workdir of a finished run', of='data', resume=False
+  )
+  output: str | None = setting(
+    None, Place(), 'directory to write, that is not there yet',
+    of='machine', resume=False,
+  )  # fmt: skip
+  ways: int | None = setting(
+    None, Whole(2), 'classes that it tells apart at most, where the method'
+    ' leaves a choice [default: as at the test of the run]',
+    of='method', resume=False,
+  )  # fmt: skip
+  platforms: tuple[str, ...] = setting(
+    PLATFORMS, Platforms(), 'what programs run on', of='machine', resume=False
+  )
+  normalisation: str | None = setting(
+    None, OneOf(['support', 'population', 'transductive']),
+    'as for experiments.predict', of='method', resume=False,
+  )  # fmt: skip
+  model_dir: str | None = setting(
+    None, Place(), 'where the pretrained transformer of the run is now',
+    of='data', resume=False,
+  )  # fmt: skip
+
+
+def run(settings: Settings) -> int:
+  """Loads, exports and says what there is; returns the exit code."""
+  for name in ('run', 'output'):
+    if getattr(settings, name) is None:
+      raise UsageError(name, 'is not given; --help says what it is')
+  if not settings.platforms:
+    raise UsageError('platforms', 'is empty; name one or more')
+  learner = loaded(settings.run, settings.normalisation, settings.model_dir)
+  output = Path(settings.output or '')
+  console = rich.console.Console()
+  with console.status('programs') as status:
+    try:
+      manifest = export(
+        learner, output, ways=settings.ways, platforms=settings.platforms,
+        progress=status.update,
+      )  # fmt: skip
+    except LearnerError as error:
+      raise UsageError('output', str(error)) from error
+  for name, file in manifest['files'].items():
+    print(f'{file["bytes"]:>12,} bytes  {name}')
+  sizes = [each['examples'] for each in manifest['programs']]
+  number = 'any number of' if sizes == [None] else ' or '.join(map(str, sizes))
+  classes = manifest['outputs'].get('classes')
+  most = '' if classes is None else f', of {classes} classes at most'
+  print(
+    f'runs on {", ".join(manifest["platforms"])}; adapts to {number}'
+    f' examples{most}'
+  )
+  print(printable(str(output)))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(flags.main(Settings, run))

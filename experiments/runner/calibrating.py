@@ -1,0 +1,138 @@
+"""How sure a trained learner is, and how often it is right."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.runner.features import features_of
+from experiments.runner.problem import (
+  TEST_SEED,
+  VALIDATION_SEED,
+  Judge,
+  Problem,
+  on_features,
+)
+from metajax.base import PyTree, SampleTask
+from metajax.objectives import confidence_interval
+from metajax.runs.evaluation import Predicted, predict_tasks
+from metajax.runs.inputs import sampled_inputs
+from metajax.trained import fit_temperature, reliability
+from metajax.trained.calibration import negative_log_likelihood
+
+__all__ = ['calibrated', 'normalisation_of', 'shares_statistics']
+
+# Predictions that a temperature is fitted to, and judged by, at least.
+_FITTED, _JUDGED = 2_000, 5_000
+_TASKS = 50  # and tasks
+
+
+def shares_statistics(problem: Problem) -> bool:
+  """Whether a model normalises by the batch at hand."""
+  measure = problem.model.measure
+  if measure is None:
+    return False
+  inputs = sampled_inputs(problem.test)
+  key = jax.random.key(0)
+  found = jax.eval_shape(
+    lambda key, inputs: measure(problem.model.init(key, inputs), inputs),
+    key,
+    inputs,
+  )
+  return bool(jax.tree.leaves(found))
+
+
+def calibrated(
+  problem: Problem, judge: Judge, prepared: PyTree
+) -> dict[str, Any]:
+  """How sure the learner is, and how often it is right.
+
+  The temperature is fitted on tasks of validation, and judged on those of the
+  test, as whoever uses the learner gets its answers (`served`).
+
+  Args:
+    problem: of classification.
+    judge: by which it is served.
+    prepared: meta-parameters as that one wants them.
+  """
+  settings = problem.settings
+  temperature, fitted = 1.0, 0
+  if _is_validated(problem):
+    fitted = _enough(problem.validation, _FITTED, settings.validation_tasks)
+    found = _predicted(
+      problem, judge, prepared, problem.validation, VALIDATION_SEED, fitted
+    )
+    if np.isfinite(found.outputs).all():
+      temperature = fit_temperature(found.outputs, found.targets)
+  number = _enough(problem.test, _JUDGED, settings.eval_tasks)
+  outputs, classes = _predicted(
+    problem, judge, prepared, problem.test, TEST_SEED, number
+  )
+  right = np.mean(outputs.argmax(axis=-1) == classes, axis=1)
+  after = reliability(outputs, classes, temperature)
+  return {
+    'normalisation': normalisation_of(problem, judge),
+    'temperature': temperature,
+    'validation_tasks': fitted,
+    'test_tasks': number,
+    'accuracy': float(right.mean()),
+    'ci95': float(confidence_interval(right)),
+    'expected_calibration_error': after.error,
+    'expected_calibration_error_before': reliability(outputs, classes).error,
+    'negative_log_likelihood': negative_log_likelihood(
+      outputs / temperature, classes
+    ),
+    'negative_log_likelihood_before': negative_log_likelihood(outputs, classes),
+    'bins': {
+      'share': after.share,
+      'confidence': after.confidence,
+      'accuracy': after.accuracy,
+    },
+  }
+
+
+def _enough(sample: SampleTask, predictions: int, most: int) -> int:
+  """Tasks that have so many queries, but no more than there are to be."""
+  task = jax.eval_shape(sample, jax.random.key(0))
+  return min(most, max(_TASKS, -(-predictions // len(task.query.targets))))
+
+
+def _is_validated(problem: Problem) -> bool:
+  """Whether there are tasks of validation like those of the test."""
+  validation, test = (
+    jax.eval_shape(sample, jax.random.key(0)).support.targets.shape
+    for sample in (problem.validation, problem.test)
+  )
+  return bool(validation == test)
+
+
+def normalisation_of(problem: Problem, judge: Judge) -> str:
+  """What a query shares statistics with, in one word."""
+  if problem.recipe.evaluation == 'population':
+    return 'population'
+  shares = shares_statistics(problem)
+  return judge.normalisation if shares else 'none'
+
+
+def _predicted(
+  problem: Problem,
+  judge: Judge,
+  prepared: PyTree,
+  sample: SampleTask,
+  seed: int,
+  num_tasks: int,
+) -> Predicted:
+  """What the learner says of tasks that the seed fixes, and what is right."""
+  learner = judge.learner
+  if (of := on_features(problem, prepared, sample, num_tasks)) is not None:
+    learner = of.learner
+    sample = features_of(sample, of.encode, shown=False)
+  return predict_tasks(
+    learner,
+    prepared,
+    sample,
+    key=jax.random.key(seed),
+    num_tasks=num_tasks,
+    normalisation=judge.normalisation,
+    mesh=problem.mesh,
+  )

@@ -1,0 +1,316 @@
+"""What of a run is kept for use: its learner, by which it predicts.
+
+A workdir has `learner.json`, which says what inputs are and how the network is
+made, and `learner/`, the meta-parameters. Neither data nor checkpoints are
+needed for it.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.runner.calibrating import (
+  calibrated,
+  normalisation_of,
+  shares_statistics,
+)
+from experiments.runner.errors import UsageError
+from experiments.runner.problem import (
+  Judge,
+  Problem,
+  make_judge,
+  weights_of,
+)
+from experiments.runner.reading import Network
+from experiments.runner.records import RECORD, check_record, read_record
+from experiments.runner.teacher import settings_of
+from experiments.runner.weights_digest import check_same_weights
+from experiments.runner.workdir import write_json
+from metajax.base import Batch, PyTree
+from metajax.metric import ACCURACY
+from metajax.runs.checkpoint import Checkpointer, CheckpointError
+from metajax.trained import (
+  Compiled,
+  LearnerError,
+  TrainedLearner,
+  build,
+)
+from metajax.trained.loading import LEARNER
+from metajax.wrappers.auxiliary import WeighedParams
+from metajax.wrappers.distillation import TaughtParams
+
+__all__ = ['Served', 'keep', 'restore', 'served']
+
+_FORMAT = 1
+_FOLDER = 'learner'
+
+
+class Served(NamedTuple):
+  """A method as it answers whoever uses it: each query by itself."""
+
+  judge: Judge
+  prepared: PyTree  # meta-parameters as the judge wants them, whole
+  calibration: dict[str, Any] | None  # of classes
+
+
+def served(
+  problem: Problem, meta_params: PyTree, whole: Callable[[PyTree], PyTree]
+) -> Served:
+  """Prepares what was trained for use, and measures how sure it is.
+
+  Args:
+    problem: that was trained, with a `reading`.
+    meta_params: as they are trained.
+    whole: gathers what lies in pieces.
+  """
+  problem = problem._replace(around=None)
+  judge = make_judge(problem)
+  if judge.normalisation == 'transductive' and shares_statistics(problem):
+    judge = judge._replace(normalisation='support')
+  prepared = judge.prepare(_unwrapped(meta_params))
+  calibration = None
+  if not problem.reading or not problem.reading.outputs:
+    calibration = calibrated(problem, judge, prepared)
+  return Served(judge, whole(prepared), calibration)
+
+
+def _unwrapped(meta_params: PyTree) -> PyTree:
+  """Meta-parameters of the method itself, without those of what trains it."""
+  while isinstance(meta_params, WeighedParams | TaughtParams):
+    meta_params = meta_params.params
+  return meta_params
+
+
+def keep(
+  problem: Problem, used: Served, outcome: Mapping[str, Any], workdir: Path
+) -> None:
+  """Writes the learner of a run; `learner.json` is there when all is.
+
+  Args:
+    problem: that was trained, with a `reading`.
+    used: what is served.
+    outcome: what `result.json` holds.
+    workdir: of the run.
+  """
+  reading = problem.reading
+  assert reading is not None  # or nobody calls this
+  support = jax.eval_shape(problem.test, jax.random.key(0)).support
+  if reading.inputs['kind'] == 'texts':  # tasks may be of their features
+    shape = len(support.targets), reading.inputs['length']
+    tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
+    support = support._replace(inputs=tokens)
+  (workdir / LEARNER).unlink(missing_ok=True)
+  shutil.rmtree(workdir / _FOLDER, ignore_errors=True)
+  with Checkpointer(workdir / _FOLDER) as checkpointer:
+    checkpointer.save(outcome['steps'], used.prepared)
+  write_json(
+    workdir / LEARNER,
+    {
+      'format': _FORMAT,
+      'experiment': reading.experiment,
+      'method': outcome['algorithm'],
+      'inputs': reading.inputs,
+      'outputs': reading.outputs or {'classes': problem.recipe.ways},
+      'network': reading.network,
+      'train_classes': problem.recipe.train_classes,
+      'support': {
+        name: {'shape': list(each.shape), 'dtype': each.dtype.name}
+        for name, each in support._asdict().items()
+      },
+      'normalisation': normalisation_of(problem, used.judge),
+      'temperature': outcome.get('calibration', {}).get('temperature', 1.0),
+      'random': problem.algorithm.adapts_at_random,
+      'protocol': outcome['protocol'],
+      'test': {
+        name: outcome['test'][name] for name in (problem.metric.name, 'ci95')
+      },
+      'versions': outcome['versions'],
+    },
+  )
+
+
+def restore(
+  experiment: Any,
+  workdir: Path,
+  normalisation: str | None = None,
+  model_dir: str | Path | None = None,
+) -> TrainedLearner:
+  """Reads the learner of a run.
+
+  Args:
+    experiment: `Experiment` that the run is of.
+    workdir: of the run.
+    normalisation: what a query shares batch statistics with; by default that
+      by which one alone gets the same answer as among others.
+    model_dir: where the pretrained transformer is now that it stands on.
+
+  Raises:
+    LearnerError: if it is damaged, or does not fit.
+  """
+  try:
+    record = _record(workdir)
+    given = settings_of(workdir, experiment.settings, experiment.recipe, 'run')
+    if model_dir is not None:
+      given = given.replace(model_dir=str(model_dir))
+    recipe = experiment.recipe(given)
+    network = experiment.network(
+      given,
+      recipe._replace(train_classes=record['train_classes']),
+      record['network'],
+    )
+    before = read_record(workdir / RECORD, 'run')
+    check_same_weights(given, before, network.digests, f'the run in {workdir}')
+  except UsageError as error:
+    named = '' if error.setting == 'run' else f'--{error.setting}: '
+    raise LearnerError(f'{named}{error.message}') from error
+  problem = _problem_of(experiment, given, network)
+  judge, chosen = _judge_of(problem, record, normalisation)
+  support = Batch(*(_shape(record['support'][x]) for x in Batch._fields))
+  prepared = _restored(problem, workdir, record, support)
+  if record['normalisation'] == 'population' and chosen != 'population':
+    prepared, _ = prepared
+
+  def programs(judge: Judge) -> Compiled:
+    return Compiled(
+      build(judge.learner, prepared, support, judge.normalisation)
+    )
+
+  def for_classes(ways: int) -> Compiled:
+    other = problem._replace(recipe=problem.recipe._replace(ways=ways))
+    return _checked(programs(_judge_of(other, record, normalisation)[0]), ways)
+
+  manifest = {
+    name: record[name]
+    for name in (
+      'method', 'inputs', 'outputs', 'temperature', 'random', 'protocol',
+      'test', 'versions',
+    )
+  }  # fmt: skip
+  return TrainedLearner(
+    {**manifest, 'normalisation': chosen},
+    programs(judge),
+    network.tokenize,
+    for_classes if 'classes' in record['outputs'] else None,
+    network.files,
+  )
+
+
+def _record(workdir: Path) -> dict[str, Any]:
+  path = workdir / LEARNER
+  record = read_record(path, 'run')
+  check_record(record, {'format': (int,)}, path, 'run')
+  if record['format'] > _FORMAT:
+    raise UsageError(
+      'run',
+      f'{path} is of format {record["format"]}, and this version reads up to'
+      f' {_FORMAT}; take a newer one',
+    )
+  check_record(record, _ENTRIES, path, 'run')
+  return record
+
+
+_SHAPE = {'shape': (list,), 'dtype': (str,)}
+_ENTRIES = {
+  'method': (str,), 'inputs.kind': (str,), 'outputs': (dict,),
+  'network': (dict,), 'train_classes': (int, type(None)),
+  'normalisation': (str,), 'temperature': (float,), 'random': (bool,),
+  'protocol': (dict,), 'test': (dict,), 'versions': (dict,),
+  **{f'support.{part}.{name}': kinds for part in Batch._fields
+     for name, kinds in _SHAPE.items()},
+}  # fmt: skip
+
+
+def _shape(entry: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(tuple(entry['shape']), jnp.dtype(entry['dtype']))
+
+
+def _problem_of(experiment: Any, given: Any, network: Network) -> Problem:
+  """A problem without tasks."""
+
+  def nothing(*arguments: Any) -> Any:
+    raise NotImplementedError
+
+  return Problem(
+    name='',
+    settings=given,
+    recipe=network.recipe,
+    objective=experiment.objective,
+    model=network.model,
+    train=nothing,
+    validation=nothing,
+    test=nothing,
+    metric=ACCURACY,
+    protocol={},
+    baseline=nothing,
+    draw=nothing,
+  )
+
+
+_NORMALISATIONS = ('support', 'population', 'transductive')
+
+
+def _judge_of(
+  problem: Problem, record: Mapping[str, Any], wanted: str | None
+) -> tuple[Judge, str]:
+  """The method as it is served, and what queries share statistics with."""
+  kept = record['normalisation']
+  if wanted is not None and wanted not in _NORMALISATIONS:
+    raise LearnerError(
+      f'normalisation is one of {", ".join(_NORMALISATIONS)}, got {wanted!r}'
+    )
+  if kept == 'none':  # there is nothing to share
+    wanted = None
+  if wanted == 'population' != kept:
+    raise LearnerError(
+      'normalisation=population wants statistics of training, which the run'
+      ' has not kept; train it with --evaluation=population'
+    )
+  chosen = wanted or kept
+  recipe = problem.recipe._replace(
+    evaluation='population' if chosen == 'population' else 'transductive'
+  )
+  judge = make_judge(problem._replace(recipe=recipe))
+  if chosen == 'support':
+    judge = judge._replace(normalisation='support')
+  return judge, chosen
+
+
+def _restored(
+  problem: Problem,
+  workdir: Path,
+  record: Mapping[str, Any],
+  support: Batch,
+) -> PyTree:
+  """Meta-parameters of the run, with statistics of a population if it has."""
+  inputs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), support.inputs)
+  learner = problem.meta_learner()
+
+  def initial(key: jax.Array) -> PyTree:
+    params = learner.init(key, inputs)
+    if record['normalisation'] != 'population':
+      return params
+    measure = problem.model.measure
+    assert measure is not None
+    return params, measure(weights_of(problem, params), inputs)
+
+  template = jax.eval_shape(initial, jax.random.key(0))
+  try:
+    with Checkpointer(workdir / _FOLDER) as checkpointer:
+      return checkpointer.restore(template).state
+  except CheckpointError as error:
+    raise LearnerError(f'{workdir / _FOLDER}: {error}') from error
+
+
+def _checked(programs: Compiled, ways: int) -> Compiled:
+  """Refuses another number of classes than a network has outputs for."""
+  outputs = programs.num_outputs()
+  if outputs != ways:
+    raise LearnerError(
+      f'the examples are of {ways} classes, and this learner tells {outputs}'
+      ' apart at most; give fewer, or train it with more --ways'
+    )
+  return programs

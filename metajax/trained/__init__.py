@@ -1,0 +1,34 @@
+"""What was trained, for use: adapt, predict, calibrate, export, load."""
+
+from metajax.trained.calibration import (
+  Reliability,
+  fit_temperature,
+  reliability,
+)
+from metajax.trained.exporting import PLATFORMS, export
+from metajax.trained.loading import load
+from metajax.trained.portable import (
+  Adapted,
+  LearnerError,
+  Prediction,
+  TrainedLearner,
+  Values,
+)
+from metajax.trained.programs import Built, Compiled, build
+
+__all__ = [
+  'PLATFORMS',
+  'Adapted',
+  'Built',
+  'Compiled',
+  'LearnerError',
+  'Prediction',
+  'Reliability',
+  'TrainedLearner',
+  'Values',
+  'build',
+  'export',
+  'fit_temperature',
+  'load',
+  'reliability',
+]

@@ -1,0 +1,86 @@
+"""Loads what was trained: a run of an experiment, or an exported directory."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from metajax.trained import portable
+from metajax.trained.portable import MANIFEST, LearnerError, TrainedLearner
+
+__all__ = ['LEARNER', 'load']
+
+LEARNER = 'learner.json'  # in the workdir of a run
+
+
+def load(path: str | Path, **options: Any) -> TrainedLearner:
+  """Loads a learner with all that its run knew.
+
+  The method, its network, what it has learned, how inputs are read, which
+  statistics it normalises by, and the temperature of its probabilities.
+
+  Args:
+    path: of an exported directory, which needs nothing else; or the workdir of
+      a run, for which the experiments have to be importable, as in a checkout.
+    **options: of a run: `normalisation`, one of `'support'`, `'population'` and
+      `'transductive'` (where all inputs of a call share their statistics), in
+      place of that by which one query gets the same answer as among others; and
+      `model_dir`, where the pretrained transformer is now that it stands on.
+
+  Returns:
+    What adapts to examples and predicts.
+
+  Raises:
+    LearnerError: if there is none, if the run is not finished or of an older
+      format, or if its files are damaged.
+
+  Example::
+
+    learner = metajax.load('runs/x')
+    adapted = learner.adapt({'cat': cats, 'dog': dogs})
+    adapted.predict(images).labels
+  """
+  path = Path(path).expanduser()
+  if (path / MANIFEST).exists():
+    if options:
+      raise LearnerError(
+        f'{path} is exported, and has no {", ".join(options)} to choose; export'
+        ' the run again with it'
+      )
+    return portable.load(path)
+  name = _experiment(path)
+  try:
+    experiment = importlib.import_module(name).EXPERIMENT
+  except ImportError as error:
+    raise LearnerError(
+      f'{path} is a run of {name}, which cannot be imported ({error}); run this'
+      ' where the experiments are, or export the run there'
+    ) from error
+  learner: TrainedLearner = experiment.load(path, **options)
+  return learner
+
+
+def _experiment(path: Path) -> str:
+  """The module of the experiment that a run is of."""
+  file = path / LEARNER
+  if not file.is_file():
+    if not path.is_dir():
+      raise LearnerError(f'{path}: there is no such directory')
+    if not (path / 'config.json').is_file():
+      raise LearnerError(f'{path} holds neither a run nor an exported learner')
+    if not (path / 'result.json').is_file():
+      raise LearnerError(
+        f'{path} is a run that is not finished; go on with it by --resume'
+      )
+    raise LearnerError(
+      f'{path} is a run of an older format, or of an experiment whose learners'
+      ' are not kept for use; --resume, with the flags of the run, tests it'
+      ' again and keeps one'
+    )
+  try:
+    name = json.loads(file.read_text(encoding='utf-8'))['experiment']
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    raise LearnerError(f'{file} is damaged ({error})') from error
+  if not (isinstance(name, str) and name.startswith('experiments.')):
+    raise LearnerError(f'{file} is damaged: it names no experiment')
+  return name
