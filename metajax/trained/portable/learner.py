@@ -87,6 +87,7 @@ class TrainedLearner:
     self.programs = programs
     self._tokenize = tokenize
     self._for_classes = for_classes
+    self._of_more = dict[int, Programs]()
     self.files = dict(files or {})
 
   def __repr__(self) -> str:
@@ -137,7 +138,9 @@ class TrainedLearner:
         f'the examples are of {number} classes, and this learner tells'
         f' {most} apart at most; give fewer, or train or export it for more'
       )
-    return self._for_classes(number)
+    if number not in self._of_more:  # they are compiled once
+      self._of_more[number] = self._for_classes(number)
+    return self._of_more[number]
 
   def support(self, examples: Any) -> tuple[Any, Any, tuple[str, ...]]:
     """Inputs and targets as programs take them, and the names of classes.
@@ -158,6 +161,8 @@ class TrainedLearner:
         f'the examples are of {len(names)} class, and two or more are told'
         ' apart; give examples of another'
       )
+    if self._for_classes is None:
+      self.for_classes(len(names))  # or too many are refused
     arrays = [self.inputs(part, f'class {name!r}: ')
               for name, part in zip(names, parts, strict=True)]  # fmt: skip
     targets = np.repeat(np.arange(len(names)), [len(each) for each in arrays])
