@@ -53,6 +53,13 @@ setup(
     'text': TEXT,
     'test': TEST,
     'dev': DEV,
+    'docs': [
+      *TEXT,
+      'latex2mathml>=3.78',
+      'myst-nb>=1.4',
+      'sphinx>=8.2',
+      'sphinx-book-theme>=1.1.4',
+    ],
     'gpu': ['jax[cuda12]>=0.10'],
     'tpu': [LIBTPU, 'requests'],
     'benchmark': [

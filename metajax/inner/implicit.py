@@ -92,7 +92,7 @@ def implicit_minimum(
     damping: added to the diagonal of the Hessian, where the derivative is not
       exact any more.
     probe: a number that counts nothing. Its gradient is the residual of the
-      linear system relative to the cotangent, |v - H u| / |v|: how far from
+      linear system relative to the cotangent, `|v - H u| / |v|`: how far from
       solved it was when the method ended.
 
   Returns:
