@@ -71,6 +71,29 @@ def test_links_and_pictures_of_documents_are_there(path):
   assert not missing
 
 
+@pytest.mark.parametrize('guide', ['choose', 'large'])
+def test_figures_of_a_guide_are_those_of_the_record(guide):
+  text = (DOCS / 'guides' / f'{guide}.md').read_text()
+  (table,) = re.findall(
+    r'<!-- figures -->\n(.*?)<!-- end of figures -->', text, re.DOTALL
+  )
+  record = (DOCS / 'results.md').read_text()
+  figures = set(re.findall(r'[\d,]+\.\d+(?: ± \d+\.\d+)?|\d+,\d{3}', table))
+  assert len(figures) >= 10
+  assert {figure for figure in figures if figure not in record} == set()
+
+
+@pytest.mark.in_ci
+@pytest.mark.parametrize(
+  'path', sorted((DOCS / 'guides').glob('*.md')), ids=lambda path: path.stem
+)
+def test_programs_of_a_guide_run(path):
+  blocks = re.findall(r'```python\n(.*?)```', path.read_text(), re.DOTALL)
+  namespace: dict = {}
+  for block in blocks:
+    exec(block, namespace)
+
+
 def test_every_public_name_is_defined_where_a_page_shows_it():
   symbols = _load('symbols')
   assert 'metajax.algorithms.maml' in symbols.modules()
