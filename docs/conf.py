@@ -20,6 +20,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 import metajax  # noqa: E402
 
 project = 'metajax'
+author = 'the authors of metajax'
 copyright = 'the authors of metajax, Apache-2.0'
 release = version = metajax.__version__
 

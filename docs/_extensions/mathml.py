@@ -47,7 +47,7 @@ def _inline(writer, node):
 
 
 def _block(writer, node):
-  writer.body.append(f'<div class="math">{_checked(node, "block")}</div>')
+  writer.body.append(f'<div class="formula">{_checked(node, "block")}</div>')
   raise nodes.SkipNode
 
 
