@@ -1,6 +1,6 @@
 """How sure a trained learner is, and how often it is right."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from experiments.runner.problem import (
 )
 from metajax.base import PyTree, SampleTask
 from metajax.objectives import confidence_interval
-from metajax.runs.evaluation import Predicted, predict_tasks
+from metajax.runs.evaluation import example_outputs
 from metajax.runs.inputs import sampled_inputs
 from metajax.trained import fit_temperature, reliability
 from metajax.trained.calibration import negative_log_likelihood
@@ -114,6 +114,13 @@ def normalisation_of(problem: Problem, judge: Judge) -> str:
   return judge.normalisation if shares else 'none'
 
 
+class _Predicted(NamedTuple):
+  """What the learner says of queries, and what is right."""
+
+  outputs: np.ndarray  # [tasks, queries, classes]
+  targets: np.ndarray  # [tasks, queries]
+
+
 def _predicted(
   problem: Problem,
   judge: Judge,
@@ -121,18 +128,20 @@ def _predicted(
   sample: SampleTask,
   seed: int,
   num_tasks: int,
-) -> Predicted:
-  """What the learner says of tasks that the seed fixes, and what is right."""
+) -> _Predicted:
+  """What the learner says of tasks that the seed fixes."""
   learner = judge.learner
   if (of := on_features(problem, prepared, sample, num_tasks)) is not None:
     learner = of.learner
     sample = features_of(sample, of.encode, shown=False)
-  return predict_tasks(
+  targets, outputs = example_outputs(
     learner,
     prepared,
     sample,
     key=jax.random.key(seed),
-    num_tasks=num_tasks,
+    indices=range(num_tasks),
     normalisation=judge.normalisation,
+    judged='last_step',
     mesh=problem.mesh,
   )
+  return _Predicted(outputs[:, -1], targets)

@@ -1,9 +1,9 @@
 """Evaluation: how well a learner adapts to tasks that it has never seen."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -39,10 +39,9 @@ from metajax.runs.state import TrainState
 __all__ = [
   'Evaluation',
   'Judged',
-  'Predicted',
   'evaluate',
+  'example_outputs',
   'example_task',
-  'predict_tasks',
 ]
 
 Judged = Literal['every_step', 'last_step']
@@ -143,10 +142,18 @@ def evaluate(
     raise ValueError(f'num_tasks must be 2 or more, got {num_tasks}')
   if chunk_size < 1:
     raise ValueError(f'chunk_size must be 1 or more, got {chunk_size}')
-  values = _over_tasks(
-    learner, _hashable(objective), meta_params, sample, key, num_tasks,
-    normalisation, judged, chunk_size, mesh,
-  )  # fmt: skip
+  values = _of_tasks(
+    learner,
+    objective,
+    meta_params,
+    sample,
+    key,
+    range(num_tasks),
+    normalisation,
+    judged,
+    chunk_size,
+    mesh,
+  )
   if not np.isfinite(values['loss']).all():
     task_key, _ = _test_keys(key, jnp.int32(0))
     if reason := unfit_targets(learner, sample, task_key, objective):
@@ -160,72 +167,71 @@ def evaluate(
   )
 
 
-class Predicted(NamedTuple):
-  """What was predicted for the queries of tasks, and what was right."""
-
-  outputs: PyTree  # leaves [tasks, queries, ...]
-  targets: PyTree  # leaves [tasks, queries, ...]
-
-
-def predict_tasks(
+def example_outputs(
   learner: Learner | MetaLearner | Frozen,
   meta_params: PyTree,
   sample: SampleTask,
   *,
   key: jax.Array,
-  num_tasks: int,
+  indices: Sequence[int],
   normalisation: Normalisation = 'transductive',
+  judged: Judged = 'every_step',
   chunk_size: int = 4,
   mesh: Mesh | None = None,
-) -> Predicted:
-  """Adapts to the tasks that `evaluate` judges, and keeps all predictions.
+) -> tuple[PyTree, PyTree]:
+  """What is predicted for the queries of some test tasks of an evaluation.
 
   Args:
     learner: any method.
     meta_params: of the learner.
     sample: the distribution of test tasks.
-    key: fixes the tasks; those of `evaluate` with the same key.
-    num_tasks: how many, the first ones.
-    normalisation: as for `evaluate`.
+    key: of the evaluation.
+    indices: numbers of the tasks, one or more; `example_task` draws each.
+    normalisation: see `evaluate`.
+    judged: see `evaluate`.
     chunk_size: tasks that are vectorised together on one device.
-    mesh: the devices to test on, as for `evaluate`.
+    mesh: see `evaluate`.
 
   Returns:
-    Outputs after the last step, and targets, in the memory of the host.
+    The targets of the queries, leaves `[tasks, queries, ...]`, and the outputs
+    after 0, 1, ... inner steps, leaves `[tasks, steps + 1, queries, ...]`; on
+    the host.
 
-  Example:
-    >>> import jax, metajax
-    >>> from metajax.models import mlp
-    >>> from metajax.tasks import sinusoid
-    >>> learner = metajax.maml(mlp([8], 1), metajax.mean_squared_error, 0.1, 1)
-    >>> params = learner.init(jax.random.key(0), jax.numpy.zeros((1, 1)))
-    >>> found = predict_tasks(
-    ...   learner, params, sinusoid(5, 7), key=jax.random.key(1), num_tasks=3
-    ... )
-    >>> found.outputs.shape, found.targets.shape
-    ((3, 7, 1), (3, 7, 1))
+  Raises:
+    ValueError: if there are no indices; if tasks and learner do not fit
+      together.
+    TypeError: if a function of the learner has no hash.
   """
-  found = _over_tasks(
-    learner, None, meta_params, sample, as_key(key), num_tasks, normalisation,
-    'last_step', chunk_size, mesh,
-  )  # fmt: skip
-  outputs, targets = jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], found)
-  return Predicted(outputs, targets)
+  if not len(indices):
+    raise ValueError('indices are none; give the numbers of some test tasks')
+  targets, outputs = _of_tasks(
+    learner,
+    None,
+    meta_params,
+    sample,
+    as_key(key),
+    indices,
+    normalisation,
+    judged,
+    chunk_size,
+    mesh,
+  )
+  return targets, outputs
 
 
-def _over_tasks(
+def _of_tasks(
   learner: Learner | MetaLearner | Frozen,
-  objective: Any,
+  objective: Objective | None,
   meta_params: PyTree,
   sample: SampleTask,
   key: jax.Array,
-  num_tasks: int,
+  indices: Sequence[int],
   normalisation: Normalisation,
   judged: Judged,
   chunk_size: int,
   mesh: Mesh | None,
 ) -> PyTree:
-  """What a program finds of each of so many tasks, chunk by chunk."""
+  """What `_program` finds, of each of the tasks."""
   frozen = as_frozen(learner)
   if frozen is not learner:
     learner = Learner(learner.init, learner.adapt, learner.predict)
@@ -237,13 +243,18 @@ def _over_tasks(
   if mesh is not None:
     shared = put(shared, mesh)
     at_once *= axis_size(mesh, TASK)
-  run_chunk = _program(frozen.make, objective, normalisation, judged, mesh)
+  of_chunk = _program(
+    frozen.make, _hashable(objective), normalisation, judged, mesh
+  )
   # One program for any number of tasks: the last chunk is filled up with
   # tasks whose results are dropped.
+  number = len(indices)
+  filled = np.asarray(indices, np.int32)
+  filled = np.pad(filled, (0, -number % at_once), mode='edge')
   chunks = []
-  for first in range(0, num_tasks, at_once):
-    chosen = _chosen_tasks(host, key, first, at_once)
-    chunk = run_chunk(shared, chosen)
+  for first in range(0, number, at_once):
+    chosen = _chosen_tasks(host, key, filled[first : first + at_once])
+    chunk = of_chunk(shared, chosen)
     if mesh is not None:
       # Where devices share the cores of a CPU, exchanges of two programs at
       # once can take all its threads and wait for each other for ever.
@@ -251,7 +262,7 @@ def _over_tasks(
     chunks.append(chunk)
   return jax.tree.map(
     lambda *leaves: jnp.concatenate([np.asarray(leaf) for leaf in leaves])[
-      :num_tasks
+      :number
     ],
     *chunks,
   )
@@ -260,12 +271,15 @@ def _over_tasks(
 @lru_cache(maxsize=_PROGRAMS)
 def _program(
   make: Callable[[PyTree], Learner | MetaLearner],
-  objective: Any,  # an `Objective` that has a hash; None: what is predicted
+  objective: Any,  # an `Objective` that has a hash, or None
   normalisation: Normalisation,
   judged: Judged,
   mesh: Mesh | None,
 ) -> Callable[[_Shared, tuple[np.ndarray, PyTree]], PyTree]:
-  """What evaluates a chunk of tasks, compiled once for what is equal."""
+  """What evaluates a chunk of tasks, compiled once for what is equal.
+
+  It finds the metrics; without an objective, targets and outputs.
+  """
 
   def of_task(shared: PyTree, chosen: PyTree) -> PyTree:
     meta_params, arrays, draw, key = shared
@@ -282,14 +296,16 @@ def _program(
       place = partition.merge(place, adapted)
       outputs = predict_queries(learner, place, task, normalisation)
       if objective is None:
-        return outputs, task.query.targets
+        return outputs
       loss, metrics = loss_and_metrics(objective, outputs, task.query.targets)
       return {'loss': loss, **metrics}
 
     if judged == 'last_step':
       nothing = partition.nothing_of(adapted)
-      return jax.tree.map(lambda leaf: leaf[None], judge(nothing))
-    return jax.lax.map(judge, adaptation.trajectory)
+      found = jax.tree.map(lambda leaf: leaf[None], judge(nothing))
+    else:
+      found = jax.lax.map(judge, adaptation.trajectory)
+    return found if objective is not None else (task.query.targets, found)
 
   of_tasks: Callable[[PyTree, PyTree], PyTree]
   of_tasks = jax.vmap(of_task, in_axes=(None, 0))
@@ -310,10 +326,9 @@ def _hashable(function: Any) -> Any:
 
 
 def _chosen_tasks(
-  host: HostSampler | None, key: jax.Array, first: int, number: int
+  host: HostSampler | None, key: jax.Array, indices: np.ndarray
 ) -> tuple[np.ndarray, PyTree | None]:
   """The indices of test tasks; and the tasks, where the host draws them."""
-  indices = np.arange(first, first + number, dtype=np.int32)
   if host is None:
     return indices, None
   keys, _ = jax.vmap(_test_keys, in_axes=(None, 0))(key, jnp.asarray(indices))

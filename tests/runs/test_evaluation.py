@@ -16,7 +16,12 @@ import metajax
 from metajax.base import Learner
 from metajax.models import BatchNorm, from_linen, mlp
 from metajax.normalisation import population
-from metajax.runs.evaluation import _PROGRAMS, _program, example_task
+from metajax.runs.evaluation import (
+  _PROGRAMS,
+  _program,
+  example_outputs,
+  example_task,
+)
 from metajax.tasks import HostEpisodes, episodes, sinusoid
 
 MODEL = mlp([4], 1)
@@ -108,6 +113,24 @@ def test_two_methods_meet_the_same_tasks(seven, evaluate, params):
   before, after = (other.values['mse'] - seven.values['mse']).T
   np.testing.assert_allclose(before, np.zeros(7), atol=1e-4)
   assert np.abs(after).min() > 1e-3
+
+
+def test_outputs_of_some_tasks_are_those_that_were_judged(seven, params):
+  targets, outputs = example_outputs(
+    LEARNER, params, TEST_SAMPLE, key=KEY, indices=[5, 0, 5], chunk_size=2
+  )
+  assert outputs.shape == (3, 2, 5, 1)
+  np.testing.assert_array_equal(outputs[0], outputs[2])
+  errors = np.square(outputs - targets[:, None]).mean((2, 3))
+  np.testing.assert_allclose(
+    errors[:2], seven.values['mse'][np.array([5, 0])], rtol=1e-5
+  )
+  for place, index in enumerate((5, 0)):
+    np.testing.assert_array_equal(
+      targets[place], example_task(TEST_SAMPLE, KEY, index).query.targets
+    )
+  with pytest.raises(ValueError, match='indices are none'):
+    example_outputs(LEARNER, params, TEST_SAMPLE, key=KEY, indices=[])
 
 
 def test_another_key_draws_other_tasks(seven, params):
