@@ -16,7 +16,14 @@ VERSION = re.search(
 # does not know topologies of one chip.
 LIBTPU = 'libtpu==0.0.52; platform_machine == "x86_64"'
 TEXT = ['tokenizers>=0.21']
-TEST = [*TEXT, 'hypothesis>=6.100', 'pytest>=8.0', 'pytest-xdist>=3.5', LIBTPU]
+TEST = [
+  *TEXT,
+  'hypothesis>=6.100',
+  'pytest>=8.0',
+  'pytest-xdist>=3.5',
+  'selenium>=4.20',  # of pages in a browser
+  LIBTPU,
+]
 DEV = [*TEST, 'mypy>=1.15', 'ruff>=0.11']
 
 setup(
@@ -37,6 +44,7 @@ setup(
     'grain>=0.2.12',
     'importlib_resources>=6.0',  # tensorflow-datasets does not declare it
     'jax>=0.10',
+    'jinja2>=3.1',
     'matplotlib>=3.9',
     'numpy>=2.0',
     'optax>=0.2.6',

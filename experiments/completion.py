@@ -17,6 +17,7 @@ those of experiments.sinusoid. The workdir receives `result.json`,
 """
 
 import sys
+from functools import partial
 
 from experiments.data.images import ImageData, file_name, resolve
 from experiments.data.regression import complete
@@ -24,11 +25,14 @@ from experiments.figures.regression import draw_completion
 from experiments.recipes import regression as kind
 from experiments.recipes.kinds import methods, published
 from experiments.recipes.overrides import with_settings
+from experiments.reports.examples import completed
+from experiments.reports.gathered import report
 from experiments.runner.baselines import mean
 from experiments.runner.common import Common, algorithm
 from experiments.runner.experiment import Experiment
 from experiments.runner.networks import network_again
-from experiments.runner.problem import Problem, regression
+from experiments.runner.problem import Problem
+from experiments.runner.regression import regression
 from experiments.runner.settings import settings
 from metajax.algorithms.recipe import Recipe
 from metajax.objectives import mean_squared_error
@@ -63,6 +67,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     baseline=mean,
     draw=draw_completion,
     experiment='experiments.completion',
+    report=partial(report, show=completed),
   )
 
 

@@ -33,6 +33,8 @@ from experiments.figures.images import draw_images
 from experiments.recipes import images as kind
 from experiments.recipes.kinds import methods, published
 from experiments.recipes.overrides import with_settings
+from experiments.reports.examples import image_classes
+from experiments.reports.gathered import report
 from experiments.runner.baselines import pixels
 from experiments.runner.common import Common, algorithm, count, evaluation
 from experiments.runner.errors import UsageError
@@ -140,6 +142,12 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     },
     baseline=pixels,
     draw=partial(draw_images, classes=data.test_classes),
+    report=partial(
+      report,
+      show=partial(image_classes, classes=data.test_classes),
+      names=data.test_classes,
+      are_classes=True,
+    ),
     digests=data.digests,
     reading=Reading(
       'experiments.images',

@@ -15,6 +15,7 @@ Fewer kinds, or other shares of the steps:
 """
 
 import sys
+from functools import partial
 
 from experiments.data import multimodal as data_sets
 from experiments.data.multimodal import MultimodalData
@@ -23,6 +24,8 @@ from experiments.figures.multimodal import draw_multimodal
 from experiments.recipes import multimodal as kind
 from experiments.recipes.kinds import methods, published
 from experiments.recipes.overrides import with_settings
+from experiments.reports.examples import modal_classes
+from experiments.reports.gathered import report
 from experiments.runner.common import Common, algorithm, count
 from experiments.runner.experiment import Experiment
 from experiments.runner.modalities import make_multimodal
@@ -81,6 +84,9 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     },
     baseline=lambda problem: {'chance_accuracy': 1 / problem.recipe.ways},
     draw=draw_multimodal,
+    report=partial(
+      report, show=modal_classes, besides=modal_classes, are_classes=True
+    ),
   )
 
 

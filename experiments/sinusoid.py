@@ -14,17 +14,21 @@ The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
 """
 
 import sys
+from functools import partial
 
 from experiments.data.regression import waves
 from experiments.figures.regression import draw_sinusoid
 from experiments.recipes import regression as kind
 from experiments.recipes.kinds import methods, published
 from experiments.recipes.overrides import with_settings
+from experiments.reports.examples import curve
+from experiments.reports.gathered import report
 from experiments.runner.baselines import zero
 from experiments.runner.common import Common, algorithm
 from experiments.runner.experiment import Experiment
 from experiments.runner.networks import network_again
-from experiments.runner.problem import Problem, regression
+from experiments.runner.problem import Problem
+from experiments.runner.regression import regression
 from experiments.runner.settings import settings
 from metajax.algorithms.recipe import Recipe
 from metajax.objectives import mean_squared_error
@@ -60,6 +64,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     baseline=zero,
     draw=draw_sinusoid,
     experiment='experiments.sinusoid',
+    report=partial(report, show=curve),
   )
 
 

@@ -14,6 +14,7 @@ The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from experiments.data.regression import TableData, read_table
@@ -21,11 +22,14 @@ from experiments.figures.regression import draw_table
 from experiments.recipes import regression as kind
 from experiments.recipes.kinds import methods, published
 from experiments.recipes.overrides import with_settings
+from experiments.reports.examples import points
+from experiments.reports.gathered import report
 from experiments.runner.baselines import mean
 from experiments.runner.common import Common, algorithm
 from experiments.runner.experiment import Experiment
 from experiments.runner.networks import network_again
-from experiments.runner.problem import Problem, regression
+from experiments.runner.problem import Problem
+from experiments.runner.regression import regression
 from experiments.runner.settings import settings
 from metajax.algorithms.recipe import Recipe
 from metajax.objectives import mean_squared_error
@@ -60,6 +64,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     baseline=mean,
     draw=draw_table,
     experiment='experiments.tables',
+    report=partial(report, show=points),
   )
 
 

@@ -25,6 +25,8 @@ from experiments.figures.texts import draw_texts
 from experiments.recipes import text as kind
 from experiments.recipes.kinds import methods, published
 from experiments.recipes.overrides import with_settings
+from experiments.reports.examples import text_classes
+from experiments.reports.gathered import report
 from experiments.runner.baselines import of_texts
 from experiments.runner.common import Common, algorithm, count
 from experiments.runner.encoders import (
@@ -142,6 +144,14 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     baseline=partial(of_texts, tokens=tokens, features=features),
     draw=partial(
       draw_texts, texts=data.text.test_texts, classes=data.test_classes
+    ),
+    report=partial(
+      report,
+      show=partial(
+        text_classes, texts=data.text.test_texts, classes=data.test_classes
+      ),
+      names=data.test_classes,
+      are_classes=True,
     ),
     digests=data.digests,
     reading=reading_of_texts(tokens, data.text.tokenize, train_ways),

@@ -1,18 +1,21 @@
 """What the pictures of every finished run share: curves, title, test tasks."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
+import numpy as np
 
 from experiments.figures.charts import learning_curve, metric_by_step
 from experiments.runner.loop import TEST_SEED, Finished
-from metajax.base import PyTree, SampleTask, Task
-from metajax.equality import Frozen, as_frozen
-from metajax.inner import partition
-from metajax.normalisation import predict_queries
-from metajax.runs.evaluation import example_task
+from metajax.base import SampleTask, Task
+from metajax.equality import Frozen
+from metajax.runs.evaluation import example_outputs, example_task
 from metajax.runs.writers import read_json_lines
 
 __all__ = [
   'draw_curves',
+  'outputs_of',
   'task_of_test',
   'tested',
   'title_of',
@@ -71,26 +74,47 @@ def title_of(run: Finished) -> str:
 
 def tested(
   run: Finished, sample: SampleTask, count: int
-) -> list[tuple[Task, jax.Array]]:
+) -> list[tuple[Task, np.ndarray]]:
   """Draws the first test tasks, with outputs after 0, 1, ... inner steps."""
-  learner, normalisation, prepare = run.judge
-  key = jax.random.key(TEST_SEED)
+  _, outputs = outputs_of(run, sample, range(count))
+  return [
+    (task_of_test(sample, index), outputs[index]) for index in range(count)
+  ]
 
-  @jax.jit
-  def outputs(frozen: Frozen, meta_params: PyTree, task: Task) -> jax.Array:
-    learner = frozen.made()
-    adapted, adaptation = learner.adapt(key, meta_params, task.support)
-    return jax.lax.map(
-      lambda place: predict_queries(
-        learner, partition.merge(place, adapted), task, normalisation
-      ),
-      adaptation.trajectory,
-    )
 
-  meta_params = prepare(run.meta_params)
-  tasks = [task_of_test(sample, index) for index in range(count)]
-  frozen = as_frozen(learner)
-  return [(task, outputs(frozen, meta_params, task)) for task in tasks]
+def outputs_of(
+  run: Finished, sample: SampleTask, indices: Sequence[int]
+) -> tuple[Any, np.ndarray]:
+  """Predicts the queries of test tasks, as the test has.
+
+  Args:
+    run: whose method it is.
+    sample: draws the tasks.
+    indices: their numbers.
+
+  Returns:
+    Targets `[tasks, queries, ...]`, and outputs `[tasks, steps + 1, queries,
+    ...]` after 0, 1, ... inner steps.
+  """
+  alone = jax.process_count() == 1  # others are not here to help
+  if run.ready is not None and sample is run.problem.test and alone:
+    learner, meta_params, sample, normalisation = run.ready
+    mesh = run.problem.mesh
+  else:
+    learner, normalisation, prepare = run.judge
+    meta_params, mesh = prepare(run.meta_params), None
+  targets, outputs = example_outputs(
+    learner,
+    meta_params,
+    sample,
+    key=jax.random.key(TEST_SEED),
+    indices=indices,
+    normalisation=normalisation,
+    # Of a large network all steps of several tasks may be too much at once.
+    chunk_size=1 if isinstance(learner, Frozen) else 4,
+    mesh=mesh,
+  )
+  return targets, np.asarray(outputs)
 
 
 def task_of_test(sample: SampleTask, index: int) -> Task:

@@ -32,7 +32,9 @@ from metajax.base import Batch, SampleTask, values_and_weights
 __all__ = [
   'RIGHT',
   'WRONG',
+  'counted',
   'draw_images',
+  'drawable',
   'image_grid',
   'image_task',
   'names_of_classes',
@@ -60,12 +62,12 @@ def draw_images(
   """
   draw_curves(run)
   ((task, outputs),) = tested(run, run.problem.test, 1)
-  (known, real), (asked_for, asked) = map(_counted, task)
+  (known, real), (asked_for, asked) = map(counted, task)
   image_task(
     run.workdir / 'test_task.png',
-    _drawable(task.support.inputs)[real],
+    drawable(task.support.inputs)[real],
     known[real],
-    _drawable(task.query.inputs)[asked],
+    drawable(task.query.inputs)[asked],
     asked_for[asked],
     jnp.argmax(outputs[0], axis=-1)[asked],
     jnp.argmax(outputs[-1], axis=-1)[asked],
@@ -85,7 +87,7 @@ def names_of_classes(
   }
 
 
-def _counted(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+def counted(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
   """Classes, and which do more than fill the task up."""
   classes, weights = values_and_weights(batch.targets)
   real = np.ones(len(classes)) if weights is None else np.asarray(weights)
@@ -235,7 +237,7 @@ def _classes(support_labels: np.ndarray, query_labels: np.ndarray) -> Any:
   return classes
 
 
-def _drawable(images: jax.Array) -> jax.Array:
+def drawable(images: jax.Array) -> jax.Array:
   """Turns images grey whose channels are not one colour or three."""
   if images.shape[-1] in (1, 3):
     return images

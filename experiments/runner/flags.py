@@ -51,7 +51,7 @@ class _Parser(flags.ArgumentParser):
     return self._kind.type_name
 
 
-def main(cls: type, run: Callable[[Any], int]) -> int:
+def main(cls: type, run: Callable[[Any], int], names: str | None = None) -> int:
   """Makes settings of the command line, and runs with them.
 
   (`absl.app.run` answers misuse with several lines and exit code 1, as it does
@@ -60,6 +60,7 @@ def main(cls: type, run: Callable[[Any], int]) -> int:
   Args:
     cls: the class of settings.
     run: what is called with them; returns the exit code.
+    names: the setting, a list, of what is given without a flag.
 
   Returns:
     The exit code; 2 for misuse, of which one line says what to put right.
@@ -70,11 +71,14 @@ def main(cls: type, run: Callable[[Any], int]) -> int:
     flags.DEFINE_bool(name, False, text)
   for name in (*said(cls), *_HELP):  # --help is for these
     FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
+  FLAGS.set_gnu_getopt(names is not None)  # flags may stand behind names
   try:
     rest = FLAGS(sys.argv)
     if FLAGS['help'].value or FLAGS.helpfull:
       print(_help(FLAGS.helpfull))
       return 0
+    if names is not None:
+      rest = _as_setting(names, rest)
     if len(rest) > 1:
       return _refuse(
         f'{rest[1]!r} is not a flag; flags are given as --name=value'
@@ -92,6 +96,13 @@ def main(cls: type, run: Callable[[Any], int]) -> int:
     if 'Non-boolean' in text:
       text = 'must be true or false'
     return _refuse(name + colon + text)
+
+
+def _as_setting(name: str, rest: list[str]) -> list[str]:
+  """Adds what was given without a flag to a setting."""
+  program, *given = rest
+  FLAGS[name].value = [*FLAGS[name].value, *given]
+  return [program]
 
 
 def one_line(cls: type, run: Callable[[], int]) -> int:

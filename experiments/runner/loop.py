@@ -1,6 +1,8 @@
 """A whole run: refuse what is wrong, train, test, report; or a dry run."""
 
 import time
+import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +25,11 @@ from experiments.runner.problem import (
   TEST_SEED,
   Judge,
   Problem,
+  Ready,
+  evaluated,
   judged,
   make_judge,
+  ready,
 )
 from experiments.runner.teacher_digest import TEACHER
 from experiments.runner.training import (
@@ -47,6 +52,7 @@ from metajax.devices.parallel import ChunkSize
 from metajax.equality import Frozen, as_frozen
 from metajax.runs.checking import check
 from metajax.runs.checkpoint import CheckpointError
+from metajax.runs.evaluation import Evaluation
 from metajax.runs.training import TrainStep, make_train_step
 
 __all__ = ['Finished', 'recorded', 'train_and_test', 'whole']
@@ -127,14 +133,10 @@ def _outcome(
   settings = problem.settings
   trained = train(problem, judge, train_step, loaded, workdir, watch, started)
   watch.now('testing')
-  evaluation = judged(
-    problem,
-    judge,
-    trained.meta_params,
-    problem.test,
-    TEST_SEED,
-    settings.eval_tasks,
+  of_test = ready(
+    problem, judge, trained.meta_params, problem.test, settings.eval_tasks
   )
+  evaluation = evaluated(problem, of_test, TEST_SEED, settings.eval_tasks)
   besides = {
     name: judged(
       problem,
@@ -168,10 +170,29 @@ def _outcome(
   if used is not None and used.calibration is not None:
     outcome |= {'calibration': used.calibration}
   outcome = write_json(workdir.path / 'result.json', outcome)
-  if used is not None:
+  if used is not None and settings.workdir is not None:
     keep(problem, used, outcome, workdir.path)
-  problem.draw(Finished(problem, judge, meta_params, outcome, workdir.path))
+  finished = Finished(
+    problem, judge, meta_params, outcome, workdir.path, evaluation, of_test
+  )
+  problem.draw(finished)
+  if problem.report is not None and settings.workdir is not None:
+    _report(problem.report, finished)
   return outcome
+
+
+def _report(write: Callable[[Any], None], finished: 'Finished') -> None:
+  """Writes the page; whatever goes wrong, the result is there already."""
+  try:
+    write(finished)
+  except OSError:
+    raise
+  except Exception as error:
+    warnings.warn(
+      f'{finished.workdir}: no report.html, {type(error).__name__}: {error};'
+      ' result.json is complete',
+      stacklevel=2,
+    )
 
 
 def recorded(problem: Problem) -> dict[str, Any]:
@@ -286,3 +307,5 @@ class Finished(NamedTuple):
   meta_params: PyTree
   outcome: dict[str, Any]
   workdir: Path
+  evaluation: Evaluation | None = None  # of the test
+  ready: Ready | None = None  # what it was made of

@@ -16,7 +16,6 @@ from experiments.runner.features import (
   features_of,
   given_features,
 )
-from experiments.runner.networks import check_network, make_model
 from experiments.runner.reading import Reading
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS, Algorithm, registered
@@ -32,9 +31,8 @@ from metajax.base import (
 )
 from metajax.devices.mesh import put
 from metajax.equality import Frozen
-from metajax.metric import MEAN_SQUARED_ERROR, Metric, with_metrics
+from metajax.metric import Metric, with_metrics
 from metajax.normalisation import Normalisation, population
-from metajax.objectives import mean_squared_error
 from metajax.runs.evaluation import Evaluation, Judged, evaluate
 from metajax.tasks.episodes import stored_parts
 from metajax.wrappers.auxiliary import WeighedParams
@@ -46,12 +44,14 @@ __all__ = [
   'Judge',
   'OnFeatures',
   'Problem',
+  'Ready',
   'Tested',
   'Trained',
+  'evaluated',
   'judged',
   'make_judge',
   'on_features',
-  'regression',
+  'ready',
   'steps_judged',
   'tested_how',
   'weights_of',
@@ -86,6 +86,8 @@ class Problem(NamedTuple):
   # What the result is compared with, on the very same test tasks.
   baseline: Callable[['Problem'], dict[str, float]]
   draw: Callable[[Any], None]  # the pictures of a run that is `Finished`
+  # Writes its page (`experiments.reports`), where there is one.
+  report: Callable[[Any], None] | None = None
   metrics: tuple[Metric, ...] = ()  # what else a test measures
   besides: Mapping[str, Tested] = MappingProxyType({})  # what else is tested
   digests: Digests | None = None  # of data that no program has drawn
@@ -217,18 +219,46 @@ def judged(
     seed: of these tasks.
     num_tasks: how many.
   """
+  of_test = ready(problem, judge, meta_params, sample, num_tasks)
+  return evaluated(problem, of_test, seed, num_tasks)
+
+
+class Ready(NamedTuple):
+  """What a test is made of, once all that tasks share is computed."""
+
+  learner: Learner | MetaLearner | Frozen
+  meta_params: PyTree  # as the learner wants them
+  sample: SampleTask  # of features, where tasks are of these
+  normalisation: Normalisation
+
+
+def ready(
+  problem: Problem,
+  judge: Judge,
+  meta_params: PyTree,
+  sample: SampleTask,
+  num_tasks: int,
+) -> Ready:
+  """Computes what all tasks of a test share; see `judged`."""
   learner, prepared = judge.learner, judge.prepare(meta_params)
   if (of := on_features(problem, prepared, sample, num_tasks)) is not None:
     learner = of.learner
     sample = features_of(sample, of.encode, shown=False)
+  return Ready(learner, prepared, sample, judge.normalisation)
+
+
+def evaluated(
+  problem: Problem, of_test: Ready, seed: int, num_tasks: int
+) -> Evaluation:
+  """Judges what is ready; see `judged`."""
   return evaluate(
-    learner,
+    of_test.learner,
     with_metrics(problem.objective, *problem.metrics),
-    prepared,
-    sample,
+    of_test.meta_params,
+    of_test.sample,
     key=jax.random.key(seed),
     num_tasks=num_tasks,
-    normalisation=judge.normalisation,
+    normalisation=of_test.normalisation,
     judged=steps_judged(problem),
     mesh=problem.mesh,
   )
@@ -321,58 +351,3 @@ def tested_how(settings: Common) -> dict[str, Any]:
     'test_seed': TEST_SEED,
     'precision': settings.precision,
   }
-
-
-def regression(
-  settings: Common,
-  recipe: Recipe,
-  data: Any,
-  *,
-  name: str,
-  dataset: str,
-  baseline: Callable[[Problem], dict[str, float]],
-  draw: Callable[[Any], None],
-  experiment: str,
-) -> Problem:
-  """A problem of regression: a mean squared error on tasks without classes.
-
-  Args:
-    settings: of the run.
-    recipe: with these settings.
-    data: samplers, protocol, number of targets and digests
-      (`experiments.data`).
-    name: of a run.
-    dataset: what the tasks are of.
-    baseline: what the result is compared with.
-    draw: makes the pictures.
-    experiment: whose problem it is.
-  """
-  model = make_model(settings, recipe, data.num_targets)
-  check_network(model, data.train, 'network', recipe.network)
-  return Problem(
-    name=name,
-    settings=settings,
-    recipe=recipe,
-    objective=mean_squared_error,
-    model=model,
-    train=data.train,
-    validation=data.validation,
-    test=data.test,
-    metric=MEAN_SQUARED_ERROR,
-    protocol={
-      'dataset': dataset,
-      'shots': recipe.shots,
-      'queries': recipe.queries,
-      **tested_how(settings),
-      **data.protocol,
-    },
-    baseline=baseline,
-    draw=draw,
-    digests=data.digests,
-    reading=Reading(
-      experiment,
-      data.inputs,
-      data.outputs,
-      {'outputs': data.num_targets},
-    ),
-  )

@@ -54,6 +54,9 @@ def test_a_run_completes_images_of_the_user(
   for name in ('learning_curve', 'mse_by_inner_step', 'completed'):
     with Image.open(workdir / f'{name}.png') as image:
       assert np.asarray(image.convert('L')).std() > 5
+  page = (workdir / 'report.html').read_text()
+  assert page.count('data:image/png') == 3 * 3  # known, completed, true
+  assert '5 pixels known' in page
 
 
 @pytest.mark.parametrize(

@@ -118,8 +118,8 @@ def test_files(finished):
   _, workdir = finished
   names = {path.name for path in workdir.iterdir()}
   assert names == PICTURES | {
-    '.lock', 'checkpoints', 'config.json', 'metrics.jsonl', 'result.json',
-    'tensorboard', 'learner', 'learner.json'
+    '.lock', 'checkpoints', 'config.json', 'metrics.jsonl', 'report.html',
+    'report.json', 'result.json', 'tensorboard', 'learner', 'learner.json'
   }  # fmt: skip
   for name in PICTURES:
     with Image.open(workdir / name) as image:
@@ -129,6 +129,33 @@ def test_files(finished):
   (events,) = (workdir / 'tensorboard').iterdir()
   assert events.name.startswith('events.out.tfevents.')
   assert b'validation/accuracy' in events.read_bytes()
+
+
+def test_its_page_is_about_the_tasks_that_were_tested(finished):
+  _, workdir = finished
+  outcome = json.loads((workdir / 'result.json').read_text())
+  data = json.loads((workdir / 'report.json').read_text())
+  test = outcome['test']
+  assert np.mean(data['values']) == pytest.approx(test['accuracy'], abs=1e-5)
+  for task in data['tasks']:
+    assert task['value'] == pytest.approx(data['values'][task['number']])
+    asked = [each for row in task['classes'] for each in row['queries']]
+    right = [
+      each['after'] == row['label']
+      for row in task['classes']
+      for each in row['queries']
+    ]
+    assert len(asked) == 2  # of two ways
+    assert np.mean(right) == pytest.approx(task['value'])
+  values = [task['value'] for task in data['tasks'][1:]]
+  assert values == [min(data['values']), max(data['values'])]
+  named = 'confusion' in data
+  assert named == (outcome['dataset'] == 'npz')
+  assert data['calibration']['tasks'] == 8
+  page = (workdir / 'report.html').read_text()
+  assert f'<data value="{test["accuracy"]}">' in page
+  assert 'python -m experiments.images' in page
+  assert page.count('data:image/png') == 3 * 4  # support and queries
 
 
 def test_best_checkpoint_is_tested(finished):

@@ -33,6 +33,9 @@ def test_every_kind_of_task_has_a_result_and_a_picture(tmp_path):
   files = {path.name for path in (tmp_path / 'run').iterdir()}
   assert {f'test_task_{name}.png' for name in TASKS} <= files
   assert 'validation_by_task.png' in files
+  page = (tmp_path / 'run' / 'report.html').read_text()
+  for name in others:
+    assert f'Asked for: {name.replace("_", " ")}' in page
   lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
   validated = json.loads(lines[-1])
   assert {f'validation/{name}/accuracy' for name in others} <= set(validated)

@@ -60,6 +60,9 @@ def test_files(maml):
     with Image.open(workdir / f'{name}.png') as image:
       assert image.format == 'PNG'
       assert np.asarray(image.convert('L')).std() > 5
+  page = (workdir / 'report.html').read_text()
+  assert page.count('data-text="before adaptation, x ') == 3 * 100
+  assert 'The worst of all' in page
   records = read_json_lines(workdir / 'metrics.jsonl')
   assert [record['step'] for record in records] == [1, 2, 3, 4, 4]
   assert 'validation/mse' in records[-1]

@@ -53,6 +53,9 @@ def test_a_run_on_a_table_with_two_targets(launcher, cache, table, tmp_path):
   for name in ('learning_curve', 'mse_by_inner_step', 'test_task'):
     with Image.open(workdir / f'{name}.png') as image:
       assert np.asarray(image.convert('L')).std() > 5
+  page = (workdir / 'report.html').read_text()
+  assert 'predicted against true values of dose' in page
+  assert 'predicted against true values of response' in page
 
 
 @pytest.mark.in_ci

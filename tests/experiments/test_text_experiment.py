@@ -32,6 +32,9 @@ def test_a_small_transformer_learns_a_generated_language(tmp_path, algorithm):
   assert 0 <= outcome['baseline']['bag_of_words_accuracy'] <= 1
   for picture in ('learning_curve', 'test_task'):
     assert (tmp_path / 'run' / f'{picture}.png').exists()
+  page = (tmp_path / 'run' / 'report.html').read_text()
+  assert 'Classes that are mistaken' in page
+  assert page.count('<span class="text">') > 3 * 5
   assert outcome['protocol']['out_of_scope'] == (
     'queries of 1 of 6 classes, which have no support'
   )
@@ -79,6 +82,7 @@ def test_a_pretrained_transformer_is_trained_and_tested(
   outcome = text.run(given(tmp_path, model_dir=model_dir, adapt=adapt))
   assert outcome['steps'] == 2
   assert outcome['skipped_steps'] == 0
+  assert 'Calibration' in (tmp_path / 'run' / 'report.html').read_text()
 
 
 @pytest.mark.in_ci

@@ -1,0 +1,12 @@
+"""Pages about runs: one HTML file each, which opens without a network."""
+
+__all__ = [
+  'charts',
+  'examples',
+  'gathered',
+  'of_comparison',
+  'of_run',
+  'of_runs',
+  'page',
+  'pieces',
+]

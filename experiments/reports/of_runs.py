@@ -1,0 +1,265 @@
+"""The page of several runs side by side."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jax.numpy as jnp
+import numpy as np
+from markupsafe import Markup
+
+from experiments.reports import page, pieces
+from experiments.reports.again import said
+from experiments.reports.charts import Point, intervals
+from experiments.reports.curves import by_step, learning_curve, limits_of
+from experiments.reports.measures import shown
+from experiments.reports.of_run import Run, read, title
+from experiments.reports.page import PAGE, Section
+from experiments.reports.scales import count
+from experiments.runner.data_digest import DIGEST
+from experiments.runner.errors import UsageError
+from experiments.runner.records import RECORD
+from metajax.metric import Metric
+from metajax.objectives import confidence_interval
+
+__all__ = ['linked', 'results', 'write']
+
+# What says which tasks are drawn, of a protocol.
+_NOT_OF_TASKS = {'evaluation', 'precision'}
+# Settings of a machine, which explain no difference.
+_UNTOLD = {'workdir', 'cache_dir', 'resume', 'data_dir', DIGEST}
+
+
+def write(workdirs: Sequence[Path], folder: Path) -> Path:
+  """Writes a page of several runs.
+
+  Args:
+    workdirs: of the runs.
+    folder: where the page goes.
+
+  Raises:
+    UsageError: if one of them is no run that has ended, or is damaged; if
+      they measured different things; if the folder is that of a run.
+  """
+  if (folder / RECORD).exists():
+    raise UsageError(
+      'workdir', f'{folder} holds a run, with a page of its own; name another'
+    )
+  read_runs = [read(each, 'runs') for each in workdirs]
+  first, *others = (run.metric.name for run in read_runs)
+  for path, name in zip(workdirs[1:], others, strict=True):
+    if name != first:
+      raise UsageError(
+        'runs', f'{workdirs[0]} was judged by {first}, and {path} by {name};'
+        ' give runs that were judged by the same'
+      )  # fmt: skip
+  runs = dict(zip(_names(workdirs), read_runs, strict=True))
+  try:
+    text = _page(runs, dict(zip(runs, workdirs, strict=True)), folder)
+  except page.DAMAGED as error:
+    raise UsageError(
+      'runs',
+      f'a record of these is damaged ({type(error).__name__}: {error}); restore'
+      ' it, or leave it out',
+    ) from error
+  folder.mkdir(parents=True, exist_ok=True)
+  return page.write(folder, text)
+
+
+def _names(workdirs: Sequence[Path]) -> list[str]:
+  names = [each.resolve().name for each in workdirs]
+  if len(set(names)) < len(names):
+    names = [str(each) for each in workdirs]
+  if len(set(names)) < len(names):
+    raise UsageError('runs', 'names one twice; leave it out')
+  return names
+
+
+def _page(
+  runs: Mapping[str, Run], workdirs: Mapping[str, Path], folder: Path
+) -> str:
+  (_, first), *_ = runs.items()
+  metric = first.metric
+  ranked = sorted(
+    runs, key=lambda name: metric.sort_key(_value(runs[name], metric))
+  )
+  best = runs[ranked[0]].outcome['test']
+  titles = list(dict.fromkeys(title(run) for run in runs.values()))
+  value, half = best[metric.name], best['ci95']
+  headline = pieces.headline(
+    'not finite' if value is None else metric.format(value),
+    value,
+    '' if value is None or half is None else metric.format(half),
+    metric.unit,
+    f'{ranked[0]}, the best of {count(len(runs), "run")} by {metric.axis} at'
+    ' test; ± is a 95% interval over tasks',
+    {},
+  )
+  return page.page(
+    'Runs of metajax, side by side',
+    ' and '.join(titles) if len(titles) < 3 else f'{len(runs)} runs',
+    f'{count(len(runs), "run")}: {", ".join(runs)}.',
+    headline,
+    [
+      each
+      for each in (
+        _results(runs, ranked, workdirs, folder),
+        _paired(runs),
+        _curves(runs, metric),
+        _differing(runs),
+      )
+      if each.body
+    ],
+  )
+
+
+def _value(run: Run, metric: Metric) -> float:
+  value = run.outcome['test'][metric.name]
+  return float('nan') if value is None else float(value)
+
+
+def linked(name: str, workdir: Path, folder: Path) -> Markup | str:
+  """A name, with a link to the page in its workdir where there is one."""
+  if not (workdir / PAGE).exists():
+    return name
+  path = os.path.relpath(workdir / PAGE, folder)
+  return pieces.link(f'./{quote(os.fsencode(path))}', name)
+
+
+def results(
+  rows: Sequence[tuple[str, float | None, float | None]], metric: Metric
+) -> Markup:
+  """Draws values of a metric with their intervals, one below the other."""
+  drawn = []
+  for name, value, half in rows:
+    if value is None:
+      continue
+    at = metric.scale * value
+    ends: tuple[float | None, float | None] = None, None
+    if half is not None:
+      ends = (at - metric.scale * half, at + metric.scale * half)
+    drawn.append((name, Point(at, 0, *ends, shown(metric, value, half))))
+  return intervals(
+    f'{metric.axis} at test with 95% intervals', drawn, metric.axis,
+    limits=limits_of(metric),
+  )  # fmt: skip
+
+
+def _results(
+  runs: Mapping[str, Run],
+  ranked: Sequence[str],
+  workdirs: Mapping[str, Path],
+  folder: Path,
+) -> Section:
+  metric = runs[ranked[0]].metric
+  cells: list[list[Any]] = [
+    ['run', 'method', metric.heading, 'before', 'steps', 'training, s',
+     'parameters', 'test tasks']
+  ]  # fmt: skip
+  for name in ranked:
+    outcome, test = runs[name].outcome, runs[name].outcome['test']
+    before = test.get(f'{metric.name}_before')
+    cells.append(
+      [
+        linked(name, workdirs[name], folder),
+        outcome['algorithm'],
+        shown(metric._replace(unit=''), test[metric.name], test['ci95']),
+        '' if before is None else metric.format(before),
+        f'{outcome["steps"]:,}',
+        f'{outcome["training_seconds"]:.0f}',
+        f'{outcome["parameters"]:,}',
+        f'{runs[name].protocol.get("test_tasks", 0):,}',
+      ]
+    )
+  chart = results(
+    [
+      (name, test[metric.name], test['ci95'])
+      for name in ranked
+      for test in (runs[name].outcome['test'],)
+    ],
+    metric,
+  )
+  table = pieces.table(cells, 'Results at test, the best first', names=2)
+  return Section('Results', pieces.figures([('', chart, '')]) + table)
+
+
+def _paired(runs: Mapping[str, Run]) -> Section:
+  """Differences to the first run on the same tasks, where they are the same."""
+  (base, first), *others = runs.items()
+  metric, rows = first.metric, list[list[str]]()
+  for name, run in others:
+    if _tasks_of(run) != _tasks_of(first) or not (run.data and first.data):
+      continue
+    a, b = (
+      np.array(each['values'], np.float64) for each in (run.data, first.data)
+    )
+    if a.shape != b.shape or len(a) < 2 or not np.isfinite(a - b).all():
+      continue
+    difference = (a - b).mean()
+    half = float(confidence_interval(jnp.asarray(a - b)))
+    sure = 'yes' if abs(difference) > half else 'no'
+    sign = '+' if difference > 0 else ''
+    rows.append(
+      [f'{name} minus {base}',
+       f'{sign}{metric.format_interval(difference, half)}', sure]
+    )  # fmt: skip
+  if not rows:
+    return Section('', Markup(''))
+  return Section(
+    'Difference on the same tasks',
+    pieces.table(
+      [['runs', metric.heading, 'more than chance'], *rows],
+      'The mean difference over test tasks, which both runs had, with its 95%'
+      ' interval: narrower than those of the two, as a hard task is hard for'
+      ' both',
+    ),
+  )
+
+
+def _tasks_of(run: Run) -> Any:
+  protocol = {
+    name: value
+    for name, value in run.protocol.items()
+    if name not in _NOT_OF_TASKS
+  }
+  digest = run.config.get(DIGEST)
+  return protocol, digest and digest.get('test')
+
+
+def _curves(runs: Mapping[str, Run], metric: Metric) -> Section:
+  made = list[Any]()
+  several = [
+    (name, run.outcome['test'])
+    for name, run in runs.items()
+    if len(run.outcome['test'][f'{metric.name}_by_step']) > 1
+  ]
+  if several:
+    made.append(by_step(several, metric))
+  curve = learning_curve(
+    [(name, run.metrics) for name, run in runs.items() if run.metrics], metric
+  )
+  made += [curve] if curve else []
+  return Section('Curves', pieces.figures(made) if made else Markup(''))
+
+
+def _differing(runs: Mapping[str, Run]) -> Section:
+  names = sorted({name for run in runs.values() for name in run.config})
+  rows = [
+    [f'--{name}', *values]
+    for name in names
+    if name not in _UNTOLD
+    for values in ([said(run.config.get(name)) for run in runs.values()],)
+    if len(set(values)) > 1
+  ]
+  if not rows:
+    return Section('', Markup(''))
+  return Section(
+    'Settings that differ',
+    pieces.table(
+      [['setting', *runs], *rows],
+      'Of all settings, those that are not the same in all runs',
+      names=1 + len(runs),
+    ),
+  )

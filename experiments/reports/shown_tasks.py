@@ -1,0 +1,322 @@
+"""Sections about test tasks: some of them, their spread, what is mistaken."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from experiments.reports import pieces
+from experiments.reports.charts import Point, Series, bars, lines, reliability
+from experiments.reports.page import Section
+from experiments.reports.scales import count, is_wide
+from metajax.metric import Metric
+
+__all__ = ['sections']
+
+_BARS = 20
+_PICTURE = re.compile(r'data:image/(?:png|jpeg);base64,[A-Za-z0-9+/=]+')
+_STYLES = ('dashed', 'line', 'line')
+
+
+def sections(
+  data: Mapping[str, Any], metric: Metric, scaled: Mapping[str, Any]
+) -> list[Section]:
+  """What is known of the test tasks of a run.
+
+  Args:
+    data: of `report.json`.
+    metric: the headline.
+    scaled: what `result.json` has of a temperature that was fitted.
+  """
+  made = list[Section]()
+  if values := data.get('values'):
+    made.append(_spread(values, data['tasks'], metric))
+  if tasks := data.get('tasks'):
+    made.append(_tasks(tasks, data.get('besides', {}), metric))
+  if (mistaken := data.get('confusion')) and mistaken['wrong']:
+    made.append(_mistaken(mistaken))
+  sure = data.get('calibration') or {}
+  if sure.get('bins') or scaled:
+    made.append(_calibration(sure, scaled))
+  return made
+
+
+def _spread(
+  values: list[float | None],
+  tasks: Sequence[Mapping[str, Any]],
+  metric: Metric,
+) -> Section:
+  """How the metric is spread over tasks."""
+  known = [metric.scale * each for each in values if each is not None]
+  if not known:
+    return Section('Spread over test tasks', Markup(''))
+  heights = _heights(known, metric)
+  facts = {
+    'mean': _show(float(np.mean(known)), metric),
+    'median': _show(float(np.median(known)), metric),
+  }
+  for each in tasks:
+    if each['which'] in ('worst', 'best') and each['value'] is not None:
+      same = values.count(round(each['value'], 6))
+      shared = f' ({count(same, "task")})' if same > 1 else ''
+      facts[each['which']] = (
+        _show(metric.scale * each['value'], metric) + shared
+      )
+  left_out = len(values) - len(known)
+  if left_out:
+    facts['not finite'] = count(left_out, 'task')
+  label = metric.axis
+  if is_wide(known):
+    label += ', logarithmic scale'
+  chart = bars(
+    f'how many test tasks have which {metric.axis}',
+    heights,
+    label,
+    'test tasks',
+  )
+  return Section(
+    'Spread over test tasks', pieces.beside(chart, pieces.facts(facts))
+  )
+
+
+def _heights(
+  known: Sequence[float], metric: Metric
+) -> list[tuple[str, float, str]]:
+  """Bars of a histogram: what stands below, height, and text."""
+  rounded = np.round(known, 4)
+  distinct, unit = np.unique(rounded), metric.unit
+  step = np.diff(distinct).min() if len(distinct) > 1 else 1.0
+  places = (rounded - distinct[0]) / step
+  if places.max() < _BARS and np.abs(places - np.round(places)).max() < 0.01:
+    # Such as shares of a few queries: each value has a bar of its own.
+    numbers = np.bincount(np.round(places).astype(int)).tolist()
+    return [
+      (f'{value:.3g}', number, f'{value:.3g}{unit}: {count(number, "task")}')
+      for place, number in enumerate(numbers)
+      for value in (float(distinct[0] + place * step),)
+    ]
+  edges = _edges(known, metric)
+  numbers = np.histogram(rounded, edges)[0].tolist()
+  return [
+    (
+      f'{low:.2g}',
+      number,
+      f'{low:.3g} to {high:.3g}{unit}: {count(number, "task")}',
+    )
+    for low, high, number in zip(edges, edges[1:], numbers, strict=False)
+  ]
+
+
+def _edges(known: Sequence[float], metric: Metric) -> list[float]:
+  low, high = min(known), max(known)
+  if is_wide(known):
+    ends = math.log10(low) - 1e-4, math.log10(high) + 1e-4
+    return np.logspace(*ends, _BARS + 1).tolist()
+  if metric.is_share:
+    low, high = 0, 100
+  # Beyond the ends, as values were rounded.
+  room = 1e-3 * (high - low) or 1e-3
+  return np.linspace(low, high + room, _BARS + 1).tolist()
+
+
+def _show(value: float, metric: Metric) -> str:
+  return f'{value:.{metric.digits}f} {metric.unit}'.rstrip()
+
+
+_HEADINGS = {
+  'first': 'The first test task',
+  'worst': 'The worst of all',
+  'best': 'The best of all',
+}
+
+
+def _tasks(
+  tasks: Sequence[Mapping[str, Any]],
+  besides: Mapping[str, Mapping[str, Any]],
+  metric: Metric,
+) -> Section:
+  made = [_task(each, metric) for each in (*tasks, *besides.values())]
+  kinds = {each['kind'] for each in tasks}
+  note = ''
+  if 'classes' in kinds:
+    note = (
+      'A row is a class: its support examples, then its queries. With a query'
+      ' stands the class that was predicted before → after adaptation, and how'
+      ' sure the model was then. Green is right; red and dashed is wrong.'
+    )
+  broad = any(each.get('is_text') for each in tasks)
+  return Section('Test tasks', pieces.tasks(made, broad), note)
+
+
+def _task(task: Mapping[str, Any], metric: Metric) -> Markup:
+  which = task['which']
+  heading = _HEADINGS.get(which, f'Asked for: {which.replace("_", " ")}')
+  line = f'Test task {task["number"]:,}'
+  if task['value'] is not None:
+    line += f': {metric.axis.removesuffix(f" ({metric.unit})")} '
+    line += _show(metric.scale * task['value'], metric)
+  if task['before'] is not None:
+    line += (
+      f' (before adaptation {_show(metric.scale * task["before"], metric)})'
+    )
+  return pieces.task(heading, f'{line}.', _BODIES[task['kind']](task))
+
+
+def _classes(task: Mapping[str, Any]) -> Markup:
+  for row in task['classes']:
+    for each in (*row['support'], *row['queries']):
+      if each['image']:
+        _check_picture(each['image'])
+  return pieces.classes(task)
+
+
+def _images(task: Mapping[str, Any]) -> Markup:
+  for _, image in task['images']:
+    _check_picture(image['image'])
+  return pieces.images(task['images'])
+
+
+def _check_picture(text: str) -> None:
+  """Refuses what is no picture within the page itself."""
+  if not _PICTURE.fullmatch(text):
+    raise ValueError('an image that is none')
+
+
+def _curve(task: Mapping[str, Any]) -> Markup:
+  series = [Series('true curve', _along(task['x'], task['true']), 6)]
+  drawn = zip((1, 4, 0), task['predicted'].items(), strict=False)
+  for place, (color, (name, values)) in enumerate(drawn):
+    style: Any = (
+      'dashed' if place == 0 and len(task['predicted']) > 1 else 'line'
+    )
+    series.append(Series(name, _along(task['x'], values), color, style))
+  known = _along(task['support_x'], task['support_y'])
+  series.append(Series(count(len(known), 'support example'), known, 2, 'dots'))
+  return lines(
+    'the true curve, the support examples, and what is predicted', series,
+    'x', 'y', x_is_whole=False,
+  )  # fmt: skip
+
+
+def _points(task: Mapping[str, Any]) -> Markup:
+  made = []
+  for target in task['targets']:
+    *firsts, last = (
+      (name, _along(target['true'], values))
+      for name, values in target['predicted'].items()
+    )
+    series = [Series(*each, 6, 'dots') for each in firsts]
+    series.append(Series(*last, 0, 'dots'))
+    chart = lines(
+      f'predicted against true values of {target["name"]}', series, 'true',
+      'predicted', x_is_whole=False, diagonal='prediction is right',
+    )  # fmt: skip
+    made.append((target['name'], chart, ''))
+  return pieces.figures(made)
+
+
+def _along(x: Sequence[float | None], y: Sequence[float | None]) -> list[Point]:
+  return [
+    Point(a, b)
+    for a, b in zip(x, y, strict=True)
+    if a is not None and b is not None
+  ]
+
+
+_BODIES = {
+  'classes': _classes, 'images': _images, 'curve': _curve, 'points': _points,
+}  # fmt: skip
+
+
+def _mistaken(found: Mapping[str, Any]) -> Section:
+  pairs = [
+    [
+      true,
+      other,
+      f'{wrong:,}',
+      f'{chances:,}',
+      f'{100 * wrong / chances:.0f} %',
+    ]
+    for true, other, wrong, chances in found['pairs']
+  ]
+  table = pieces.table(
+    [['class', 'taken for', 'queries', 'of', 'share'], *pairs],
+    'The pairs that are mistaken most often; "of" counts the queries of the'
+    ' class in tasks that have the other, too',
+    names=2,
+  )
+  rows = []
+  for line, name in enumerate(found['classes']):
+    cells = []
+    for column, other in enumerate(found['classes']):
+      taken = found['taken'][line][column]
+      chances = found['chances'][line][column]
+      share = taken / chances if chances else 0.0
+      shade = 9 if line == column else math.ceil(min(4, 8 * share))
+      asked = count(chances, 'query', 'queries')
+      title = f'{name} taken for {other}: {taken} of {asked}'
+      cells.append((f'{100 * share:.0f}' if chances else '', shade, title))
+    rows.append((name, cells))
+  matrix = pieces.matrix(
+    found['classes'],
+    rows,
+    'Of the queries of a class (row) in tasks that have the other (column), the'
+    ' percentage taken for it; empty where no task had both',
+    'class',
+  )
+  asked = count(found['queries'], 'query', 'queries')
+  return Section(
+    'Classes that are mistaken',
+    table + matrix,
+    f'{found["wrong"]:,} of {asked} of the first {found["tasks"]:,} test tasks'
+    ' were taken for another class.',
+  )
+
+
+_OF_SCALING = {
+  'temperature': 'temperature, fitted in validation',
+  'expected_calibration_error': 'expected calibration error with it',
+  'expected_calibration_error_before': 'without it',
+}
+
+
+def _calibration(
+  found: Mapping[str, Any], scaled: Mapping[str, Any]
+) -> Section:
+  parts, notes, drawn = list[Markup](), list[str](), Markup('')
+  if facts := {
+    _OF_SCALING.get(name, name.replace('_', ' ')): _of_scaling(name, value)
+    for name, value in scaled.items()
+    if isinstance(value, int | float | str)
+  }:
+    parts.append(pieces.facts(facts))
+  if found.get('bins'):
+    bins = [
+      (each['low'], each['high'], each['accuracy'], each['queries'])
+      for each in found['bins']
+    ]
+    chart = reliability('accuracy of predictions by their confidence', bins)
+    drawn = chart
+    error = found['expected_calibration_error']
+    asked = count(found['queries'], 'query', 'queries')
+    notes.append(
+      f'Expected calibration error {100 * error:.1f} %, over 15 bins of all'
+      f' {asked} of the first {found["tasks"]:,} test tasks together; the mean'
+      ' over tasks, among the measures, is larger where a task has few queries.'
+    )
+  if found.get('not_finite'):
+    notes.append(f'{found["not_finite"]:,} more have no finite prediction.')
+  parts += map(pieces.paragraph, notes)
+  said = pieces.join(parts)
+  return Section('Calibration', pieces.beside(drawn, said) if drawn else said)
+
+
+def _of_scaling(name: str, value: float | str) -> str:
+  if isinstance(value, str):
+    return value
+  if name.startswith('expected_calibration_error'):
+    return f'{100 * value:.1f} %'
+  return f'{value:.4g}'
