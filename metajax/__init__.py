@@ -62,6 +62,7 @@ from metajax.runs.training import (
   SkippedSteps,
   TrainState,
   TrainStep,
+  Varied,
   make_train_step,
 )
 from metajax.trained import load
@@ -91,6 +92,7 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'Task',
       'TrainState',
       'TrainStep',
+      'Varied',
       'Weighted',
       'accumulate',
       'adam',

@@ -29,6 +29,7 @@ __all__ = [
   'ChunkSize',
   'check_chunk_size',
   'choose_chunk_size',
+  'copies_worth',
   'data_parallel',
   'map_over_devices',
   'microbatch',
@@ -56,7 +57,9 @@ def check_chunk_size(chunk_size: ChunkSize) -> None:
 
 
 @by_value
-def microbatch(grad: MetaGradient, chunk_size: ChunkSize) -> MetaGradient:
+def microbatch(
+  grad: MetaGradient, chunk_size: ChunkSize, copies: int = 1
+) -> MetaGradient:
   r"""Computes a meta-gradient over `chunk_size` tasks at a time.
 
   .. math:: g = \sum_c \frac{|c|}{|B|} \, g_c
@@ -69,6 +72,8 @@ def microbatch(grad: MetaGradient, chunk_size: ChunkSize) -> MetaGradient:
   Args:
     grad: any estimator that averages over tasks.
     chunk_size: tasks per chunk, or `'auto'` for that of `choose_chunk_size`.
+    copies: how many meta-gradients are vectorised together around this one,
+      such as those of several runs; of each `'auto'` takes fewer tasks then.
 
   Returns:
     An estimator like `grad`.
@@ -95,7 +100,7 @@ def microbatch(grad: MetaGradient, chunk_size: ChunkSize) -> MetaGradient:
     total = num_tasks(tasks)
     keyed = (task_keys(key, total), tasks)
     size = (
-      choose_chunk_size(grad, key, meta_params, tasks)
+      choose_chunk_size(grad, key, meta_params, tasks, copies=copies)
       if chunk_size == 'auto'
       else chunk_size
     )
@@ -244,6 +249,7 @@ def choose_chunk_size(
   meta_params: PyTree,
   tasks: Task,
   memory: int | None = None,
+  copies: int = 1,
 ) -> int:
   """How many tasks to vectorise together on the default backend.
 
@@ -259,6 +265,8 @@ def choose_chunk_size(
     meta_params: as for `grad`.
     tasks: all tasks of an outer step.
     memory: bytes for temporaries; by default half of what the device has.
+    copies: how many meta-gradients are vectorised together around this one,
+      which share the work of a chunk and the memory.
 
   Returns:
     The number of tasks in a chunk.
@@ -274,7 +282,7 @@ def choose_chunk_size(
     2
   """
   total = num_tasks(tasks)
-  memory = _device_memory() // 2 if memory is None else memory
+  memory = (_device_memory() // 2 if memory is None else memory) // copies
   grad = jax.jit(grad)
 
   def arguments(size: int) -> tuple[jax.Array, PyTree, Task]:
@@ -290,8 +298,7 @@ def choose_chunk_size(
   one = cost(grad, *arguments(1))
   size = total
   if jax.default_backend() == 'cpu':
-    wanted = math.ceil(_FLOPS_PER_CHUNK / max(one.flops, 1))
-    size = max(each for each in divisors if each <= wanted)
+    size = copies_worth(copies * one.flops, total)
   # A program that writes less than that in all needs no look at how much of it
   # is alive at once, which only the compiler knows.
   while size > 1 and size * one.bytes > memory:
@@ -302,6 +309,24 @@ def choose_chunk_size(
     fits = max(1, min(size - 1, size * memory // needed))
     size = max(each for each in divisors if each <= fits)
   return size
+
+
+def copies_worth(flops: int, total: int) -> int:
+  """How many copies of some work a CPU does well to vectorise together.
+
+  Args:
+    flops: the arithmetic of one of them.
+    total: how many there are.
+
+  Returns:
+    A divisor of `total`.
+
+  Example:
+    >>> copies_worth(flops=10**10, total=8), copies_worth(flops=10**4, total=8)
+    (1, 8)
+  """
+  wanted = math.ceil(_FLOPS_PER_CHUNK / max(flops, 1))
+  return max(n for n in range(1, total + 1) if total % n == 0 and n <= wanted)
 
 
 def _device_memory() -> int:

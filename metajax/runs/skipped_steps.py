@@ -1,12 +1,13 @@
 """Says that steps of training were not applied, and why."""
 
 import warnings
+from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from metajax.base import (
   ByStep,
-  MetaLearner,
   Metrics,
   SampleTask,
   task_keys,
@@ -26,37 +27,45 @@ class SkippedSteps(RuntimeWarning):
 
 
 def reporting(
-  run: CountedRun, meta_learner: MetaLearner | Frozen, sample: SampleTask
+  run: CountedRun, learner_of: Callable[[int], Frozen], sample: SampleTask
 ) -> Run:
-  """Makes what also says that steps were skipped, and why."""
+  """Makes what also says that steps were skipped, and why.
+
+  Args:
+    run: counts them.
+    learner_of: the learner of a member; of a run without any, that of 0.
+    sample: the task distribution.
+  """
 
   def reported(state: TrainState, num_steps: int) -> tuple[TrainState, Metrics]:
     check_num_steps(num_steps)
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(state)):
       state, metrics, _ = run(state, num_steps)  # there is nobody to tell
       return state, metrics
-    first = int(state.step)
+    before = np.array(state.step)  # a copy, for the state is donated
     state, metrics, with_loss = run(state, num_steps)
-    skipped = int(metrics.get('skipped', 0))
-    if skipped:
-      taken = int(state.step) - first
-      text = f'{skipped} of {taken} steps were skipped'
+    skipped = np.asarray(metrics.get('skipped', np.zeros_like(before)))
+    for member in np.ndindex(skipped.shape):  # () where there are no members
+      if not skipped[member]:
+        continue
+      of_it = state._replace(
+        **{name: getattr(state, name)[member] for name in ('step', 'key')}
+      )
+      taken = int(of_it.step) - int(before[member])
+      text = f'{int(skipped[member])} of {taken} steps were skipped'
       if taken < num_steps:
-        text += f', and training stopped at step {first + taken}'
-      # The last one, so that the key is that of tasks which were skipped.
-      key = step_keys(state.key, state.step - 1)[0]
-      drawn = sample
-      if isinstance(drawn, ByStep | Alternating):
-        drawn = drawn.at(state.step - 1)
-      if isinstance(drawn, Alternating):
-        taken_of = int(drawn.which(state.key, state.step - 1))
-        drawn = list(drawn.samplers.values())[taken_of]
-      why = _cause(int(with_loss), meta_learner, drawn, key)
-      warnings.warn(f'{text}: {why}', SkippedSteps, stacklevel=2)
-    elif num_steps > 0 and int(state.step) == first:
+        text += f', and training stopped at step {int(of_it.step)}'
+      why = _cause(
+        int(with_loss[member]),
+        learner_of(*member or (0,)),
+        *_last_tasks(of_it, sample),
+      )
+      who = f'member {member[0]}: ' if member else ''
+      warnings.warn(f'{who}{text}: {why}', SkippedSteps, stacklevel=2)
+    if num_steps > 0 and np.array_equal(before, state.step):
+      in_a_row = int(np.min(state.skipped_in_a_row))
       warnings.warn(
-        f'no step was taken: {int(state.skipped_in_a_row)} in a row had been'
-        ' skipped before',
+        f'no step was taken: {in_a_row} in a row had been skipped before',
         SkippedSteps,
         stacklevel=2,
       )
@@ -65,9 +74,23 @@ def reporting(
   return reported
 
 
+def _last_tasks(
+  state: TrainState, sample: SampleTask
+) -> tuple[SampleTask, jax.Array]:
+  """What drew the tasks of the last step, which was skipped, and their key."""
+  step = state.step - 1
+  key = step_keys(state.key, step)[0]
+  if isinstance(sample, ByStep | Alternating):
+    sample = sample.at(step)
+  if isinstance(sample, Alternating):
+    which = int(sample.which(state.key, step))
+    sample = list(sample.samplers.values())[which]
+  return sample, key
+
+
 def _cause(
   with_loss: int,
-  meta_learner: MetaLearner | Frozen,
+  meta_learner: Frozen,
   sample: SampleTask,
   key: jax.Array,
 ) -> str:

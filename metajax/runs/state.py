@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax
 
 from metajax.base import Metrics, PyTree
+from metajax.devices.cost import Cost
 
-__all__ = ['CountedRun', 'Run', 'TrainState']
+__all__ = ['CountedRun', 'Run', 'TrainState', 'TrainStep']
 
 
 class TrainState(NamedTuple):
@@ -24,3 +25,15 @@ class TrainState(NamedTuple):
 Run = Callable[[TrainState, int], tuple[TrainState, Metrics]]
 # Also the number of steps that were skipped although their loss was finite.
 CountedRun = Callable[[TrainState, int], tuple[TrainState, Metrics, jax.Array]]
+
+
+class TrainStep(NamedTuple):
+  """The compiled outer loop."""
+
+  run: Run
+  init: Callable[[jax.Array], TrainState]
+  # The shapes of a state, and where it lies: what a checkpoint is restored to.
+  template: Callable[[], TrainState]
+  # The program of one step, for devices that need not be there.
+  lower: Callable[[], jax.stages.Lowered]
+  cost: Callable[[], Cost]  # of one step, on one device of the axis of tasks

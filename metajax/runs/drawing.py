@@ -29,19 +29,28 @@ class Source(NamedTuple):
   """What a step is made of beside its state; a pytree."""
 
   learner: Frozen  # the method, and what it stands on
+  optimizer: Frozen  # the outer one, and the rates that are data
   # Where its tasks come from:
   draw: Callable[[PyTree], Task]  # from a key, or from what the host has drawn
   drawn: PyTree | None = None  # leaves [tasks, ...]
 
 
-def make_estimate(chunk_size: ChunkSize, mesh: Mesh | None) -> MetaGradient:
-  """Makes the meta-gradient draw its tasks where they are adapted to."""
+def make_estimate(
+  chunk_size: ChunkSize, mesh: Mesh | None, copies: int = 1
+) -> MetaGradient:
+  """Makes the meta-gradient draw its tasks where they are adapted to.
+
+  Args:
+    chunk_size: tasks that are vectorised together.
+    mesh: of devices that share the tasks, if there is one.
+    copies: how many such are vectorised around it.
+  """
 
   def draw_and_estimate(
     keys: jax.Array, shared: PyTree, drawn_by: PyTree
   ) -> tuple[PyTree, Metrics]:
     meta_params, learner, draw = shared
-    grad = microbatch(learner.made().grad, chunk_size)
+    grad = microbatch(learner.made().grad, chunk_size, copies)
     return grad(keys, meta_params, jax.vmap(draw)(drawn_by))
 
   estimate: MetaGradient = draw_and_estimate
