@@ -155,6 +155,8 @@ def _config(path: Path) -> dict[str, Any]:
     'dataset': (str,), 'ways': (int,), 'steps': (int,), **DIGEST_ENTRY
   }  # fmt: skip
   check_record(config, wanted, record, 'runs')
+  if config.get('seeds', 1) != 1:
+    raise UsageError('runs', f'{path} is of several seeds; name runs of one')
   try:
     _kept(config)
   except UsageError as error:

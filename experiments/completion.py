@@ -62,7 +62,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     recipe,
     complete(settings, recipe),
     name=f'completion-{file_name(settings)}-{settings.algorithm}'
-    f'-{recipe.shots}shot-seed{settings.seed}',
+    f'-{recipe.shots}shot-{settings.seed_name}',
     dataset=settings.dataset,
     baseline=mean,
     draw=draw_completion,

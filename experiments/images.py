@@ -116,7 +116,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   check_network(model, data.train, origin, getattr(settings, origin))
   return Problem(
     name=f'{data_sets.file_name(settings)}-{settings.algorithm}-{recipe.ways}way'
-    f'-{recipe.shots}shot-seed{settings.seed}',
+    f'-{recipe.shots}shot-{settings.seed_name}',
     settings=settings,
     recipe=recipe,
     objective=cross_entropy,

@@ -48,11 +48,11 @@ from experiments.runner.arrivals import (
 from experiments.runner.cache import use_compilation_cache
 from experiments.runner.errors import UsageError, printable
 from experiments.runner.intervals import of_few
+from experiments.runner.loading import load_meta_params
 from experiments.runner.paths import Place
 from experiments.runner.problem import TEST_SEED, Problem, weights_of
 from experiments.runner.records import RECORD, RESULT, read_record
 from experiments.runner.settings import Positive, Whole, said, setting, settings
-from experiments.runner.training import load_meta_params
 from experiments.runner.transformers import (
   Transformer,
   load_pretrained,

@@ -63,7 +63,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   headline, *others = data.tested
   return Problem(
     name=f'multimodal-{"-".join(data.tested)}-{settings.algorithm}'
-    f'-{recipe.ways}way-{recipe.shots}shot-seed{settings.seed}',
+    f'-{recipe.ways}way-{recipe.shots}shot-{settings.seed_name}',
     settings=settings,
     recipe=recipe,
     objective=cross_entropy,

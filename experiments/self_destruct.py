@@ -75,8 +75,8 @@ __all__ = ['Settings', 'run', 'table']
 # What other experiments have, and this one has no use for.
 _UNUSED = (
   'plugin', 'set', 'network', 'shots', 'queries', 'train_shots',
-  'chunk_size', 'inner_lr', 'outer_schedule', 'precision',
-  'load', 'load_share', 'other_data', 'test_only', 'eval_tasks',
+  'chunk_size', 'inner_lr', 'outer_schedule', 'precision', 'seeds',
+  'load', 'load_seed', 'load_share', 'other_data', 'test_only', 'eval_tasks',
   'test_checkpoint', 'dry_run',
   'mesh', 'shard', 'distributed', 'num_processes', 'process_id',
   'split_shares', 'split_dir', 'within_groups',

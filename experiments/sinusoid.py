@@ -59,7 +59,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     recipe,
     waves(recipe),
     name=f'sinusoid-{settings.algorithm}-{recipe.shots}shot'
-    f'-seed{settings.seed}',
+    f'-{settings.seed_name}',
     dataset='sinusoid',
     baseline=zero,
     draw=draw_sinusoid,

@@ -59,7 +59,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     settings,
     recipe,
     data,
-    name=f'{stem}-{settings.algorithm}-{recipe.shots}shot-seed{settings.seed}',
+    name=f'{stem}-{settings.algorithm}-{recipe.shots}shot-{settings.seed_name}',
     dataset=stem,
     baseline=mean,
     draw=draw_table,

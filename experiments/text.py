@@ -120,7 +120,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   apart = with_queries_apart(wanted, data)
   problem = Problem(
     name=f'{settings.dataset}-{settings.algorithm}-{recipe.ways}way'
-    f'-{recipe.shots}shot-seed{settings.seed}',
+    f'-{recipe.shots}shot-{settings.seed_name}',
     settings=settings,
     recipe=recipe,
     objective=cross_entropy,

@@ -20,7 +20,15 @@ from matplotlib.ticker import (
 from experiments.figures.canvas import GREY, legend
 from metajax.metric import Metric
 
-__all__ = ['describe', 'dress', 'is_stretched', 'percent', 'stretch']
+__all__ = [
+  'band',
+  'describe',
+  'dress',
+  'edges',
+  'is_stretched',
+  'percent',
+  'stretch',
+]
 
 # Where a scale that is stretched towards 100% has its ticks. It has no place
 # for 0% and 100%: what rounds to them stands at its ends, which are called so.
@@ -79,6 +87,43 @@ def describe(metric: Metric, value: float, half: float | None = None) -> str:
 def percent() -> PercentFormatter:
   """Ticks of shares; the sign stands beside the axis."""
   return PercentFormatter(1, symbol='')
+
+
+def band(
+  axes: Axes,
+  places: np.ndarray,
+  means: np.ndarray,
+  halves: np.ndarray,
+  color: str,
+  label: str,
+) -> None:
+  """Draws an interval around a curve as a pale band."""
+  axes.fill_between(
+    places,
+    means - halves,
+    means + halves,
+    color=color,
+    alpha=0.2,
+    lw=0,
+    label=label,
+  )
+
+
+def edges(
+  axes: Axes,
+  places: np.ndarray,
+  means: np.ndarray,
+  halves: np.ndarray,
+  color: str,
+  label: str,
+) -> None:
+  """Draws the ends of an interval around a curve, so that a band is seen."""
+  ends = [np.stack([places, means + sign * halves], 1) for sign in (-1, 1)]
+  # No lines of the axes, whose data decide the scale.
+  axes.add_collection(
+    LineCollection(ends, color=color, ls='--', lw=0.9, label=label)
+  )
+  axes.autoscale_view()
 
 
 def is_stretched(metric: Metric) -> bool:

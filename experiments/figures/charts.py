@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
 from experiments.figures.axes import (
+  band,
   describe,
   dress,
+  edges,
   is_stretched,
   percent,
   stretch,
@@ -50,7 +52,8 @@ def learning_curve(
     path: the PNG file.
     records: of `metajax.runs.writers.read_json_lines`: `step`, on some
       lines the name of the metric, on some `validation/<name>`, and beside
-      the latter perhaps `validation/<name>_ci95`, which is drawn as a band.
+      the latter perhaps `validation/<name>_ci95`, which is drawn as a band,
+      and `validation/<name>_ci95_over_seeds`, whose ends are drawn as lines.
     metric: what to draw; shares are drawn in percent.
     title: one line with the protocol.
     baseline: drawn as a dashed line.
@@ -96,17 +99,16 @@ def learning_curve(
       ms=4,
       label='validation',
     )
-  interval_steps, halves = _series(records, f'{validation}_ci95')
-  if len(halves) and np.array_equal(interval_steps, validation_steps):
-    axes.fill_between(
-      validation_steps,
-      validation_values - halves,
-      validation_values + halves,
-      color=ORANGE,
-      alpha=0.2,
-      lw=0,
-      label='95% interval',
-    )
+  over_seeds = _series(records, f'{validation}_ci95_over_seeds')
+  for series, draw, name in (
+    (_series(records, f'{validation}_ci95'), band, 'tasks'),
+    (over_seeds, edges, 'seeds'),
+  ):
+    interval_steps, halves = series
+    if len(halves) and np.array_equal(interval_steps, validation_steps):
+      of = f' over {name}' if len(over_seeds[0]) else ''
+      label = f'95% interval{of}'
+      draw(axes, validation_steps, validation_values, halves, ORANGE, label)
   axes.set_xlabel('outer steps')
   axes.xaxis.set_major_formatter(StrMethodFormatter('{x:,.0f}'))
   axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
@@ -122,6 +124,7 @@ def metric_by_step(
   title: str,
   baseline: float | None = None,
   baseline_name: str = 'baseline',
+  over_seeds: Sequence[float] | None = None,
 ) -> Figure:
   """Draws a test metric against the number of inner steps.
 
@@ -133,6 +136,8 @@ def metric_by_step(
     title: one line with the protocol.
     baseline: drawn as a dashed line.
     baseline_name: what the legend calls it.
+    over_seeds: `[steps + 1]`, half the width of an interval over seeds, if
+      there are several; `ci95` is then that over tasks.
 
   Returns:
     The figure.
@@ -149,16 +154,15 @@ def metric_by_step(
   figure, axes = figure_with_axes()
   steps = np.arange(len(means))
   last = describe(metric, means[-1], halves[-1])
+  interval = '95% interval' if over_seeds is None else '95% interval over tasks'
   if len(means) == 1:  # a band of no width cannot be seen
-    axes.errorbar(
-      steps,
-      means,
-      halves,
-      color=BLUE,
-      fmt='o',
-      capsize=6,
-      label=f'mean, {last}',
-    )
+    bars = [(halves, 6, f'mean, {last}')]
+    if over_seeds is not None:
+      bars.append((np.asarray(over_seeds), 12, '95% interval over seeds'))
+    for half, cap, label in bars:
+      axes.errorbar(
+        steps, means, half, color=BLUE, fmt='o', capsize=cap, label=label
+      )
     axes.set_xlim(-1, 1)
     axes.set_xticks([0])
   else:
@@ -171,15 +175,10 @@ def metric_by_step(
       ms=4,
       label=f'mean, after {count_steps(len(means) - 1)} {last}',
     )
-    axes.fill_between(
-      steps,
-      means - halves,
-      means + halves,
-      color=BLUE,
-      alpha=0.2,
-      lw=0,
-      label='95% interval',
-    )
+    band(axes, steps, means, halves, BLUE, interval)
+    if over_seeds is not None:
+      name = '95% interval over seeds'
+      edges(axes, steps, means, np.asarray(over_seeds), BLUE, name)
     axes.margins(x=0.06)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
   axes.set_xlabel('inner steps')

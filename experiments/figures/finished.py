@@ -57,19 +57,36 @@ def draw_curves(run: Finished) -> None:
     f'{title_of(run)}, {run.outcome["protocol"]["test_tasks"]} test tasks',
     baseline,
     label,
+    over_seeds=run.outcome['test'].get('ci95_over_seeds_by_step'),
   )
 
 
-def title_of(run: Finished) -> str:
-  """Says in one line which method was tested on what."""
+def title_of(run: Finished, shown: str | None = None) -> str:
+  """Says in one line which method was tested on what.
+
+  Args:
+    run: that is finished.
+    shown: what a picture shows of the predictions of a run; of several seeds
+      they are those of the first.
+  """
   protocol = run.outcome['protocol']
   ways = f'{protocol["ways"]}-way ' if 'ways' in protocol else ''
   evaluation = protocol.get('evaluation')
-  return (
-    f'{run.outcome["algorithm"]}, {protocol["dataset"]},'
-    f' {ways}{protocol["shots"]}-shot'
-    + (f', {evaluation}' if evaluation else '')
-  )
+  seeds = [
+    each['seed']
+    for each in run.outcome.get('seeds', ())
+    if 'gave_up_at_step' not in each
+  ]
+  parts = [
+    run.outcome['algorithm'],
+    protocol['dataset'],
+    f'{ways}{protocol["shots"]}-shot',
+    evaluation,
+    f'{len(seeds)} seeds' if seeds and shown is None else None,
+    f'seed {seeds[0]}' if seeds and shown is not None else None,
+  ]
+  title = ', '.join(filter(None, parts))
+  return title if shown is None else f'{title}: {shown}'
 
 
 def tested(

@@ -71,7 +71,7 @@ def draw_images(
     asked_for[asked],
     jnp.argmax(outputs[0], axis=-1)[asked],
     jnp.argmax(outputs[-1], axis=-1)[asked],
-    f'{title_of(run)}: one test task',
+    title_of(run, 'one test task'),
     class_names=names_of_classes(*classes, known) if classes else None,
   )
 

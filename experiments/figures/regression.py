@@ -57,7 +57,7 @@ def draw_sinusoid(run: Finished) -> None:
     task.support.targets[:, 0],
     curves[0],
     {step: curves[step] for step in sorted({1, last}) if step <= last},
-    f'{title_of(run)}: one test task',
+    title_of(run, 'one test task'),
   )
 
 
@@ -150,7 +150,7 @@ def draw_table(run: Finished) -> None:
     predicted[-1],
     last,
     [names] if isinstance(names, str) else names,
-    f'{title_of(run)}: one test task',
+    title_of(run, 'one test task'),
   )
 
 
@@ -273,7 +273,7 @@ def draw_completion(run: Finished) -> None:
   image_grid(
     run.workdir / 'completed.png',
     np.asarray(rows).swapaxes(0, 1),  # an image a column
-    f'{title_of(run)}: known, completed, true',
+    title_of(run, 'known, completed, true'),
   )
 
 

@@ -58,7 +58,7 @@ def draw_texts(run: Finished, texts: Classes, classes: Classes) -> None:
     task.query.targets,
     jnp.argmax(outputs[0], axis=-1),
     jnp.argmax(outputs[-1], axis=-1),
-    f'{title_of(run)}: one test task',
+    title_of(run, 'one test task'),
     class_names=names_of_classes(*classes, known),
   )
 

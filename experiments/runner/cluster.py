@@ -124,13 +124,17 @@ def connect(settings: Machine) -> None:
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
 
 
-def divide_cpu(settings: Machine, tasks_per_step: int) -> None:
+def divide_cpu(
+  settings: Machine, tasks_per_step: int, setting: str = 'tasks_per_step'
+) -> None:
   """Has JAX take every core for a device, as far as they divide the tasks.
 
   The products of one task are too small to keep two cores busy, two tasks are
   not (docs/performance.md). It comes before any use of a device. Where the user
   has said how many there are, these have to divide the tasks; where a mesh or
-  other processes say what they are for, it does nothing.
+  other processes say what they are for, it does nothing. Several seeds, which
+  need not wait for one another, are divided in place of tasks; `setting` says
+  of what the number is.
   """
   import jax
 
@@ -138,7 +142,7 @@ def divide_cpu(settings: Machine, tasks_per_step: int) -> None:
     return
   if _devices_are_chosen():
     if jax.devices()[0].platform == 'cpu':
-      check_shares(tasks_per_step, jax.device_count())
+      check_shares(tasks_per_step, jax.device_count(), setting=setting)
     return
   most = min(_cores(), MOST_CPU_DEVICES)
   jax.config.update(
@@ -230,15 +234,25 @@ def end_with_the_others(settings: Machine, error: Exception) -> NoReturn:
   os._exit(1)
 
 
-def make_mesh(settings: Machine, tasks_per_step: int) -> 'Mesh | None':
-  """The mesh that the settings describe; None for a single device."""
+def make_mesh(
+  settings: Machine, tasks_per_step: int, setting: str = 'tasks_per_step'
+) -> 'Mesh | None':
+  """The mesh that the settings describe; None for a single device.
+
+  Args:
+    settings: of the run.
+    tasks_per_step: what the devices divide.
+    setting: of what that is the number; of others than tasks as many devices
+      as divide it are taken of any kind.
+  """
   import jax
 
   from metajax.devices import mesh
 
   devices = jax.devices()
   if settings.mesh is None:
-    if devices[0].platform == 'cpu' and not settings.is_distributed:
+    on_cpu = devices[0].platform == 'cpu' and not settings.is_distributed
+    if on_cpu or setting != 'tasks_per_step':
       devices = devices[: _largest_divisor(tasks_per_step, len(devices))]
     if len(devices) == 1:
       return None
@@ -260,14 +274,17 @@ def make_mesh(settings: Machine, tasks_per_step: int) -> 'Mesh | None':
 
 
 def check_shares(
-  tasks_per_step: int, shares: int, mesh: str | None = None
+  tasks_per_step: int,
+  shares: int,
+  mesh: str | None = None,
+  setting: str = 'tasks_per_step',
 ) -> None:
   """Refuses tasks that the axis of tasks does not divide."""
   if not shares:
     raise UsageError('mesh', f'{mesh} has no axis task')
   if tasks_per_step % shares:
     raise UsageError(
-      'tasks_per_step',
+      setting,
       f'{tasks_per_step} cannot be divided over the {shares} devices of the'
       f' axis task; take a multiple of {shares}, or another --mesh',
     )

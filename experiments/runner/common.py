@@ -216,6 +216,11 @@ class Common(Machine):
     0, Whole(0), 'of everything random in training',
     of='training', resume=False, forwarded=True,
   )  # fmt: skip
+  seeds: int = setting(
+    1, Whole(1), 'how many runs, of --seed and the seeds after it, train as one'
+    ' program; the result is their mean, with its interval over seeds',
+    of='training', resume=False,
+  )  # fmt: skip
   workdir: str | None = setting(
     None, Place(), 'where results go [default: runs/...; from Python: nowhere,'
     ' results are what comes back]',
@@ -227,6 +232,10 @@ class Common(Machine):
   )  # fmt: skip
   load: str | None = setting(
     None, Place(), 'start from the meta-parameters of the run in this workdir',
+    of='training', resume=False,
+  )  # fmt: skip
+  load_seed: int | None = setting(
+    None, Whole(0), 'which seed of the run of --load, if that is of several',
     of='training', resume=False,
   )  # fmt: skip
   load_share: float = setting(
@@ -280,3 +289,14 @@ class Common(Machine):
     ' [default: metajax in the user\'s cache directory]',
     of='machine', resume=True, forwarded=True,
   )  # fmt: skip
+
+  @property
+  def all_seeds(self) -> range:
+    """The seeds of the run."""
+    return range(self.seed, self.seed + self.seeds)
+
+  @property
+  def seed_name(self) -> str:
+    """What a run of these seeds is called."""
+    last = f'to{self.all_seeds[-1]}' if self.seeds > 1 else ''
+    return f'seed{self.seed}{last}'

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import STARTED
-from experiments.runner import cluster, flags, loop, report
+from experiments.runner import cluster, flags, loop, report, seeds
 from experiments.runner.cache import use_compilation_cache
 from experiments.runner.common import Common
 from experiments.runner.errors import UsageError, printable
@@ -80,6 +80,7 @@ class Experiment(NamedTuple):
       )
     if settings.resume and settings.workdir is None:
       raise UsageError('resume', 'needs --workdir, the directory of the run')
+    seeds.check_settings(settings)
     recipe = self.recipe(settings)
     prepare(settings.dry_run)
     cluster.check_processes(settings)
@@ -107,6 +108,7 @@ class Experiment(NamedTuple):
 
   def start(self, settings: Common) -> int:
     """Runs in a process of its own; returns the exit code."""
+    seeds.check_settings(settings)
     recipe = self.recipe(settings)
     with _within_memory(recipe):
       return self._start(settings, recipe)
@@ -114,10 +116,13 @@ class Experiment(NamedTuple):
   def _start(self, settings: Common, recipe: Recipe) -> int:
     prepare(settings.dry_run)
     cluster.connect(settings)
-    if self.small_operations:
-      cluster.single_thread(settings)
-    if settings.dry_run is None:
-      cluster.divide_cpu(settings, recipe.tasks_per_step)
+    if settings.seeds > 1:  # which keep a thread busy on every device
+      cluster.divide_cpu(settings, settings.seeds, 'seeds')
+    else:
+      if self.small_operations:
+        cluster.single_thread(settings)
+      if settings.dry_run is None:
+        cluster.divide_cpu(settings, recipe.tasks_per_step)
     # Features of texts are computed with the problem.
     use_compilation_cache(settings.cache_dir)
     problem = self.problem(settings, recipe)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.runner import cluster, dry_run, report
+from experiments.runner import cluster, dry_run, report, seeds
 from experiments.runner.common import Common
 from experiments.runner.data_digest import DIGEST
 from experiments.runner.errors import UsageError, unwritable
@@ -20,28 +20,26 @@ from experiments.runner.interrupts import (
   on_signals,
   stop_at_once,
 )
-from experiments.runner.learners import keep, served
+from experiments.runner.learners import Served, keep, served
+from experiments.runner.loading import load_meta_params
 from experiments.runner.problem import (
   TEST_SEED,
   Judge,
   Problem,
   Ready,
+  Trained,
   evaluated,
   judged,
   make_judge,
   ready,
 )
 from experiments.runner.teacher_digest import TEACHER
-from experiments.runner.training import (
-  MAX_SKIPPED_IN_A_ROW,
-  load_meta_params,
-  train,
-)
+from experiments.runner.training import MAX_SKIPPED_IN_A_ROW, train
 from experiments.runner.weights_digest import WEIGHTS
 from experiments.runner.workdir import Workdir, open_workdir, write_json
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import registered
-from metajax.base import Learner, MetaLearner, PyTree
+from metajax.base import Learner, MetaLearner, PyTree, SampleTask
 from metajax.devices.distributed import (
   gather,
   is_lost_connection,
@@ -85,11 +83,19 @@ def train_and_test(
       Common, name
     ):
       raise UsageError(name, 'goes with --load')
+  if settings.load is None and settings.load_seed is not None:
+    raise UsageError('load_seed', 'goes with --load')
+  seeds.check_settings(settings)
+  seeds.check_problem(problem)
   record = recorded(problem)
   cluster.check_agreement(settings, record)
   if settings.dry_run is not None:
     return _dry_run(problem, workdir)
-  mesh = cluster.make_mesh(settings, problem.recipe.tasks_per_step)
+  # Devices share the tasks of a run, or the seeds.
+  if settings.seeds > 1:
+    mesh = cluster.make_mesh(settings, settings.seeds, 'seeds')
+  else:
+    mesh = cluster.make_mesh(settings, problem.recipe.tasks_per_step)
   problem = problem._replace(mesh=mesh)
   _check_fit(problem)
   train_step = _make_train_step(problem, mesh, problem.recipe.chunk_size)
@@ -133,28 +139,57 @@ def _outcome(
   settings = problem.settings
   trained = train(problem, judge, train_step, loaded, workdir, watch, started)
   watch.now('testing')
-  of_test = ready(
-    problem, judge, trained.meta_params, problem.test, settings.eval_tasks
+  several = settings.seeds > 1
+  tested = (_tested_seeds if several else _tested)(
+    problem, judge, trained, watch
   )
-  evaluation = evaluated(problem, of_test, TEST_SEED, settings.eval_tasks)
-  besides = {
-    name: judged(
-      problem,
-      judge,
-      trained.meta_params,
-      tested.test,
-      TEST_SEED,
-      settings.eval_tasks,
-    )
-    for name, tested in problem.besides.items()
-  }
-  used = None
-  if problem.reading is not None:
-    watch.now('calibrating')
-    used = served(problem, trained.meta_params, whole)
-  meta_params = whole(trained.meta_params)
   if not is_primary():
     return {}
+  outcome, meta_params, used = tested.outcome, tested.meta_params, tested.used
+  if problem.more is not None:
+    outcome |= problem.more(problem, judge, meta_params)
+  if used is not None and used.calibration is not None:
+    outcome |= {'calibration': used.calibration}
+  outcome = write_json(workdir.path / 'result.json', outcome)
+  if used is not None and settings.workdir is not None:
+    keep(problem, used, outcome, workdir.path)
+  finished = Finished(
+    problem, judge, meta_params, outcome, workdir.path, tested.evaluation,
+    tested.of_test,
+  )  # fmt: skip
+  problem.draw(finished)
+  if problem.report is not None and settings.workdir is not None:
+    _report(problem.report, finished)
+  return outcome
+
+
+class _Tested(NamedTuple):
+  """What a test has found, and what it is of."""
+
+  outcome: dict[str, Any]
+  meta_params: PyTree
+  evaluation: Evaluation
+  of_test: Ready
+  used: Served | None  # what is kept for use
+
+
+def _tested(
+  problem: Problem, judge: Judge, trained: Trained, watch: StallWatch
+) -> _Tested:
+  """Tests a run."""
+  number = problem.settings.eval_tasks
+  of_test = ready(problem, judge, trained.meta_params, problem.test, number)
+  evaluation = evaluated(problem, of_test, TEST_SEED, number)
+  besides = {
+    name: judged(
+      problem, judge, trained.meta_params, each.test, TEST_SEED, number
+    )
+    for name, each in problem.besides.items()
+  }
+  used = _used(problem, trained.meta_params, watch)
+  meta_params = whole(trained.meta_params)
+  if not is_primary():
+    return _Tested({}, meta_params, evaluation, of_test, used)
   watch.now('reporting')
   outcome = report.result(
     problem,
@@ -165,20 +200,50 @@ def _outcome(
     problem.baseline(problem),
     besides,
   )
-  if problem.more is not None:
-    outcome |= problem.more(problem, judge, meta_params)
-  if used is not None and used.calibration is not None:
-    outcome |= {'calibration': used.calibration}
-  outcome = write_json(workdir.path / 'result.json', outcome)
-  if used is not None and settings.workdir is not None:
-    keep(problem, used, outcome, workdir.path)
-  finished = Finished(
-    problem, judge, meta_params, outcome, workdir.path, evaluation, of_test
+  return _Tested(outcome, meta_params, evaluation, of_test, used)
+
+
+def _tested_seeds(
+  problem: Problem, judge: Judge, trained: Trained, watch: StallWatch
+) -> _Tested:
+  """The same of several seeds; what is kept and drawn is the first of them."""
+  assert trained.of_seeds is not None  # whatever has been trained has some
+  lost, number = trained.of_seeds.lost, problem.settings.eval_tasks
+
+  def test(sample: SampleTask) -> seeds.OverSeeds:
+    return seeds.judged_seeds(
+      problem, judge, trained.meta_params, sample, TEST_SEED, number, lost
+    )
+
+  found = test(problem.test)
+  besides = {name: test(each.test) for name, each in problem.besides.items()}
+  first, of_first = next(iter(found.each.items()))
+  member = problem.settings.all_seeds.index(first)
+  meta_params = seeds.of_member(trained.meta_params, member)
+  used = _used(problem, meta_params, watch)
+  watch.now('reporting')
+  outcome = report.result(
+    problem,
+    recorded(problem),
+    trained,
+    meta_params,
+    found.mean,
+    problem.baseline(problem),
+    {name: each.mean for name, each in besides.items()},
   )
-  problem.draw(finished)
-  if problem.report is not None and settings.workdir is not None:
-    _report(problem.report, finished)
-  return outcome
+  outcome = seeds.with_seeds(outcome, problem, found, besides, trained.of_seeds)
+  of_test = ready(problem, judge, meta_params, problem.test, number)
+  return _Tested(outcome, meta_params, of_first, of_test, used)
+
+
+def _used(
+  problem: Problem, meta_params: PyTree, watch: StallWatch
+) -> Served | None:
+  """What is kept for use, where a problem says how examples are read."""
+  if problem.reading is None:
+    return None
+  watch.now('calibrating')
+  return served(problem, meta_params, whole)
 
 
 def _report(write: Callable[[Any], None], finished: 'Finished') -> None:
@@ -243,6 +308,7 @@ def _make_train_step(
       tasks_per_step=problem.recipe.tasks_per_step,
       chunk_size=chunk_size,
       max_skipped_in_a_row=MAX_SKIPPED_IN_A_ROW,
+      members=seeds.members_of(problem.settings),
       mesh=mesh,
       rule=rule,
     )

@@ -42,6 +42,7 @@ __all__ = [
   'TEST_SEED',
   'VALIDATION_SEED',
   'Judge',
+  'OfSeeds',
   'OnFeatures',
   'Problem',
   'Ready',
@@ -141,6 +142,13 @@ class Problem(NamedTuple):
       raise
 
 
+class OfSeeds(NamedTuple):
+  """What training leaves of each seed."""
+
+  skipped: list[int]  # steps of each
+  lost: Mapping[int, int]  # those that gave up, with the step they stay at
+
+
 class Trained(NamedTuple):
   """What training leaves for the test."""
 
@@ -150,6 +158,7 @@ class Trained(NamedTuple):
   tasks_per_second: float | None
   seconds_to_first_step: float | None
   training_seconds: float
+  of_seeds: OfSeeds | None = None
 
 
 class Judge(NamedTuple):

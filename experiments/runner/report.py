@@ -114,7 +114,6 @@ def versions() -> dict[str, str]:
 def show(problem: Problem, outcome: dict[str, Any]) -> None:
   """Prints the result with the protocol under it."""
   metric, test = problem.metric, outcome['test']
-  means, halves = test[f'{metric.name}_by_step'], test['ci95_by_step']
   table = rich.table.Table(
     title=plain(
       f'{outcome["algorithm"]} on {outcome["dataset"]}, held-out tasks'
@@ -122,21 +121,34 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
   )
   table.add_column('inner steps', justify='right')
   table.add_column(metric.heading, justify='right')
-  table.add_column('95% interval', justify='right')
-  for step, (mean, half) in enumerate(zip(means, halves, strict=True)):
+  several = 'seeds' in outcome
+  table.add_column(
+    '95% over tasks' if several else '95% interval', justify='right'
+  )
+  if several:
+    table.add_column('95% over seeds', justify='right')
+  means = test[f'{metric.name}_by_step']
+  for step, intervals in enumerate(
+    zip(means, *_intervals_by_step(test), strict=True)
+  ):
     if _is_shown(step, len(means)):
       table.add_row(
         _name_of(step, test[f'{metric.name}_before'] is not None),
-        metric.format(mean),
-        f'\N{PLUS-MINUS SIGN} {metric.format(half)}',
+        *_cells(metric, *intervals),
       )
   table.add_section()
   for name, found in outcome.get('besides', {}).items():
+    halves = found['ci95'], found.get('ci95_over_seeds')
     table.add_row(
-      name.replace('_', ' '),
-      metric.format(found[metric.name]),
-      f'\N{PLUS-MINUS SIGN} {metric.format(found["ci95"])}',
+      name.replace('_', ' '), *_cells(metric, found[metric.name], *halves)
     )
+  table.add_section()
+  for each in outcome.get('seeds', ()):
+    if 'gave_up_at_step' in each:
+      cells = ['gave up', f'at step {each["gave_up_at_step"]}']
+    else:
+      cells = _cells(metric, each[metric.name], each['ci95'])
+    table.add_row(f'seed {each["seed"]}', *cells)
   table.add_section()
   for name, value in outcome['baseline'].items():
     if value is not None and not name.endswith('ci95'):
@@ -150,6 +162,28 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
   console = rich.console.Console()
   console.print(table)
   console.print(plain(describe(outcome['protocol'])), soft_wrap=True)
+
+
+def _intervals_by_step(test: Mapping[str, Any]) -> list[list[float | None]]:
+  """Halves of intervals over tasks, and over seeds where there are several."""
+  over_tasks = test['ci95_by_step']
+  if 'ci95_over_seeds_by_step' not in test:
+    return [over_tasks]
+  return [
+    over_tasks,
+    test['ci95_over_seeds_by_step'] or [None] * len(over_tasks),
+  ]
+
+
+def _cells(metric: Metric, mean: float, *halves: float | None) -> list[str]:
+  """A mean and halves of its intervals, as the table has them."""
+  return [
+    metric.format(mean),
+    *(
+      '' if half is None else f'\N{PLUS-MINUS SIGN} {metric.format(half)}'
+      for half in halves
+    ),
+  ]
 
 
 def _name_of(step: int, at_every_step: bool) -> str:

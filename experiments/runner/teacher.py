@@ -10,11 +10,11 @@ import numpy as np
 from experiments.recipes.overrides import check_train_ways
 from experiments.runner.common import Common
 from experiments.runner.errors import UsageError
+from experiments.runner.loading import load_checkpoint
 from experiments.runner.problem import Problem, make_judge
 from experiments.runner.records import RECORD, read_record
 from experiments.runner.settings import said
 from experiments.runner.teacher_digest import teacher_digest
-from experiments.runner.training import load_checkpoint
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS
 from metajax.base import Learner, MetaLearner, PyTree

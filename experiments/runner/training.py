@@ -4,45 +4,37 @@ import contextlib
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
-from experiments.runner.common import Common
-from experiments.runner.data_digest import DIGEST_ENTRY, check_same_data
-from experiments.runner.errors import UsageError, printable
+from experiments.runner import seeds
+from experiments.runner.errors import UsageError
 from experiments.runner.interrupts import (
   Interrupted,
   StallWatch,
   Stops,
   on_signals,
 )
+from experiments.runner.loading import report_restored
 from experiments.runner.problem import (
   VALIDATION_SEED,
   Judge,
+  OfSeeds,
   Problem,
   Trained,
   judged,
 )
-from experiments.runner.records import (
-  RECORD,
-  RESULT,
-  check_record,
-  read_record,
-)
-from experiments.runner.settings import said
-from experiments.runner.weights_digest import (
-  WEIGHTS_ENTRY,
-  check_same_weights,
-)
+from experiments.runner.records import RESULT
 from experiments.runner.workdir import Workdir
 from metajax.base import PyTree, SampleTask
 from metajax.devices.distributed import (
   agree,
   is_primary,
 )
-from metajax.runs.checkpoint import Checkpointer, CheckpointError, Restored
+from metajax.runs.checkpoint import Checkpointer, CheckpointError
 from metajax.runs.terminal import Terminal
 from metajax.runs.training import TrainState, TrainStep
 from metajax.runs.writers import (
@@ -56,8 +48,6 @@ from metajax.runs.writers import (
 __all__ = [
   'MAX_SKIPPED_IN_A_ROW',
   'DivergenceError',
-  'load_checkpoint',
-  'load_meta_params',
   'train',
 ]
 
@@ -80,8 +70,14 @@ def train(
 ) -> Trained:
   """Trains to the last step, or raises `Interrupted` with all saved."""
   recipe = problem.recipe
-  initial = train_step.init(jax.random.key(problem.settings.seed))
+  initial = train_step.init(seeds.initial_keys(problem.settings))
   if loaded is not None:
+    if problem.settings.seeds > 1:  # each starts there
+      loaded = jax.tree.map(
+        lambda leaf, own: jnp.broadcast_to(leaf, own.shape),
+        loaded,
+        initial.meta_params,
+      )
     between = optax.incremental_update(
       loaded, initial.meta_params, problem.settings.load_share
     )
@@ -97,7 +93,7 @@ def train(
     state = initial
     if workdir.resume:
       state = _resumed(workdir.path, checkpointer, initial, recipe.steps)
-    start = int(state.step)
+    start = seeds.step_of(state)
     with _writers(workdir.path, problem, start) as writers:
       run = _Run(
         problem, judge, train_step, checkpointer, writers, state, watch, started
@@ -118,73 +114,10 @@ def _writers(workdir: Path, problem: Problem, start: int) -> Writers:
     TensorBoard(workdir / 'tensorboard', resume_at=start),
     Terminal(
       problem.recipe.steps,
-      tasks_per_step=problem.recipe.tasks_per_step,
+      tasks_per_step=problem.recipe.tasks_per_step * problem.settings.seeds,
       start_step=start,
     ),
   )
-
-
-def load_meta_params(
-  problem: Problem, train_step: TrainStep, workdir: Path
-) -> PyTree:
-  """What another run, on the same data, has learned so far."""
-  return load_checkpoint(problem, train_step, workdir).state
-
-
-def load_checkpoint(
-  problem: Problem, train_step: TrainStep, workdir: Path
-) -> Restored:
-  """The newest good checkpoint of another run: its meta-parameters."""
-  if not (workdir / 'checkpoints').is_dir():
-    raise UsageError('load', f'{workdir} holds no checkpoints')
-  settings = problem.settings
-  there = dict[str, Any]()
-  # Older runs, and those of the library alone, have no record.
-  if (workdir / RECORD).exists():
-    there = before = read_record(workdir / RECORD, 'load')
-    entries = {**DIGEST_ENTRY, **WEIGHTS_ENTRY}
-    check_record(before, entries, workdir / RECORD, 'load')
-    check_same_weights(
-      settings, before, problem.weights_digest, f'the run in {workdir}'
-    )
-    if settings.other_data:
-      before = {}
-    check_same_data(
-      settings,
-      before,
-      problem.digests,
-      f'those that {workdir} has learned from',
-      'it might be tested on classes or tasks of its training; name the same'
-      ' data, or say by --other_data that these are meant',
-    )
-  try:
-    with Checkpointer(workdir / 'checkpoints') as checkpointer:
-      restored = checkpointer.restore(train_step.template(), only='meta_params')
-  except CheckpointError as error:
-    hint = _differences(settings, there)
-    raise UsageError('load', f'{error}{hint}') from error
-  _report(restored, 'loaded')
-  return restored
-
-
-def _differences(settings: Common, there: dict[str, Any]) -> str:
-  """What of the method was set otherwise in the run that is loaded."""
-  names = [
-    name for name, each in said(type(settings)).items() if each.of == 'method'
-  ]
-  changed = [
-    f'--{name} {there[name]} there and {value} here'
-    for name, value in settings.given().items()
-    if name in names and name in there and there[name] != value
-  ]
-  return f'; different are {", ".join(changed)}' if changed else ''
-
-
-def _report(restored: Restored, verb: str) -> None:
-  for reason in restored.rejected:
-    text = printable(f'passed over a bad checkpoint: {reason}')
-    print(text, flush=True)
-  print(f'{verb} step {restored.step}', flush=True)
 
 
 def _resumed(
@@ -207,7 +140,7 @@ def _resumed(
     raise UsageError(
       'steps', f'the run is at step {restored.step} already, beyond {steps}'
     )
-  _report(restored, 'resumed from')
+  report_restored(restored, 'resumed from')
   return restored.state
 
 
@@ -259,7 +192,8 @@ class _Run:
     self.state = state
     self.watch = watch
     self.started = started
-    self.step = int(state.step)
+    self.step = seeds.step_of(state)
+    self.lost = self._gave_up()
     self.saved = self.step
     self.seconds_to_first_step: float | None = None
     self.dispatches = 0
@@ -312,30 +246,44 @@ class _Run:
     self.watch.now(f'taking {size} steps from step {self.step}')
     begun = time.perf_counter()
     self.state, means = self.train_step.run(self.state, size)
-    metrics = {name: float(value) for name, value in means.items()}
+    jax.block_until_ready(means)
     seconds = time.perf_counter() - begun
-    before, self.step = self.step, int(self.state.step)
+    before, self.step = self.step, seeds.step_of(self.state)
     if first:
       self.seconds_to_first_step = time.perf_counter() - self.started
     else:
       self.timed_steps += self.step - before
       self.timed_seconds += seconds
+    lost_before, self.lost = self.lost, self._gave_up()
     if self.step % recipe.log_every == 0 or self.step == recipe.steps:
+      metrics = seeds.metrics_of(self.problem.settings, means, self.lost)
       self.writers.write(self.step, metrics)
-    self._check_progress()
+    self._check_progress(lost_before)
 
-  def _check_progress(self) -> None:
-    in_a_row = int(self.state.skipped_in_a_row)
-    if in_a_row < min(MAX_SKIPPED_IN_A_ROW, self.problem.recipe.steps):
+  def _gave_up(self) -> dict[int, int]:
+    limit = min(MAX_SKIPPED_IN_A_ROW, self.problem.recipe.steps)
+    return seeds.gave_up(self.problem.settings, self.state, limit)
+
+  def _check_progress(self, before: dict[int, int]) -> None:
+    settings = self.problem.settings
+    if len(self.lost) < settings.seeds:
+      for seed in self.lost.keys() - before.keys():
+        print(
+          f'seed {seed}: the meta-gradient was not finite too many times in a'
+          f' row; it stays at step {self.lost[seed]}, and the others go on',
+          flush=True,
+        )
       return
     self.checkpointer.wait()
     steps = self.checkpointer.steps()
     good = f'that of step {steps[-1]}' if steps else 'none, as none was due'
+    in_a_row = int(jnp.max(self.state.skipped_in_a_row))
+    of_all = ' for every seed' if settings.seeds > 1 else ''
     raise DivergenceError(
       f'step {self.step}: the meta-gradient was not finite {in_a_row} times in'
-      f' a row ({int(self.state.skipped)} steps skipped in all); the last good'
-      f' checkpoint is {good}; try a smaller --inner_lr or --outer_lr, in'
-      ' another --workdir'
+      f' a row{of_all} ({int(jnp.sum(self.state.skipped))} steps skipped in'
+      f' all); the last good checkpoint is {good}; try a smaller --inner_lr or'
+      ' --outer_lr, in another --workdir'
     )
 
   def validate(self) -> dict[str, float]:
@@ -351,20 +299,22 @@ class _Run:
     return metrics
 
   def _validated(self, sample: SampleTask) -> dict[str, float]:
-    evaluation = judged(
-      self.problem,
-      self.judge,
-      self.state.meta_params,
-      sample,
-      VALIDATION_SEED,
-      self.problem.settings.validation_tasks,
-    )
+    problem, meta_params = self.problem, self.state.meta_params
+    how = sample, VALIDATION_SEED, problem.settings.validation_tasks
+    if problem.settings.seeds == 1:
+      found = judged(problem, self.judge, meta_params, *how).mean
+      metrics = {name: float(values[-1]) for name, values in found.items()}
+    else:
+      metrics = seeds.validation_of(
+        problem,
+        seeds.judged_seeds(problem, self.judge, meta_params, *how, self.lost),
+      )
     # What a test measures besides is for its report.
-    besides = {each.name for each in self.problem.metrics}
+    besides = {each.name for each in problem.metrics}
     return {
-      name: float(values[-1])
-      for name, values in evaluation.mean.items()
-      if name not in besides
+      name: value
+      for name, value in metrics.items()
+      if name.rpartition('/')[2] not in besides
     }
 
   def save(self, metrics: dict[str, float]) -> None:
@@ -388,13 +338,15 @@ class _Run:
       rate = (
         self.timed_steps
         * self.problem.recipe.tasks_per_step
+        * self.problem.settings.seeds
         / self.timed_seconds
       )
     return Trained(
       state.meta_params,
       step,
-      int(state.skipped),
+      int(jnp.sum(state.skipped)),
       rate,
       self.seconds_to_first_step,
       self.timed_seconds,
+      OfSeeds(np.ravel(state.skipped).tolist(), self.lost),
     )

@@ -284,3 +284,28 @@ def test_values_that_are_not_finite_do_not_hide_the_others(tmp_path):
   (axes,) = figure.axes
   assert axes.get_yscale() == 'log'
   assert axes.get_ylim()[1] < 1000
+
+
+def test_intervals_over_seeds_are_drawn_beside_those_over_tasks(tmp_path):
+  rows = records()
+  for row in rows[9::10]:
+    row['validation/accuracy_ci95_over_seeds'] = 0.05
+  curve = charts.learning_curve(tmp_path / 'a.png', rows, ACCURACY, TITLE)
+  steps = charts.metric_by_step(
+    tmp_path / 'b.png', [0.2, 0.5, 0.6], [0.1] * 3, ACCURACY, TITLE,
+    over_seeds=[0.05, 0.1, 0.2],
+  )  # fmt: skip
+  one = charts.metric_by_step(
+    tmp_path / 'c.png', [0.2], [0.1], ACCURACY, TITLE, over_seeds=[0.05]
+  )
+  for figure in (curve, steps, one):
+    drawn = texts(figure)
+    assert '95% interval over seeds' in drawn
+    assert ('95% interval over tasks' in drawn) == (figure is not one)
+  ends = next(
+    each for each in steps.axes[0].collections
+    if isinstance(each, LineCollection)
+  )  # fmt: skip
+  low, high = (segment[:, 1] for segment in ends.get_segments())
+  np.testing.assert_allclose(low, [0.15, 0.4, 0.4])
+  np.testing.assert_allclose(high, [0.25, 0.6, 0.8])

@@ -113,7 +113,9 @@ def test_a_learning_curve_is_drawn_of_what_was_recorded(tmp_path):
 def test_the_strongest_baseline_is_the_one_that_is_drawn(tmp_path, monkeypatch):
   drawn = []
   monkeypatch.setattr(
-    finished, 'metric_by_step', lambda *arguments: drawn.append(arguments[-2:])
+    finished,
+    'metric_by_step',
+    lambda *arguments, over_seeds: drawn.append(arguments[-2:]),
   )
   for metric, name in ((ACCURACY, 'great'), (MEAN_SQUARED_ERROR, 'small')):
     run = finished_run(tmp_path, table, 2, metric)

@@ -49,3 +49,21 @@ def test_a_table_is_written_as_its_metric_is(capsys):
   shown = capsys.readouterr().out
   for text in ('mse', '4.000', '\N{PLUS-MINUS SIGN} 0.500', 'nan', '0.500'):
     assert text in shown
+
+
+def test_a_table_of_seeds_has_both_intervals_and_every_seed(capsys):
+  problem, found = outcome(ACCURACY)
+  found['test'] |= {
+    'ci95_over_seeds': 0.2, 'ci95_over_seeds_by_step': [0.1, 0.2]
+  }  # fmt: skip
+  found['seeds'] = [
+    {'seed': 3, 'accuracy': 0.7, 'ci95': 0.1},
+    {'seed': 4, 'accuracy': None, 'ci95': None, 'gave_up_at_step': 45},
+  ]
+  report.show(problem, found)
+  shown = capsys.readouterr().out
+  for text in (
+    '95% over tasks', '95% over seeds', '\N{PLUS-MINUS SIGN} 20.0', 'seed 3',
+    'gave up', 'at step 45',
+  ):  # fmt: skip
+    assert text in shown
