@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -135,9 +136,19 @@ def _imports(module: str) -> tuple[tuple[str, str], ...]:
   """Pairs of a module and what is imported from it, `*` for everything."""
   source = inspect.getsource(importlib.import_module(module))
   return tuple(
-    (node.module or '', alias.name)
+    (_source(module, node), alias.name)
     for node in ast.walk(ast.parse(source))
     if isinstance(node, ast.ImportFrom)
     for alias in node.names
     if alias.asname is None
+  )
+
+
+def _source(module: str, node: ast.ImportFrom) -> str:
+  """The module that is imported from, whose dots begin at the package."""
+  if not node.level:
+    return node.module or ''
+  package = importlib.import_module(module).__spec__.parent
+  return importlib.util.resolve_name(
+    '.' * node.level + (node.module or ''), package
   )

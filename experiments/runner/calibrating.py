@@ -144,4 +144,4 @@ def _predicted(
     judged='last_step',
     mesh=problem.mesh,
   )
-  return _Predicted(outputs[:, -1], targets)
+  return _Predicted(np.asarray(outputs)[:, -1], np.asarray(targets))
