@@ -8,7 +8,8 @@ learning many tasks at once, and learning a new task from old weights: runs of
 `experiments.images` or of `experiments.text` that were trained for the same
 time (`experiments.compare`) are tested on the same tasks, again for every
 number of examples. Nothing is trained. The workdir receives `by_shots.json`,
-`by_shots.md` and `by_shots.png`; the same command goes on where it was stopped.
+`by_shots.md`, `by_shots.png` and `report.html`; the same command goes on where
+it was stopped.
 """
 
 import sys
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 from experiments.by_dataset import learned_from
 from experiments.figures import charts
+from experiments.reports import of_methods
 from experiments.runner import flags, runs, tables
 from experiments.runner.common import Common
 from experiments.runner.data_digest import DIGEST_ENTRY, SameData
@@ -37,6 +39,8 @@ from metajax.algorithms.table import ALGORITHMS
 from metajax.metric import ACCURACY
 
 __all__ = ['Settings', 'Tested', 'run', 'table']
+
+_WRITTEN = ('by_shots.json', 'by_shots.md', 'by_shots.png', 'report.html')
 
 
 @settings
@@ -96,7 +100,7 @@ def run(settings: Settings) -> int:
         rows.append(_row(name, examples, outcome))
       _write(settings, workdir, rows, failed, config)
   tables.show(table(rows))
-  print(printable(f'{workdir}: by_shots.json, by_shots.md, by_shots.png'))
+  print(printable(f'{workdir}: {", ".join(_WRITTEN)}'))
   return 1 if failed else 0
 
 
@@ -252,16 +256,20 @@ def _write(
   write_text(workdir / 'by_shots.md', tables.markdown(table(rows)))
   if not rows:
     return
-  charts.by_shots(
-    workdir / 'by_shots.png',
-    {
-      name: [(row.shots, row.accuracy, row.ci95) for row in of_run]
-      for name, of_run in _by_run(rows).items()
-    },
-    ACCURACY,
+  results = {
+    name: [(row.shots, row.accuracy, row.ci95) for row in of_run]
+    for name, of_run in _by_run(rows).items()
+  }
+  title = (
     f'{config["dataset"]}, {config["ways"]}-way, {settings.queries} queries per'
-    f' class, {settings.eval_tasks} test tasks',
+    f' class, {settings.eval_tasks} test tasks'
   )
+  charts.by_shots(workdir / 'by_shots.png', results, ACCURACY, title)
+  of_methods.by_shots(
+    workdir, settings, title, results,
+    {path.name: path for path in map(Path, settings.runs)}, table(rows),
+    ACCURACY, failed,
+  )  # fmt: skip
 
 
 def _by_run(rows: Sequence[Tested]) -> dict[str, list[Tested]]:

@@ -10,8 +10,8 @@ published number of steps is out of reach, it falls to zero by a cosine, from
 the `short_outer_lr` of the recipe where there is one. A short pilot measures
 how many steps a method takes in the time that it has, and the run takes those,
 so that the rate ends with it. The workdir receives a directory for every
-method, `compare.json`, `compare.png` and `compare.md`; the same command goes on
-with the methods that are left, after whatever stopped it.
+method, `compare.json`, `compare.png`, `compare.md` and `report.html`; the same
+command goes on with the methods that are left, after whatever stopped it.
 
   python -m experiments.compare --dataset=banking77 --data_dir=DIR
       --model_dir=DIR --methods=protonet,r2d2 --adaptations=lora,bias,head
@@ -33,6 +33,7 @@ from experiments.data.text import DATASETS as OF_TEXTS
 from experiments.data.text import TextData
 from experiments.figures.charts import comparison
 from experiments.recipes.kinds import methods, published
+from experiments.reports import of_methods
 from experiments.runner import flags, runs, tables
 from experiments.runner.common import Common
 from experiments.runner.compared import (
@@ -76,7 +77,7 @@ __all__ = ['Settings', 'run']
 _PILOT_DISPATCHES = 8
 _VALIDATIONS = 10  # in a run
 _NAMES = 2  # columns of the table that are no figures
-_WRITTEN = ('compare.json', 'compare.md', 'compare.png')
+_WRITTEN = ('compare.json', 'compare.md', 'compare.png', 'report.html')
 
 
 @settings
@@ -376,6 +377,10 @@ def _write(
     found[0].metric,
     _title(settings, found[0]),
   )
+  of_methods.compared(
+    workdir, settings, _title(settings, found[0]),
+    {each.folder: row for each, row in rows.items()}, curves, failed,
+  )  # fmt: skip
 
 
 def _title(settings: Settings, row: Compared) -> str:

@@ -13,10 +13,18 @@ from experiments.reports.page import Section
 from experiments.reports.scales import plain_number
 from experiments.runner.settings import Base
 
-__all__ = ['command_and_settings', 'command_of', 'given', 'machine', 'said']
+__all__ = [
+  'command_and_settings',
+  'command_of',
+  'flag',
+  'given',
+  'machine',
+  'said',
+]
 
 _LONGEST = 76  # letters of a command in one line
-_NOT_GIVEN = ('dry_run', 'resume')  # settings that a command again goes without
+# Settings that a command again goes without.
+_NOT_GIVEN = ('dry_run', 'resume')
 
 
 def command_of(data: Mapping[str, Any]) -> str | None:
@@ -84,7 +92,7 @@ def command_and_settings(
         pieces.table(
           [
             ['setting', 'given'],
-            *([f'--{name}', said(each)] for name, each in given.items()),
+            *([flag(name), said(each)] for name, each in given.items()),
           ],
           'Settings that were given',
           names=2,
@@ -93,14 +101,14 @@ def command_and_settings(
     else:
       parts.append(pieces.paragraph('All settings are as they are by default.'))
   rest = [
-    [f'--{name}', said(value)]
+    [flag(name), said(value)]
     for name, value in config.items()
     if name not in given
   ]
   if rest:
     table = pieces.table(
       [['setting', 'value'], *rest],
-      'Defaults, and what the recipe of the method has',
+      'Defaults, and what a recipe has',
       names=2,
     )
     summary = f'{len(rest)} settings that were not given'
@@ -110,10 +118,17 @@ def command_and_settings(
   return Section('The command again', pieces.join(parts))
 
 
+def flag(name: str) -> Markup:
+  """A setting as the command has it."""
+  return Markup('<code>--{}</code>').format(name)
+
+
 def said(value: Any) -> str:
   """A value of a setting."""
   if value is None or value == [] or value == '':
     return 'none'
+  if isinstance(value, list):
+    return ', '.join(map(said, value))
   if isinstance(value, str):
     return value
   return json.dumps(value, ensure_ascii=False)

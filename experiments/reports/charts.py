@@ -21,7 +21,7 @@ from experiments.reports.scales import (
 __all__ = ['Point', 'Series', 'bars', 'intervals', 'lines', 'reliability']
 
 _WIDTH, _HEIGHT = 560, 330
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 22, 12, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 22, 12, 46
 _COLORS = 7
 _NAMES = 168  # how wide names before intervals are
 _ROW = 26  # the height of a row of them
@@ -42,7 +42,7 @@ class Point(NamedTuple):
 class Series(NamedTuple):
   """Points that belong together."""
 
-  name: str
+  name: str  # in the legend; of nothing there, if it is empty
   points: Sequence[Point]
   color: int = 0
   style: Literal['line', 'thin', 'dots', 'dashed'] = 'line'
@@ -107,7 +107,9 @@ def lines(
   tip = f'{x_label} '
   parts += [_dots(each, x, y, tip, show) for each in series]
   keys = [
-    _key(each.name, f'c{each.color % _COLORS} {each.style}') for each in series
+    _key(each.name, f'c{each.color % _COLORS} d{_dash(each)} {each.style}')
+    for each in series
+    if each.name
   ]
   keys += [
     _key(f'{name}, {show(value)}', 'level') for name, value in levels.items()
@@ -250,6 +252,11 @@ def reliability(
   return _chart(title, parts, keys, base + 28)
 
 
+def _dash(series: Series) -> int:
+  """How a line is dashed, where there are more of them than colours."""
+  return series.color // _COLORS % 3
+
+
 def _drawn(series: Series) -> list[Point]:
   return [
     point
@@ -336,7 +343,7 @@ def _path(series: Series, x: Scale, y: Scale) -> Markup:
     return Markup('')
   places = ' '.join(f'{x(p.x)},{y(p.y)}' for p in _drawn(series))
   return Markup('<polyline class="{} c{} d{}" points="{}"/>').format(
-    series.style, series.color % _COLORS, series.color // _COLORS % 3, places
+    series.style, series.color % _COLORS, _dash(series), places
   )
 
 

@@ -64,7 +64,7 @@ def learning_curve(
 
   Args:
     curves: names of runs, and the records of each. Of several runs only the
-      validation is drawn.
+      validation is drawn, where each has more than one.
     metric: what is drawn.
     levels: values that are drawn as lines across, as they are shown.
 
@@ -72,9 +72,12 @@ def learning_curve(
     None if nothing was recorded.
   """
   series, note = list[Series](), ''
+  validation, several = VALIDATION + metric.name, len(curves) > 1
+  # One point makes no curve.
+  enough = all(
+    sum(validation in each for each in records) > 1 for _, records in curves
+  )
   for place, (name, records) in enumerate(curves):
-    several = len(curves) > 1
-    validation = VALIDATION + metric.name
     checked = [
       _point(
         each['step'], each[validation], each.get(f'{validation}_ci95'), metric
@@ -87,14 +90,14 @@ def learning_curve(
       for each in records
       if finite([each.get(metric.name)])
     ]
-    if trained and not (several and checked):
+    if trained and not (several and enough):
       mean, size = _averaged(trained)
-      label = ', '.join(filter(None, [name, 'training']))
+      label = name or 'training'
       points = [Point(x, metric.scale * y) for x, y in mean]
       series.append(Series(label, points, place))
       if size > 1:
         note = f'Each point of training is the mean of {size} records.'
-    if checked:
+    if checked and (enough or not several):
       label = name if several else 'validation'
       style = 'line' if several or len(checked) > 1 else 'dots'
       color = place if several else 1
@@ -106,7 +109,8 @@ def learning_curve(
     levels=levels, y_limits=limits_of(metric), may_be_log=not metric.is_share,
     show=_shows(metric),
   )  # fmt: skip
-  return 'In training', chart, note
+  heading = 'In validation' if several and enough else 'In training'
+  return heading, chart, note
 
 
 def _averaged(

@@ -7,7 +7,12 @@ from experiments.reports import pieces
 from experiments.reports.page import Section
 from metajax.metric import Metric
 
-__all__ = ['measures', 'seed_of', 'shown']
+__all__ = ['label_of', 'measures', 'seed_of', 'shown']
+
+
+def label_of(metric: Metric) -> str:
+  """What a metric is called in a sentence."""
+  return metric.axis.removesuffix(f' ({metric.unit})')
 
 
 def shown(

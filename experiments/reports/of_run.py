@@ -9,7 +9,7 @@ from markupsafe import Markup
 from experiments.reports import page, pieces, shown_tasks
 from experiments.reports.again import command_and_settings, machine
 from experiments.reports.curves import by_step, learning_curve
-from experiments.reports.measures import measures, seed_of, shown
+from experiments.reports.measures import label_of, measures, seed_of, shown
 from experiments.reports.page import Section
 from experiments.reports.scales import count
 from experiments.runner import runs
@@ -156,10 +156,12 @@ def _headline(run: Run) -> Markup:
   value, half = test[metric.name], test['ci95']
   steps = _steps(run)
   after = f' after {count(steps, "inner step")}' if steps else ''
-  label = metric.axis.removesuffix(f' ({metric.unit})')
   tested = protocol.get('test_tasks')
   new = f'{tested:,} test tasks' if tested else 'test tasks'
-  what = f'{label} on the queries of {new}{after}; ± is a 95% interval over'
+  what = (
+    f'{label_of(metric)} on the queries of {new}{after}; ± is a 95% interval'
+    ' over tasks'
+  )
   seeds = run.outcome.get('seeds')
   over_seeds = run.outcome.get('ci95_over_seeds', test.get('ci95_over_seeds'))
   others = dict[str, str]()
@@ -178,7 +180,7 @@ def _headline(run: Run) -> Markup:
     value,
     '' if value is None or half is None else metric.format(half),
     metric.unit,
-    f'{what} tasks',
+    what,
     others,
   )
 

@@ -1,30 +1,26 @@
 """The page of several runs side by side."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import jax.numpy as jnp
 import numpy as np
 from markupsafe import Markup
 
 from experiments.reports import page, pieces
-from experiments.reports.again import said
-from experiments.reports.charts import Point, intervals
-from experiments.reports.curves import by_step, learning_curve, limits_of
-from experiments.reports.measures import shown
+from experiments.reports.again import flag, said
+from experiments.reports.curves import by_step, learning_curve
+from experiments.reports.measures import label_of, shown
+from experiments.reports.of_comparison import best_of, linked, results
 from experiments.reports.of_run import Run, read, title
-from experiments.reports.page import PAGE, Section
+from experiments.reports.page import Section
 from experiments.reports.scales import count
 from experiments.runner.data_digest import DIGEST
 from experiments.runner.errors import UsageError
 from experiments.runner.records import RECORD
 from metajax.metric import Metric
-from metajax.objectives import confidence_interval
 
-__all__ = ['linked', 'results', 'write']
+__all__ = ['write']
 
 # What says which tasks are drawn, of a protocol.
 _NOT_OF_TASKS = {'evaluation', 'precision'}
@@ -87,15 +83,8 @@ def _page(
   )
   best = runs[ranked[0]].outcome['test']
   titles = list(dict.fromkeys(title(run) for run in runs.values()))
-  value, half = best[metric.name], best['ci95']
-  headline = pieces.headline(
-    'not finite' if value is None else metric.format(value),
-    value,
-    '' if value is None or half is None else metric.format(half),
-    metric.unit,
-    f'{ranked[0]}, the best of {count(len(runs), "run")} by {metric.axis} at'
-    ' test; ± is a 95% interval over tasks',
-    {},
+  headline = best_of(
+    ranked[0], len(runs), 'run', metric, best[metric.name], best['ci95']
   )
   return page.page(
     'Runs of metajax, side by side',
@@ -120,33 +109,6 @@ def _value(run: Run, metric: Metric) -> float:
   return float('nan') if value is None else float(value)
 
 
-def linked(name: str, workdir: Path, folder: Path) -> Markup | str:
-  """A name, with a link to the page in its workdir where there is one."""
-  if not (workdir / PAGE).exists():
-    return name
-  path = os.path.relpath(workdir / PAGE, folder)
-  return pieces.link(f'./{quote(os.fsencode(path))}', name)
-
-
-def results(
-  rows: Sequence[tuple[str, float | None, float | None]], metric: Metric
-) -> Markup:
-  """Draws values of a metric with their intervals, one below the other."""
-  drawn = []
-  for name, value, half in rows:
-    if value is None:
-      continue
-    at = metric.scale * value
-    ends: tuple[float | None, float | None] = None, None
-    if half is not None:
-      ends = (at - metric.scale * half, at + metric.scale * half)
-    drawn.append((name, Point(at, 0, *ends, shown(metric, value, half))))
-  return intervals(
-    f'{metric.axis} at test with 95% intervals', drawn, metric.axis,
-    limits=limits_of(metric),
-  )  # fmt: skip
-
-
 def _results(
   runs: Mapping[str, Run],
   ranked: Sequence[str],
@@ -155,8 +117,10 @@ def _results(
 ) -> Section:
   metric = runs[ranked[0]].metric
   cells: list[list[Any]] = [
-    ['run', 'method', metric.heading, 'before', 'steps', 'training, s',
-     'parameters', 'test tasks']
+    [
+      'run', 'method', label_of(metric), 'before', 'steps', 'training, s',
+      'parameters', 'test tasks',
+    ]
   ]  # fmt: skip
   for name in ranked:
     outcome, test = runs[name].outcome, runs[name].outcome['test']
@@ -165,7 +129,7 @@ def _results(
       [
         linked(name, workdirs[name], folder),
         outcome['algorithm'],
-        shown(metric._replace(unit=''), test[metric.name], test['ci95']),
+        shown(metric, test[metric.name], test['ci95']),
         '' if before is None else metric.format(before),
         f'{outcome["steps"]:,}',
         f'{outcome["training_seconds"]:.0f}',
@@ -182,7 +146,7 @@ def _results(
     metric,
   )
   table = pieces.table(cells, 'Results at test, the best first', names=2)
-  return Section('Results', pieces.figures([('', chart, '')]) + table)
+  return Section('Results', chart + table)
 
 
 def _paired(runs: Mapping[str, Run]) -> Section:
@@ -198,7 +162,8 @@ def _paired(runs: Mapping[str, Run]) -> Section:
     if a.shape != b.shape or len(a) < 2 or not np.isfinite(a - b).all():
       continue
     difference = (a - b).mean()
-    half = float(confidence_interval(jnp.asarray(a - b)))
+    # As `metajax.confidence_interval` has it, which would want a device.
+    half = 1.96 * (a - b).std(ddof=1) / len(a) ** 0.5
     sure = 'yes' if abs(difference) > half else 'no'
     sign = '+' if difference > 0 else ''
     rows.append(
@@ -247,7 +212,7 @@ def _curves(runs: Mapping[str, Run], metric: Metric) -> Section:
 def _differing(runs: Mapping[str, Run]) -> Section:
   names = sorted({name for run in runs.values() for name in run.config})
   rows = [
-    [f'--{name}', *values]
+    [flag(name), *values]
     for name in names
     if name not in _UNTOLD
     for values in ([said(run.config.get(name)) for run in runs.values()],)

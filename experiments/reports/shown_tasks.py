@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from experiments.reports import pieces
 from experiments.reports.charts import Point, Series, bars, lines, reliability
+from experiments.reports.measures import label_of
 from experiments.reports.page import Section
 from experiments.reports.scales import count, is_wide
 from metajax.metric import Metric
@@ -156,7 +157,7 @@ def _task(task: Mapping[str, Any], metric: Metric) -> Markup:
   heading = _HEADINGS.get(which, f'Asked for: {which.replace("_", " ")}')
   line = f'Test task {task["number"]:,}'
   if task['value'] is not None:
-    line += f': {metric.axis.removesuffix(f" ({metric.unit})")} '
+    line += f': {label_of(metric)} '
     line += _show(metric.scale * task['value'], metric)
   if task['before'] is not None:
     line += (

@@ -55,6 +55,8 @@ def test_every_run_is_tested_from_every_number_of_examples(
   assert outcome['test']['accuracy'] == found['rows'][0]['accuracy']
   assert '| maml |' in (tmp_path / 'run' / 'by_shots.md').read_text()
   assert (tmp_path / 'run' / 'by_shots.png').read_bytes()[1:4] == b'PNG'
+  page = (tmp_path / 'run' / 'report.html').read_text()
+  assert 'maml/report.html' in page
   # A second start tests nothing again.
   done = one.stat().st_mtime_ns
   assert launcher.run('by_shots', *flags).code == 0

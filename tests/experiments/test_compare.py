@@ -53,6 +53,9 @@ def test_a_comparison_goes_on_with_the_methods_that_are_left(
   assert last > 0
   assert '| maml |' in (workdir / 'compare.md').read_text()
   assert (workdir / 'compare.png').read_bytes()[1:4] == b'PNG'
+  page = (workdir / 'report.html').read_text()
+  assert './maml/report.html' in page
+  assert (workdir / 'maml' / 'report.html').exists()
   # What is another comparison has to have another directory.
   ended = launcher.run('compare', *flags, '--shots=7')
   assert ended.code == 2
