@@ -12,8 +12,9 @@ beside that of the mean of the known pixels. Other methods and images:
 
 Images are those of experiments.images, colours averaged to grey. Methods are
 those of experiments.sinusoid. The workdir receives `result.json`,
-`metrics.jsonl`, `tensorboard/`, `checkpoints/`, and pictures:
-`learning_curve.png`, `mse_by_inner_step.png`, `completed.png`.
+`metrics.jsonl`, `tensorboard/`, `checkpoints/`, a page about all of it,
+`report.html`, and pictures: `learning_curve.png`, `mse_by_inner_step.png`,
+`completed.png`.
 """
 
 import sys

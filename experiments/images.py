@@ -16,8 +16,8 @@ they take:
   python -m experiments.images --dataset=tfds:NAME --data_dir=DIR
 
 The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
-`checkpoints/`, and pictures: `learning_curve.png`,
-`accuracy_by_inner_step.png`, `test_task.png`.
+`checkpoints/`, a page about all of it, `report.html`, and pictures:
+`learning_curve.png`, `accuracy_by_inner_step.png`, `test_task.png`.
 
 From Python, `images.run(images.Settings(algorithm='protonet', steps=200))`
 returns what `result.json` holds.

@@ -9,8 +9,9 @@ it prints. From fewer than 10 points there are as many inner steps at test as in
 training; some tasks would diverge in more of them.
 
 The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
-`checkpoints/`, and pictures: `learning_curve.png`, `mse_by_inner_step.png`,
-`test_task.png` (the true curve, the points, the prediction before and after).
+`checkpoints/`, a page about all of it, `report.html`, and pictures:
+`learning_curve.png`, `mse_by_inner_step.png`, `test_task.png` (the
+true curve, the points, the prediction before and after).
 """
 
 import sys

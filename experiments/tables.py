@@ -9,8 +9,9 @@ its 95% interval, beside that of the mean of the known targets. Columns are
 standardised by the tasks of training, so an error of 1 is their deviation.
 
 The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
-`checkpoints/`, and pictures: `learning_curve.png`, `mse_by_inner_step.png`,
-`test_task.png` (predicted against true values, before and after).
+`checkpoints/`, a page about all of it, `report.html`, and pictures:
+`learning_curve.png`, `mse_by_inner_step.png`, `test_task.png`
+(predicted against true values, before and after).
 """
 
 import sys

@@ -19,8 +19,9 @@ Every implementation has a process of its own, starts from the same weights and
 the same tasks, and must have the same first loss, or there is no table. They
 take turns, so that whatever else the machine does hits all of them; figures are
 medians over `--rounds` turns. Each meta-gradient is checked in float64 against
-central differences of its own loss. The workdir receives `benchmark.json` and
-PNG pictures; it is written after every workload and every point of a curve.
+central differences of its own loss. The workdir receives `benchmark.json`,
+`report.html` and PNG pictures, which are written after every workload and every
+point of a curve.
 
   python -m experiments.benchmark --methods=all
 
@@ -147,7 +148,7 @@ class Settings(Base):
 
 def run(settings: Settings) -> int:
   """Runs the benchmark; exit code 1 if it cannot be trusted."""
-  record = open_record(Path(settings.workdir))
+  record = open_record(Path(settings.workdir), settings)
   try:
     if settings.methods is not None:
       steps = list(map(MethodStep, settings.chosen_methods))

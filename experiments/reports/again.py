@@ -67,10 +67,13 @@ def given(settings: Base) -> dict[str, Any]:
 
 def _module_of(cls: type) -> str | None:
   """The module of a class, also where it runs as a program."""
-  if cls.__module__ != '__main__':
-    return cls.__module__
-  spec = getattr(sys.modules['__main__'], '__spec__', None)
-  return spec and spec.name
+  name = cls.__module__
+  if name == '__main__':
+    spec = getattr(sys.modules['__main__'], '__spec__', None)
+    if spec is None:  # it was started by its path
+      return None
+    name = spec.name
+  return name.removesuffix('.__main__')
 
 
 def command_and_settings(

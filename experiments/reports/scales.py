@@ -56,14 +56,15 @@ def fitting(
     values: finite ones.
     start: place of the least value.
     end: place of the largest.
-    may_be_log: whether it is logarithmic where values differ by much.
+    may_be_log: whether it is logarithmic where values differ by much, or where
+      its ticks are known.
     whole: whether ticks are whole numbers.
     limits: what the scale does not go beyond.
     most: ticks, about.
     at: where the ticks are, if they are known.
   """
   low, high = (min(values), max(values)) if values else (0.0, 1.0)
-  if may_be_log and is_wide(values):
+  if may_be_log and (is_wide(values) or (at and low > 0)):
     # A little room, and a tick at 1, 2 and 5 of a power, or at powers.
     low, high = low / 1.15, high * 1.15
     marks = at or _log_ticks(low, high, most)

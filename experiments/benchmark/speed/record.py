@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmark.speed import draw
+from experiments.benchmark.speed import draw, page
 from experiments.benchmark.speed.measure import Point, Timing
 from experiments.benchmark.speed.methods import MethodRow
 from experiments.runner.errors import UsageError, unwritable
+from experiments.runner.settings import Base
 from experiments.runner.workdir import write_json
 
 __all__ = ['RECORD', 'Record', 'open_record']
@@ -19,8 +20,9 @@ RECORD = 'benchmark.json'
 class Record:
   """What was measured so far, in the workdir."""
 
-  def __init__(self, path: Path) -> None:
+  def __init__(self, path: Path, settings: Base | None = None) -> None:
     self.path = path
+    self.settings = settings  # which the page has the command of
     self.machine: dict[str, Any] = {}
     self.peak = 0.0
     self.timings: list[Timing] = []
@@ -28,7 +30,7 @@ class Record:
     self.methods: list[MethodRow] = []
 
   def write(self) -> None:
-    """Writes the record, and draws it."""
+    """Writes the record and its page, and draws it."""
     write_json(
       self.path,
       {
@@ -40,6 +42,15 @@ class Record:
       },
     )
     folder = self.path.parent
+    page.write(
+      folder,
+      self.settings,
+      self.machine,
+      self.peak,
+      self.timings,
+      self.points,
+      self.methods,
+    )
     if self.timings:
       draw.speeds(folder / 'speed.png', self.timings)
       draw.memory(folder / 'memory.png', self.timings)
@@ -52,8 +63,12 @@ class Record:
       )
 
 
-def open_record(workdir: Path) -> Record:
+def open_record(workdir: Path, settings: Base | None = None) -> Record:
   """Makes the workdir, and a record to write there.
+
+  Args:
+    workdir: where it goes.
+    settings: of the benchmark; the page has their command.
 
   Raises:
     UsageError: if there is a record already, or none can be written.
@@ -69,4 +84,4 @@ def open_record(workdir: Path) -> Record:
       raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
   except OSError as error:
     raise unwritable('workdir', workdir, error) from error
-  return Record(record)
+  return Record(record, settings)

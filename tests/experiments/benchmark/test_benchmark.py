@@ -108,7 +108,8 @@ def test_the_record_holds_what_was_measured(tmp_path, capsys):
   assert 'Other: skipped, the package no_such_package' in printed
   assert 'dead left out: its process ended with code 3' in printed
   assert printed.count('WRONG') == 1
-  assert {'speed.png', 'memory.png'} <= {p.name for p in tmp_path.iterdir()}
+  names = {path.name for path in tmp_path.iterdir()}
+  assert {'speed.png', 'memory.png', 'report.html'} <= names
 
 
 @pytest.mark.long
@@ -289,6 +290,7 @@ def test_a_step_of_a_method_is_timed_beside_one_of_maml(tmp_path, capsys):
     assert row['rounds'] == 2
   assert 'of MAML' in capsys.readouterr().out
   assert (tmp_path / 'methods.png').read_bytes()[1:4] == b'PNG'
+  assert 'baseline: ' in (tmp_path / 'report.html').read_text()
 
 
 def test_what_takes_minutes_has_few_turns():

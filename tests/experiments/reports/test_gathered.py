@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.benchmark.__main__ import Settings as Timed
 from experiments.reports.again import command_of, given
 from experiments.reports.gathered import calibration, confusion
 from experiments.sinusoid import Settings
@@ -53,3 +54,7 @@ def test_a_command_gives_what_is_not_a_default():
     """ --workdir='it'"'"'s'"""
   ).replace(' --', ' \\\n  --')
   assert command_of(given(Settings())) == 'python -m experiments.sinusoid'
+  of_benchmark = given(Timed(rounds=3))
+  assert (
+    command_of(of_benchmark) == 'python -m experiments.benchmark --rounds=3'
+  )

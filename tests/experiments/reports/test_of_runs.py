@@ -1,5 +1,9 @@
 """Several runs on one page: the same tasks, what differs, and links."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from made_up import DATA, METRICS, NASTY, OUTCOME, changed, workdir
@@ -8,6 +12,8 @@ from reading import Read
 from experiments import report
 from experiments.reports import of_run, of_runs
 from experiments.runner.errors import UsageError
+
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -76,6 +82,30 @@ def test_the_command_takes_runs_without_a_flag(
   assert capsys.readouterr().out == f'{folder}/report.html\n'
   assert report.run(report.Settings(runs=(str(better),))) == 0
   assert capsys.readouterr().out == f'{better}/report.html\n'
+
+
+@pytest.mark.in_ci
+def test_the_command_line_takes_names_and_flags_in_any_order(
+  better, worse, tmp_path
+):
+  def ended(*given):
+    return subprocess.run(
+      [sys.executable, '-m', 'experiments.report', *given],
+      cwd=REPOSITORY, capture_output=True, text=True,
+    )  # fmt: skip
+
+  one = ended(str(better), str(worse), f'--workdir={tmp_path}/both')
+  assert (one.returncode, one.stderr) == (0, '')
+  assert one.stdout == f'{tmp_path}/both/report.html\n'
+  other = ended(f'--workdir={tmp_path}/again', f'--runs={better},{worse}')
+  assert other.returncode == 0
+  pages = [tmp_path / name / 'report.html' for name in ('both', 'again')]
+  assert pages[0].read_text() == pages[1].read_text()
+  bad = ended(str(better), str(tmp_path))
+  assert bad.returncode == 2
+  assert (
+    bad.stderr == f'--runs: {tmp_path} is no workdir of a run; name others\n'
+  )
 
 
 def test_what_cannot_be_compared_is_refused(better, worse, tmp_path):

@@ -22,6 +22,26 @@ def test_what_does_not_fit_is_refused_before_the_workdir_is_touched(tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.in_ci
+def test_no_failure_to_write_a_page_loses_the_result(tmp_path):
+  given = sinusoid.Settings(**SMALL, steps=1, workdir=tmp_path / 'run')
+  problem = sinusoid.make_problem(given, sinusoid.make_recipe(given))
+
+  def fail(finished):
+    assert (finished.workdir / 'result.json').exists()
+    raise KeyError('a mistake')
+
+  problem = problem._replace(report=fail)
+  with pytest.warns(
+    UserWarning, match=r"no report.html, KeyError: 'a mistake'"
+  ):
+    outcome = loop.train_and_test(problem, tmp_path / 'run')
+  assert outcome['steps'] == 1
+  # Without a workdir there is nobody to read one.
+  problem = problem._replace(settings=given.replace(workdir=None))
+  assert loop.train_and_test(problem, tmp_path / 'other')['steps'] == 1
+
+
 def test_a_run_that_is_stopped_says_what_is_kept():
   saved = str(Interrupted(signal.SIGINT, 3))
   assert saved.endswith('saved step 3; the same command with --resume goes on')
