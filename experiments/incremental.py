@@ -38,6 +38,7 @@ from experiments.data import text as data_sets
 from experiments.data.samplers import Wanted
 from experiments.data.text import TextData
 from experiments.figures.arrivals import by_classes
+from experiments.reports import of_texts
 from experiments.runner import flags, runs, tables
 from experiments.runner.arrivals import (
   STRATEGIES,
@@ -150,7 +151,8 @@ def run(settings: Settings) -> int:
   )
   _draw(settings, workdir, outcome)
   tables.show(table(settings, outcome))
-  print(printable(f'{workdir}: {RESULT}, incremental.md, incremental.png'))
+  names = f'{RESULT}, incremental.md, incremental.png, report.html'
+  print(printable(f'{workdir}: {names}'))
   return 0
 
 
@@ -336,6 +338,10 @@ def table(settings: Settings, outcome: dict[str, Any]) -> list[list[str]]:
 
 
 def _draw(settings: Settings, workdir: Path, outcome: dict[str, Any]) -> None:
+  title = (
+    f'{outcome["protocol"]["dataset"]}, {settings.classes_each} classes at a'
+    f' time, {settings.shots} examples each, {settings.sequences} sequences'
+  )
   by_classes(
     workdir / 'incremental.png',
     list(_numbers(settings)),
@@ -343,8 +349,15 @@ def _draw(settings: Settings, workdir: Path, outcome: dict[str, Any]) -> None:
       name: list(zip(own['accuracy'], own['ci95'], strict=True))
       for name, own in outcome['strategies'].items()
     },
-    f'{outcome["protocol"]["dataset"]}, {settings.classes_each} classes at a'
-    f' time, {settings.shots} examples each, {settings.sequences} sequences',
+    title,
+  )
+  of_texts.arrivals(
+    workdir,
+    settings,
+    title,
+    _numbers(settings),
+    outcome['strategies'],
+    table(settings, outcome),
   )
 
 

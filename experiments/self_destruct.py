@@ -28,6 +28,7 @@ from experiments.data import contests
 from experiments.data.samplers import Wanted
 from experiments.data.text import TextData
 from experiments.figures import charts
+from experiments.reports import of_texts
 from experiments.runner import flags, tables
 from experiments.runner.cache import use_compilation_cache
 from experiments.runner.common import Common, algorithm, count
@@ -306,6 +307,9 @@ def _outcome(
   }
   outcome = write_json(path / 'result.json', outcome)
   draw(outcome, path)
+  of_texts.adversaries(
+    path, bench.settings, _title(outcome), outcome, table(outcome)
+  )
   return outcome
 
 
@@ -320,11 +324,15 @@ def draw(outcome: dict[str, Any], path: Path) -> None:
       for start, rows in outcome['adversaries'].items()
     },
     ACCURACY,
-    f'{outcome["dataset"]}, {outcome["protocol"]["blocked"]} blocked; wanted'
+    f'{_title(outcome)}; wanted'
     f' {ACCURACY.format(outcome["wanted"]["before"])}% before,'
     f' {ACCURACY.format(outcome["wanted"]["after"])}% after',
     shots='blocked examples of the adversary',
   )
+
+
+def _title(outcome: dict[str, Any]) -> str:
+  return f'{outcome["dataset"]}, {outcome["protocol"]["blocked"]} blocked'
 
 
 def table(outcome: dict[str, Any]) -> list[list[str]]:
@@ -366,7 +374,7 @@ def start(settings: Settings) -> int:
     f'wanted task: {ACCURACY.format(before)}% before,'
     f' {ACCURACY.format(after)}% after'
   )
-  print(printable(f'{workdir}: result.json, adversaries.png'))
+  print(printable(f'{workdir}: result.json, adversaries.png, report.html'))
   return 0
 
 

@@ -5,8 +5,10 @@ __all__ = [
   'examples',
   'gathered',
   'of_comparison',
+  'of_methods',
   'of_run',
   'of_runs',
+  'of_texts',
   'page',
   'pieces',
 ]

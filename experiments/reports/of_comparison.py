@@ -38,6 +38,7 @@ def write(
   title: str,
   lead: str,
   one: str,
+  several: str = '',
   metric: Metric,
   rows: Sequence[Row],
   cells: Sequence[Sequence[str]],
@@ -45,6 +46,7 @@ def write(
   names: int = 1,
   figures: Sequence[Figure] = (),
   failed: Mapping[str, str] | None = None,
+  headline: Markup | None = None,
 ) -> Path:
   """Writes the page of a comparison into its workdir.
 
@@ -55,6 +57,7 @@ def write(
     title: the heading.
     lead: what was asked, in a sentence.
     one: what a row is, in the singular.
+    several: the same in the plural, if it takes more than an s.
     metric: what rows are compared by.
     rows: the best of which is the headline; all have their intervals drawn.
     cells: a table: header and lines. The first cell of a line is the name of a
@@ -63,16 +66,16 @@ def write(
     names: columns of it that are no figures.
     figures: headings, charts (`experiments.reports.charts`) and notes.
     failed: names of what ended badly, and how.
+    headline: in place of the best of the rows.
   """
   ranked = sorted(
     (row for row in rows if row.value is not None),
     key=lambda row: metric.sort_key(float(row.value or 0)),
   )
-  headline = Markup('')
-  if ranked:
+  if headline is None and ranked:
     best = ranked[0]
     headline = best_of(
-      best.name, len(ranked), one, metric, best.value, best.ci95
+      best.name, count(len(ranked), one, several), metric, best.value, best.ci95
     )
   folders = {row.name: row.workdir for row in rows if row.workdir}
   table = pieces.table(
@@ -99,15 +102,18 @@ def write(
   return page.write(
     workdir,
     page.page(
-      kind, title, lead, headline, [each for each in sections if each.body]
+      kind,
+      title,
+      lead,
+      headline or Markup(''),
+      [each for each in sections if each.body],
     ),
   )
 
 
 def best_of(
   name: str,
-  number: int,
-  one: str,
+  among: str,
   metric: Metric,
   value: float | None,
   half: float | None,
@@ -118,7 +124,7 @@ def best_of(
     value,
     '' if value is None or half is None else metric.format(half),
     metric.unit,
-    f'{name}, the best of {count(number, one)} by {label_of(metric)} at test; ±'
+    f'{name}, the best of {among} by {label_of(metric)} at test; ±'
     ' is a 95% interval over tasks',
     {},
   )

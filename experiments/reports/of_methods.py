@@ -13,7 +13,7 @@ from experiments.runner.compared import Compared, table
 from experiments.runner.settings import Base
 from metajax.metric import Metric
 
-__all__ = ['by_shots', 'compared']
+__all__ = ['by_shots', 'compared', 'figure']
 
 
 def compared(
@@ -76,7 +76,7 @@ def _over_time(
       Series('', [end], place, 'dots'),
     ]
   return [
-    _figure(
+    figure(
       'By seconds of training',
       'Lines are validation; dots at their ends, with an interval, the test.',
       series, metric, 'seconds of training',
@@ -138,7 +138,7 @@ def by_shots(
     cells=cells,
     caption=f'{label_of(metric)} by the number of examples per class',
     figures=[
-      _figure(
+      figure(
         'By support examples per class', '', series, metric,
         'support examples per class', numbers,
       )
@@ -147,7 +147,7 @@ def by_shots(
   )  # fmt: skip
 
 
-def _figure(
+def figure(
   heading: str,
   note: str,
   series: Sequence[Series],
@@ -155,6 +155,16 @@ def _figure(
   x_label: str,
   x_ticks: Sequence[int] = (),
 ) -> Figure:
+  """Draws a metric against a number, which has ticks on a scale of its ratios.
+
+  Args:
+    heading: of the chart.
+    note: below it.
+    series: what is drawn, as it is shown.
+    metric: of the y axis.
+    x_label: of the x axis.
+    x_ticks: where its ticks are.
+  """
   chart = lines(
     f'{metric.axis} against {x_label}', series, x_label, metric.axis,
     show=lambda value: f'{value:.{metric.digits}f}{metric.unit}',

@@ -84,7 +84,7 @@ def _page(
   best = runs[ranked[0]].outcome['test']
   titles = list(dict.fromkeys(title(run) for run in runs.values()))
   headline = best_of(
-    ranked[0], len(runs), 'run', metric, best[metric.name], best['ci95']
+    ranked[0], count(len(runs), 'run'), metric, best[metric.name], best['ci95']
   )
   return page.page(
     'Runs of metajax, side by side',

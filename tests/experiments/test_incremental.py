@@ -57,6 +57,8 @@ def test_all_strategies_meet_the_same_classes(trained, tmp_path, capsys):
     assert own['accuracy_by_arrival'][0][1] == 0
     assert -1 <= own['forgetting'] <= 1
   assert (tmp_path / 'run' / 'incremental.png').read_bytes()[1:4] == b'PNG'
+  page = (tmp_path / 'run' / 'report.html').read_text()
+  assert 'relearnt on all, classes that have come 2: ' in page
   assert 'relearnt_on_all' in (tmp_path / 'run/incremental.md').read_text()
   assert '2 classes %' in capsys.readouterr().out
   # The same again is the same; another one is another comparison.

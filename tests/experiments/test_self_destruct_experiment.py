@@ -181,6 +181,9 @@ def test_it_trains_attacks_and_goes_on(tmp_path, texts):
     assert all(0 <= row['accuracy'] <= 1 for row in rows)
   assert 0 <= outcome['wanted']['after'] <= 1
   assert (tmp_path / 'run' / 'adversaries.png').stat().st_size > 1000
+  page = (tmp_path / 'run' / 'report.html').read_text()
+  reached = outcome['adversaries']['protected'][-1]['accuracy']
+  assert f'<data value="{reached}">' in page
   # More steps: what did not change is not attacked again.
   attacks = tmp_path / 'run' / 'attacks.json'
   before = json.loads(attacks.read_text())
