@@ -16,8 +16,10 @@ VERSION = re.search(
 # does not know topologies of one chip.
 LIBTPU = 'libtpu==0.0.52; platform_machine == "x86_64"'
 TEXT = ['tokenizers>=0.21']
+SWEEP = ['optuna>=4.0']
 TEST = [
   *TEXT,
+  *SWEEP,
   'hypothesis>=6.100',
   'pytest>=8.0',
   'pytest-xdist>=3.5',
@@ -59,6 +61,7 @@ setup(
   ],
   extras_require={
     'text': TEXT,
+    'sweep': SWEEP,
     'test': TEST,
     'dev': DEV,
     'docs': [

@@ -7,6 +7,7 @@ makes samplers of it.
 from functools import partial
 from typing import Any
 
+from experiments.data.folds import fold
 from experiments.data.samplers import (
   Data,
   DataSet,
@@ -150,6 +151,7 @@ class ImageData(Base):
   split_shares: tuple[float, ...] | None = split_shares(
     'classes of npz, tfds, and folders that are classes'
   )
+  fold: str | None = fold()
   within_groups: bool = setting(
     False, YesNo(), 'all classes of a task are of one alphabet'
     ' (omniglot; by seed, whole alphabets are divided) or superclass (fc100)',
@@ -198,11 +200,14 @@ def load_strokes(wanted: Wanted) -> Data:
       *sizes(recipe, training=True), split='train', **varied
     )
   tested = partial(tasks.strokes, *sizes(recipe, training=False), **varied)
+  # Of each split there are 2**32 classes.
+  inside = settings.fold is not None
+  described = 'others of training' if inside else 'disjoint'
   return Data(
     train,
-    tested(split='validation'),
-    tested(split='test'),
-    {'split': 'stroke programs, disjoint by seed', 'rotation': 'none'},
+    tested(split='train' if inside else 'validation'),
+    tested(split='train' if inside else 'test'),
+    {'split': f'stroke programs, {described} by seed', 'rotation': 'none'},
     _STROKES_CLASSES,
   )
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments.data.folds import folded
 from experiments.runner.data_digest import Digests, digests
 from experiments.runner.errors import UsageError
 from experiments.runner.settings import Finite, Listed, Whole, setting
@@ -248,6 +249,7 @@ def labelled(
     origin: what divided them, for the protocol.
     by_shares: whether --split_shares would divide them otherwise.
   """
+  splits = folded(wanted.settings, splits)
   found = digests(splits)
   splits = _rotated(wanted, splits)
   on_host = _on_host(
@@ -295,10 +297,16 @@ def sampled(
     device_tasks(splits.test.labels, places['test']), splits.test.names
   )
   within = ', within a group' if wanted.settings.within_groups else ''
+  fold = getattr(wanted.settings, 'fold', None)
   return Data(
     **samplers,
     protocol={
-      'split': f'{counts} train/validation/test classes by {origin}{within}'
+      'split': f'{counts} train/validation/test classes by {origin}{within}',
+      **(
+        {'fold': fold}
+        if (fold := getattr(wanted.settings, 'fold', None))
+        else {}
+      ),
     },
     train_classes=len(splits.train.names),
     test_classes=test_classes,

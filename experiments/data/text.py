@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from experiments.data.folds import fold, folded
 from experiments.data.samplers import (
   Classes,
   Data,
@@ -120,6 +121,7 @@ class TextData(Base):
     False, YesNo(), 'refuse texts of more than --max_tokens',
     of='data', resume=True, forwarded=True,
   )  # fmt: skip
+  fold: str | None = fold()
   within_groups: bool = setting(
     False, YesNo(), 'all classes of a task are of one domain: what stands'
     ' before the / of their names, as in clinc150 and phrases',
@@ -170,7 +172,7 @@ def read(wanted: Wanted) -> Loaded:
   loaded: Loaded = row.load(wanted)
   if wanted.settings.within_groups:
     _check_groups(loaded.splits)
-  return loaded
+  return loaded._replace(splits=folded(wanted.settings, loaded.splits))
 
 
 def _check_groups(splits: tasks.Splits) -> None:

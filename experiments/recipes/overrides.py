@@ -21,7 +21,12 @@ from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS, Algorithm
 from metajax.models.encoders import ENCODERS
 
-__all__ = ['check_fields', 'check_train_ways', 'with_settings']
+__all__ = [
+  'assigned_kinds',
+  'check_fields',
+  'check_train_ways',
+  'with_settings',
+]
 
 # What the experiment finds out or a comparison takes, and what only some kinds
 # of problem have; where these have it there is a flag.
@@ -142,6 +147,14 @@ def _assigned(
         f'{suggestion(name, names)}',
       )
   return fields, options
+
+
+def assigned_kinds(cls: type, row: Algorithm) -> dict[str, Kind]:
+  """What `set` may assign for a method, and what each may be."""
+  fields = {
+    name: kind for name, kind in _kinds(cls).items() if name not in _NOT_TO_SET
+  }
+  return fields | {name: _option_kind(row, name) for name in row.options}
 
 
 def _field_kinds(settings: Common) -> dict[str, Kind]:

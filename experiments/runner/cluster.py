@@ -30,6 +30,7 @@ __all__ = [
   'check_rules',
   'check_shares',
   'connect',
+  'devices_are_chosen',
   'divide_cpu',
   'end_with_the_others',
   'leave_with_the_others',
@@ -140,7 +141,7 @@ def divide_cpu(
 
   if settings.is_distributed or settings.mesh:
     return
-  if _devices_are_chosen():
+  if devices_are_chosen():
     if jax.devices()[0].platform == 'cpu':
       check_shares(tasks_per_step, jax.device_count(), setting=setting)
     return
@@ -150,7 +151,7 @@ def divide_cpu(
   )
 
 
-def _devices_are_chosen() -> bool:
+def devices_are_chosen() -> bool:
   """Whether the user has said how many devices a CPU is."""
   import jax
 

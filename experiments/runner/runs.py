@@ -41,13 +41,14 @@ __all__ = [
 ]
 
 
-def claim(workdir: Path, settings: Base) -> None:
+def claim(workdir: Path, settings: Base, what: str = 'comparison') -> None:
   """Makes the workdir, or checks that it holds this very comparison.
 
   Args:
     workdir: of the comparison.
     settings: of the comparison; those that are its identity must be the same
       from one start to the next.
+    what: what it is called.
 
   Raises:
     UsageError: if it holds another comparison or something else, or cannot be
@@ -84,7 +85,7 @@ def claim(workdir: Path, settings: Base) -> None:
   if differing:
     raise UsageError(
       'workdir',
-      f'{workdir} holds another comparison: {"; ".join(differing)}; name'
+      f'{workdir} holds another {what}: {"; ".join(differing)}; name'
       ' another directory, or set these as they were',
     )
 

@@ -35,6 +35,7 @@ from metajax.tasks.rotations import rotate_classes
 from metajax.tasks.sinusoid import sinusoid
 from metajax.tasks.splits import (
   Splits,
+  fold_of,
   groups_of,
   split_by_files,
   split_by_groups,
@@ -96,6 +97,7 @@ __all__ = [
   'device_tasks',
   'episode_places',
   'episodes',
+  'fold_of',
   'groups_of',
   'is_divided',
   'is_out_of_scope',

@@ -21,6 +21,7 @@ from metajax.tasks.text import Texts
 __all__ = [
   'SHARES',
   'Splits',
+  'fold_of',
   'groups_of',
   'rank',
   'split_by_files',
@@ -265,6 +266,38 @@ def split_groups_by_seed(
     groups[trained:train_groups],
     groups[train_groups:],
   )
+
+
+def fold_of(
+  data: Labelled, part: int, parts: int, whole_groups: bool = False
+) -> tuple[Labelled, Labelled]:
+  """The classes of one fold, for cross-validation, and all the others.
+
+  Args:
+    data: images or texts of training, of classes that are not rotated.
+    part: which fold, from 1.
+    parts: how many folds there are. Every class is in one of them, whatever
+      the order of the data.
+    whole_groups: whether all classes of a group are in one fold.
+
+  Returns:
+    The others, which train, and the fold.
+
+  Raises:
+    DataError: if there are fewer classes, or groups, than folds.
+  """
+  groups = groups_of(data) if whole_groups else np.arange(len(data.names))
+  first: dict[int, str] = dict(zip(groups, data.names, strict=True))
+  if len(first) < parts:
+    raise DataError(
+      f'{len(first)} {"groups" if whole_groups else "classes"} of training'
+      f' cannot be divided into {parts} folds'
+    )
+  order: list[int] = sorted(first, key=lambda group: rank(0, first[group]))
+  chosen = {*order[part - 1 :: parts]}
+  inside = [index for index, group in enumerate(groups) if group in chosen]
+  others = [index for index, group in enumerate(groups) if group not in chosen]
+  return _take(data, others), _take(data, inside)
 
 
 def groups_of(data: LabelledImages | Texts) -> np.ndarray:
