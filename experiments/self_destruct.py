@@ -80,6 +80,7 @@ _UNUSED = (
   'load', 'load_seed', 'load_share', 'other_data', 'test_only', 'eval_tasks',
   'test_checkpoint', 'dry_run',
   'mesh', 'shard', 'distributed', 'num_processes', 'process_id',
+  'distributed_timeout', 'heartbeat_seconds',
   'split_shares', 'split_dir', 'within_groups',
   # An adversary has all weights: none are kept, and nothing stands beside them.
   'model_dtype', 'rank', 'prompt_length',
@@ -379,4 +380,4 @@ def start(settings: Settings) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(flags.main(Settings, start))
+  sys.exit(flags.main(Settings, start, hidden=(*_UNUSED, 'adapt')))

@@ -70,11 +70,10 @@ __all__ = ['Settings', 'run']
 def _names(
   default: tuple[str, ...] | None, allowed: Sequence[str], text: str, of: Part
 ) -> Any:
-  """The setting of some names; the help says which there are."""
+  """The setting of some names."""
   return setting(
-    default, Names(allowed), f'{text}: {", ".join(allowed)}',
-    of=of, resume=False, forwarded=False,
-  )  # fmt: skip
+    default, Names(allowed), text, of=of, resume=False, forwarded=False
+  )
 
 
 @settings

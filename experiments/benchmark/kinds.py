@@ -36,6 +36,7 @@ class RepeatedNames(Repeated):
 
   def __init__(self, names: Sequence[str]) -> None:
     self._each = OneOf(names)
+    self.allowed = f'{", ".join(names)}; may be given several times'
 
   def check(self, value: Any) -> Any:
     """Returns a tuple, or raises ValueError."""

@@ -1,25 +1,19 @@
 """The door: absl flags become a value of settings, and misuse one line."""
 
 import difflib
+import os
 import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from typing import Any
 
 from absl import flags
 
 from experiments.runner.errors import UsageError, printable
-from experiments.runner.settings import (
-  Kind,
-  Listed,
-  OneOf,
-  Repeated,
-  Text,
-  YesNo,
-  said,
-)
+from experiments.runner.help import described
+from experiments.runner.settings import Kind, Listed, Repeated, YesNo, said
 
 __all__ = ['as_flags', 'main', 'one_line']
 
@@ -27,10 +21,7 @@ FLAGS = flags.FLAGS
 # What this module defines belongs to the binary that asks for it.
 flags.disclaim_key_flags()
 
-_HELP = {
-  'help': 'show this help',
-  'helpfull': 'show the flags of libraries too',
-}
+_HELP = ('help', 'helpfull')
 
 
 class _Parser(flags.ArgumentParser):
@@ -39,19 +30,18 @@ class _Parser(flags.ArgumentParser):
   def __init__(self, kind: Kind) -> None:
     super().__init__()
     self._kind = kind
-    says_itself = isinstance(kind, OneOf) or type(kind) is Text
-    self.syntactic_help = '' if says_itself else kind.allowed
 
   def parse(self, argument: Any) -> Any:
     """Returns the value, or raises ValueError."""
     return self._kind.parse(argument) if isinstance(argument, str) else argument
 
-  def flag_type(self) -> str:
-    """The type that --help names."""
-    return self._kind.type_name
 
-
-def main(cls: type, run: Callable[[Any], int], names: str | None = None) -> int:
+def main(
+  cls: type,
+  run: Callable[[Any], int],
+  names: str | None = None,
+  hidden: Collection[str] = (),
+) -> int:
   """Makes settings of the command line, and runs with them.
 
   (`absl.app.run` answers misuse with several lines and exit code 1, as it does
@@ -61,21 +51,20 @@ def main(cls: type, run: Callable[[Any], int], names: str | None = None) -> int:
     cls: the class of settings.
     run: what is called with them; returns the exit code.
     names: the setting, a list, of what is given without a flag.
+    hidden: settings that --help leaves out, since `run` refuses them.
 
   Returns:
     The exit code; 2 for misuse, of which one line says what to put right.
   """
   for name, each in said(cls).items():
     _define(name, each.kind, cls.__dataclass_fields__[name].default, each.text)  # type: ignore[attr-defined]
-  for name, text in _HELP.items():
-    flags.DEFINE_bool(name, False, text)
-  for name in (*said(cls), *_HELP):  # --help is for these
-    FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
+  for name in _HELP:
+    flags.DEFINE_bool(name, False, '')
   FLAGS.set_gnu_getopt(names is not None)  # flags may stand behind names
   try:
     rest = FLAGS(sys.argv)
     if FLAGS['help'].value or FLAGS.helpfull:
-      print(_help(FLAGS.helpfull))
+      _show_help(cls, hidden, FLAGS.helpfull)
       return 0
     if names is not None:
       rest = _as_setting(names, rest)
@@ -160,17 +149,23 @@ def _define(name: str, kind: Kind, default: Any, text: str) -> None:
     usual = None if default is None else list(default)
     flags.DEFINE_list(name, usual, text)
   else:
-    if isinstance(kind, OneOf):
-      text = f'{kind.allowed}: {text}'
     flags.DEFINE(_Parser(kind), name, default, text)
 
 
-def _help(full: bool) -> str:
+def _show_help(cls: type, hidden: Collection[str], full: bool) -> None:
+  parts = [str(sys.modules['__main__'].__doc__).rstrip()]
+  parts.append(described(cls, hidden))
   if full:
-    own = FLAGS.get_help()
-  else:
-    _, _, own = FLAGS.main_module_help().partition(':\n')
-  return f'{sys.modules["__main__"].__doc__}\nFlags:\n{own}'
+    own = {*said(cls), *_HELP}
+    parts += [
+      FLAGS.module_help(module).strip('\n')
+      for module, defined in FLAGS.flags_by_module_dict().items()
+      if not own & {each.name for each in defined}
+    ]
+  try:
+    print('\n\n'.join(parts), flush=True)
+  except BrokenPipeError:  # whoever reads has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(message: str) -> int:

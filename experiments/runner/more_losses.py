@@ -28,7 +28,6 @@ __all__ = ['MoreLosses', 'PositiveOrLearned', 'with_words_loss']
 class PositiveOrLearned(Positive):
   """A finite number above zero, or the word `learned`."""
 
-  type_name = 'string'  # that the command line has, as it may be a word
   allowed = 'learned, or a finite number > 0'
 
   def check(self, value: Any) -> Any:

@@ -43,7 +43,6 @@ _LARGEST = 2**31 - 1
 class Kind:
   """A kind of value: how a text is read, and what is allowed."""
 
-  type_name = 'string'
   allowed = 'a text'
 
   def check(self, value: Any) -> Any:
@@ -66,7 +65,6 @@ class Text(Kind):
 class YesNo(Kind):
   """True or false."""
 
-  type_name = 'bool'
   allowed = 'true or false'
 
   def check(self, value: Any) -> Any:
@@ -79,11 +77,9 @@ class YesNo(Kind):
 class Whole(Kind):
   """A whole number from a least one."""
 
-  type_name = 'int'
-
   def __init__(self, at_least: int = 1) -> None:
     self.at_least = at_least
-    self.allowed = f'a whole number from {at_least} to {_LARGEST}'
+    self.allowed = f'a whole number from {at_least}'
 
   def check(self, value: Any) -> Any:
     """Returns the number, or raises ValueError."""
@@ -91,16 +87,19 @@ class Whole(Kind):
       number = operator.index(value)
     except TypeError:
       number = self.at_least - 1
-    if isinstance(value, bool) or not self.at_least <= number <= _LARGEST:
+    if isinstance(value, bool) or number < self.at_least:
       raise ValueError(f'must be {self.allowed}')
+    if number > _LARGEST:
+      raise ValueError(f'must be {self.allowed} to {_LARGEST}')
     return number
 
   def parse(self, text: str) -> Any:
     """Reads what the command line has."""
     try:
-      return self.check(int(text))
+      number = int(text)
     except ValueError:
       raise ValueError(f'must be {self.allowed}') from None
+    return self.check(number)
 
 
 class WholeOrAuto(Whole):
@@ -122,7 +121,6 @@ class WholeOrAuto(Whole):
 class Finite(Kind):
   """A finite number."""
 
-  type_name = 'float'
   allowed = 'a finite number'
 
   def holds(self, number: float) -> bool:
@@ -206,7 +204,6 @@ class OneOf(Kind):
 class Listed(Kind):
   """Texts with commas between them."""
 
-  type_name = 'list'
   allowed = 'a list of texts'
   member: Kind = Text()
 

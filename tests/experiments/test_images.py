@@ -45,7 +45,7 @@ def test_help():
   flags = described_flags(ended.stdout)
   assert {'algorithm', 'dataset', 'ways', 'steps', 'resume', 'width'} <= flags
   assert not {'verbosity', 'logtostderr', 'pdb', 'flagfile'} & flags
-  assert "(default: 'strokes')" in ended.stdout
+  assert '[default: strokes]' in ended.stdout
   assert str(REPOSITORY) not in ended.stdout
   assert max(map(len, ended.stdout.splitlines())) <= 80
 
@@ -55,7 +55,8 @@ def test_full_help(launcher):
   ended = launcher.run('images', '--helpfull')
   assert ended.code == 0
   assert ended.stderr == ''
-  assert {'algorithm', 'flagfile'} <= described_flags(ended.stdout)
+  assert {'algorithm', 'log_dir'} <= described_flags(ended.stdout)
+  assert max(map(len, ended.stdout.splitlines())) <= 80
 
 
 @pytest.fixture(

@@ -1,0 +1,83 @@
+"""What `--help` shows of every binary, and for people to read."""
+
+import importlib
+import re
+
+import pytest
+
+from experiments.runner import help as helping
+from experiments.runner.settings import (
+  OneOf,
+  Whole,
+  YesNo,
+  said,
+  setting,
+  settings,
+)
+from experiments.self_destruct import _UNUSED
+
+BINARIES = (
+  'images', 'text', 'sinusoid', 'tables', 'completion', 'multimodal',
+  'incremental', 'self_destruct', 'compare', 'by_shots', 'methods', 'predict',
+  'export', 'benchmark', 'weak_scaling', 'overheads', 'inner_memory',
+)  # fmt: skip
+GROUPS = ['Of this experiment', *helping._PARTS.values(), 'Help']
+
+
+def settings_of(name):
+  """The class of settings of a binary."""
+  if name in ('weak_scaling', 'overheads', 'inner_memory'):
+    name = f'benchmark.{name}'
+  elif name == 'benchmark':
+    name = 'benchmark.__main__'
+  return importlib.import_module(f'experiments.{name}').Settings
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    each
+    if each in ('images', 'self_destruct', 'compare')
+    else pytest.param(each, marks=pytest.mark.in_ci)
+    for each in BINARIES
+  ],
+)
+def test_help_has_every_flag_once_in_its_group_within_80_columns(
+  name, launcher
+):
+  ended = launcher.run(name, '--help')
+  assert (ended.code, ended.stderr) == (0, '')
+  lines = ended.stdout.splitlines()
+  assert max(map(len, lines)) <= 80
+  assert '2147483647' not in ended.stdout
+  flags = re.findall(r'^  --(?:\[no\])?(\w+):', ended.stdout, re.MULTILINE)
+  hidden = {*_UNUSED, 'adapt'} if name == 'self_destruct' else set()
+  wanted = {*said(settings_of(name))} - hidden
+  assert sorted(flags) == sorted({*wanted, 'help', 'helpfull'})
+  headings = [line for line in lines if line in GROUPS]
+  assert headings == [each for each in GROUPS if each in headings]
+  assert headings[-1] == 'Help'
+
+
+@settings
+class Few:
+  """Settings to describe."""
+
+  method: str = setting(
+    'conv4', OneOf(['conv4', *(f'n{i}' * 4 for i in range(20))]),
+    'what adapts', of='method', resume=False,
+  )  # fmt: skip
+  number: int = setting(
+    3, Whole(), 'how many there are of what is so long to say that a line ends',
+    of='tasks', resume=False,
+  )  # fmt: skip
+  fast: bool = setting(False, YesNo(), 'fast', of='machine', resume=True)
+
+
+def test_help_breaks_no_word_and_leaves_out_what_is_hidden():
+  text = helping.described(Few, hidden=('fast',))
+  assert 'fast' not in text
+  assert '[default: 3]' in text  # in one line
+  words = re.findall(r'\w+', text)
+  assert {f'n{i}' * 4 for i in range(20)} <= set(words)
+  assert '(a whole number from 1)' in text
