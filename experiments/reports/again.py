@@ -118,7 +118,8 @@ def command_and_settings(
     if data is None:
       summary = f'All {len(rest)} settings; which were given is not recorded'
     parts.append(pieces.details(summary, table))
-  return Section('The command again', pieces.join(parts))
+  heading = 'Settings' if data is None else 'The command again'
+  return Section(heading, pieces.join(parts))
 
 
 def flag(name: str) -> Markup:

@@ -203,7 +203,10 @@ def _sections(run: Run) -> list[Section]:
   return [
     _curves(run),
     *shown_tasks.sections(
-      run.data or {}, run.metric, run.outcome.get('calibration') or {}
+      run.data or {},
+      run.metric,
+      run.outcome.get('calibration') or {},
+      run.outcome['test'].get('metrics', {}).get('ece', {}).get('mean'),
     ),
     measures(run.outcome, run.metric),
     command_and_settings(run.config, run.data),

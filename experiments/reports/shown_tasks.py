@@ -23,7 +23,10 @@ _STYLES = ('dashed', 'line', 'line')
 
 
 def sections(
-  data: Mapping[str, Any], metric: Metric, scaled: Mapping[str, Any]
+  data: Mapping[str, Any],
+  metric: Metric,
+  scaled: Mapping[str, Any],
+  of_each: float | None = None,
 ) -> list[Section]:
   """What is known of the test tasks of a run.
 
@@ -31,6 +34,7 @@ def sections(
     data: of `report.json`.
     metric: the headline.
     scaled: what `result.json` has of a temperature that was fitted.
+    of_each: the mean expected calibration error of tasks by themselves.
   """
   made = list[Section]()
   if values := data.get('values'):
@@ -41,7 +45,7 @@ def sections(
     made.append(_mistaken(mistaken))
   sure = data.get('calibration') or {}
   if sure.get('bins') or scaled:
-    made.append(_calibration(sure, scaled))
+    made.append(_calibration(sure, scaled, of_each))
   return made
 
 
@@ -285,7 +289,7 @@ _OF_SCALING = {
 
 
 def _calibration(
-  found: Mapping[str, Any], scaled: Mapping[str, Any]
+  found: Mapping[str, Any], scaled: Mapping[str, Any], of_each: float | None
 ) -> Section:
   parts, notes, drawn = list[Markup](), list[str](), Markup('')
   if facts := {
@@ -305,9 +309,13 @@ def _calibration(
     asked = count(found['queries'], 'query', 'queries')
     notes.append(
       f'Expected calibration error {100 * error:.1f} %, over 15 bins of all'
-      f' {asked} of the first {found["tasks"]:,} test tasks together; the mean'
-      ' over tasks, among the measures, is larger where a task has few queries.'
+      f' {asked} of the first {found["tasks"]:,} test tasks together.'
     )
+    if of_each is not None:
+      notes.append(
+        f'Over each task by itself it is {100 * of_each:.1f} % in the mean; of'
+        ' few queries nearly every bin has one, so that it is larger.'
+      )
   if found.get('not_finite'):
     notes.append(f'{found["not_finite"]:,} more have no finite prediction.')
   parts += map(pieces.paragraph, notes)

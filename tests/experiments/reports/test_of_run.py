@@ -66,6 +66,7 @@ def test_its_numbers_are_those_of_the_result(text):
   assert 'experiments.images --steps=30' in read.text
   assert "--workdir='it is' --norotate" in read.text
   assert 'Expected calibration error 22.5 %' in read.text
+  assert 'by itself' not in read.text  # which nobody has measured
 
 
 def test_what_newer_results_have_is_shown(tmp_path):
@@ -82,6 +83,10 @@ def test_what_newer_results_have_is_shown(tmp_path):
   read = Read(page_of(workdir(tmp_path / 'a', outcome)))
   for part in ('± 2.3 %', '3, 4', '1.75', '3.1 %', '22.5 %'):
     assert part in read.text
+  metrics = {'ece': {'mean': 0.321, 'ci95': 0.01}}
+  outcome = changed(OUTCOME, test__metrics=metrics)
+  read = Read(page_of(workdir(tmp_path / 'c', outcome)))
+  assert 'by itself it is 32.1 %' in read.text
   seeds = [{'seed': 3, 'accuracy': 0.875, 'ci95': 0.01}]
   read = Read(page_of(workdir(tmp_path / 'b', changed(OUTCOME, seeds=seeds))))
   assert '87.5 ± 1.0 %' in read.text
