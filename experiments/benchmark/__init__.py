@@ -10,6 +10,7 @@ __all__ = [
   'inner_memory',
   'kinds',
   'learners',
+  'members',
   'overheads',
   'scaling',
   'speed',

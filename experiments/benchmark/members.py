@@ -1,0 +1,183 @@
+"""Eight runs as one program, beside the same runs one after the other.
+
+  python -m experiments.benchmark.members
+
+measures a step of MAML on sine waves and on strokes, as its recipe has it: of a
+single run, of eight seeds at once, and of eight outer rates at once. Each has a
+process of its own, set up as the experiment sets it up; they take turns, and
+figures are medians over the turns. The workdir receives `members.json`.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments import STARTED, images, sinusoid
+from experiments.runner import cluster, flags, seeds
+from experiments.runner.errors import UsageError, unwritable
+from experiments.runner.experiment import Experiment
+from experiments.runner.paths import Place
+from experiments.runner.settings import (
+  Base,
+  Listed,
+  OneOf,
+  Whole,
+  setting,
+  settings,
+)
+from experiments.runner.workdir import write_json
+
+__all__ = ['KINDS', 'WORKLOADS', 'Settings', 'run']
+
+# What is trained, and steps of a dispatch that is timed.
+WORKLOADS: dict[str, tuple[Experiment, int]] = {
+  'sinusoid': (sinusoid.EXPERIMENT, 2000),
+  'strokes': (images.EXPERIMENT, 4),
+}
+KINDS = ('one', 'seeds', 'rates')
+
+
+@settings
+class Settings(Base):
+  """What is measured, and how often."""
+
+  workloads: tuple[str, ...] = setting(
+    tuple(WORKLOADS), Listed(), f'of {", ".join(WORKLOADS)}',
+    of='machine', resume=False,
+  )  # fmt: skip
+  members: int = setting(
+    8, Whole(2), 'runs at once', of='machine', resume=False
+  )
+  rounds: int = setting(5, Whole(), 'turns', of='machine', resume=False)
+  only: str = setting(
+    'all', OneOf(['all', *KINDS]),
+    'measure this alone, in this process, once',
+    of='machine', resume=False,
+  )  # fmt: skip
+  workdir: str = setting(
+    'runs/members', Place(), 'where members.json goes',
+    of='machine', resume=True,
+  )  # fmt: skip
+
+
+def run(settings: Settings) -> int:
+  """Measures, and prints a table in Markdown."""
+  if unknown := sorted({*settings.workloads} - WORKLOADS.keys()):
+    raise UsageError(
+      'workloads', f'{unknown[0]!r} is none of {", ".join(WORKLOADS)}'
+    )
+  if settings.only != 'all':
+    print(json.dumps(_measured(settings, settings.workloads[0])), flush=True)
+    return 0
+  path = Path(settings.workdir)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise unwritable('workdir', path, error) from error
+  found = dict[str, Any]()
+  print(
+    '| workload | runs at once | ms a step of each | times as fast |'
+    ' times less processor time | start, s |'
+  )
+  print('|---|---|---|---|---|---|')
+  for workload in settings.workloads:
+    turns = [
+      {kind: _child(settings, workload, kind) for kind in KINDS}
+      for _ in range(settings.rounds)
+    ]
+    found[workload] = turns
+    for kind in KINDS:
+      print(_line(workload, kind, turns, settings.members), flush=True)
+    write_json(path / 'members.json', found)
+  return 0
+
+
+def _line(
+  workload: str,
+  kind: str,
+  turns: list[dict[str, dict[str, float]]],
+  members: int,
+) -> str:
+  """A row of the table: medians over the turns, ratios within one."""
+  number = 1 if kind == 'one' else members
+  name = '1' if kind == 'one' else f'{members} {kind}'
+  step, start = (
+    statistics.median(turn[kind][each] for turn in turns)
+    for each in ('step', 'start')
+  )
+  cells = [f'{1e3 * step / number:.3g}']
+  for each in ('step', 'processor'):
+    ratios = sorted(
+      number * turn['one'][each] / turn[kind][each] for turn in turns
+    )
+    middle = statistics.median(ratios)
+    shown = f'{middle:.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})'
+    cells.append(shown if number > 1 else '')
+  return f'| {workload} | {name} | {" | ".join(cells)} | {start:.1f} |'
+
+
+def _child(settings: Settings, workload: str, kind: str) -> dict[str, float]:
+  ended = subprocess.run(
+    [
+      sys.executable, '-m', 'experiments.benchmark.members', f'--only={kind}',
+      f'--workloads={workload}', f'--members={settings.members}',
+    ],
+    check=True,
+    stdout=subprocess.PIPE,
+    text=True,
+  )  # fmt: skip
+  found: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+  return found
+
+
+def _measured(settings: Settings, workload: str) -> dict[str, float]:
+  """Seconds of a step of all runs, and to the end of the first one."""
+  experiment, steps = WORKLOADS[workload]
+  kind = settings.only
+  members = 0 if kind == 'one' else settings.members
+  given = experiment.settings(seeds=members or 1)
+  recipe = experiment.recipe(given)
+  number, of = (
+    (members, 'seeds') if members else (recipe.tasks_per_step, 'tasks_per_step')
+  )
+  if not members and experiment.small_operations:
+    cluster.single_thread(given)
+  cluster.divide_cpu(given, number, of)
+
+  import jax
+  import jax.numpy as jnp
+  import optax
+
+  import metajax
+
+  problem = experiment.problem(given, recipe)
+  optimizer: Any = optax.adam(recipe.outer_lr)
+  if kind == 'rates':
+    rates = jnp.geomspace(1e-4, 1e-2, members)
+    optimizer = metajax.Varied(optax.adam, rates)
+  train = metajax.make_train_step(
+    problem.meta_learner(),
+    optimizer,
+    problem.train,
+    tasks_per_step=recipe.tasks_per_step,
+    members=members or None,
+    mesh=cluster.make_mesh(given, number, of),
+  )
+  state = train.init(seeds.initial_keys(given))
+  state, _ = jax.block_until_ready(train.run(state, 1))
+  start = time.perf_counter() - STARTED
+  times, processor = [], time.process_time()
+  for _ in range(3):
+    begun = time.perf_counter()
+    state, _ = jax.block_until_ready(train.run(state, steps))
+    times.append((time.perf_counter() - begun) / steps)
+  busy = (time.process_time() - processor) / (len(times) * steps)
+  return {'step': min(times), 'processor': busy, 'start': start}
+
+
+if __name__ == '__main__':
+  sys.exit(flags.main(Settings, run))
