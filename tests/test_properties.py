@@ -140,7 +140,9 @@ def test_a_name_has_one_spelling(text):
 @given(some.text(), some.text())
 def test_a_file_name_has_one_spelling(folder, text):
   name = normal_file_name(text)
-  assert normal_file_name(f'./{name}') == normal_file_name(name) == name
+  assert normal_file_name(name) == name
+  if not name.startswith('/'):  # a directory in front of it would be another
+    assert normal_file_name(f'./{name}') == name
   if '..' not in name and not name.startswith('/'):
     inside = normal_file_name(f'a/../{name}')
     assert inside == name
