@@ -10,10 +10,10 @@ each of them; classes of validation and of test are never seen. Trials that
 differ in rates are one program. optuna proposes what to try, and prunes what is
 worse than the median of others at a rung.
 
-The workdir receives the study (`study.db`), `sweep.json`, `importance.png`,
-`parallel.png` and `best.flags`, the best settings, for the command that is
-printed. The same command goes on after whatever stopped it. It needs optuna:
-pip install 'metajax[sweep]'.
+The workdir receives the study (`study.db`), `sweep.json`, `report.html`,
+`importance.png`, `parallel.png` and `best.flags`, the best settings, for the
+command that is printed. The same command goes on after whatever stopped it. It
+needs optuna: pip install 'metajax[sweep]'.
 """
 
 import functools
@@ -31,6 +31,7 @@ from typing import Any
 
 from experiments import images, sinusoid, text
 from experiments.figures import sweeps
+from experiments.reports import of_sweep
 from experiments.runner import cluster, flags, runs, search
 from experiments.runner.cache import use_compilation_cache
 from experiments.runner.common import Common
@@ -155,10 +156,16 @@ def run(settings: Any) -> int:
   sweeps.parallel(
     workdir / 'parallel.png', found.best, logarithmic, metric, title
   )
+  best = shlex.quote(f'--flagfile={workdir / "best.flags"}')
+  best = printable(f'python -m experiments.{settings.experiment} {best}')
+  of_sweep.write(
+    workdir, settings, title=title, trials=found.best,
+    importance=found.importance, logarithmic=logarithmic, metric=metric,
+    best=best,
+  )  # fmt: skip
   files = [each.name for each in workdir.iterdir() if each.name[0] != '.']
   print(printable(f'{workdir}: {", ".join(sorted(files))}'))
-  best = shlex.quote(f'--flagfile={workdir / "best.flags"}')
-  print(printable(f'python -m experiments.{settings.experiment} {best}'))
+  print(best)
   return 0
 
 

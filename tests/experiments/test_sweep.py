@@ -107,6 +107,9 @@ def test_a_sweep_of_images_ends_with_a_command(squares, tmp_path, capsys):
   for each in trials:
     np.testing.assert_allclose(np.mean(each['by_fold']), each['value'])
   best = max(trials, key=lambda each: each['value'])['settings']['outer_lr']
+  page = (workdir / 'report.html').read_text()
+  assert 'best.flags' in page
+  assert '--experiment=images' in page
   flags = (workdir / 'best.flags').read_text().splitlines()
   assert {f'--outer_lr={best}', '--ways=2'} <= set(flags)
   assert '--fold' not in ''.join(flags)
