@@ -53,6 +53,10 @@ def write(
       for name, log in logarithmic.items()
     ),
   ]
+  config, own = settings.given(), given(settings)
+  # Of which experiment it is, is a default of settings that are made for it.
+  named = {'experiment': config['experiment']}
+  own = {**own, 'given': {**named, **own['given']}}
   reached = trials[0][1]
   headline = pieces.headline(
     metric.format(reached),
@@ -69,11 +73,7 @@ def write(
       'Settings', pieces.figures(_drawn(figures)) + _table(trials, metric)
     ),
     Section('The best, as a command', pieces.command(best)),
-    # Of which experiment it is, is a default of settings made for it.
-    command_and_settings(
-      settings.given(),
-      {'experiment': settings.given()['experiment'], **given(settings)},
-    ),
+    command_and_settings(config, own),
   ]
   lead = (
     'Each trial was trained on a part of the training classes and judged on the'
