@@ -22,10 +22,10 @@ from metajax.runs.checking import check_gradient
 from metajax.runs.mixture import Alternating
 from metajax.runs.state import TrainState
 
-__all__ = ['Source', 'make_estimate', 'meta_gradient']
+__all__ = ['StepSource', 'make_estimate', 'meta_gradient']
 
 
-class Source(NamedTuple):
+class StepSource(NamedTuple):
   """What a step is made of beside its state; a pytree."""
 
   learner: Frozen  # the method, and what it stands on
@@ -60,7 +60,7 @@ def make_estimate(
 def meta_gradient(
   estimate: MetaGradient,
   state: TrainState,
-  source: Source,
+  source: StepSource,
   tasks_per_step: int,
 ) -> tuple[PyTree, Metrics]:
   """The meta-gradient of a step, over tasks that its number decides.

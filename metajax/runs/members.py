@@ -20,7 +20,7 @@ from metajax.devices.mesh import TASK, axis_size, put, shardings, with_places
 from metajax.devices.parallel import ChunkSize, copies_worth
 from metajax.devices.streaming import HostSampler
 from metajax.equality import Frozen, as_frozen
-from metajax.runs.drawing import Source, make_estimate
+from metajax.runs.drawing import StepSource, make_estimate
 from metajax.runs.skipped_steps import reporting
 from metajax.runs.state import TrainState, TrainStep
 from metajax.runs.stepping import Step, make_init, make_run, make_step
@@ -144,7 +144,9 @@ def make_members_step(
   together = _together(
     make_step(make_estimate(tasks_per_step, None), tasks_per_step, None),
     init_one,
-    Source(member_of(meta_learner), member_of(optimizer), as_argument(sample)),
+    StepSource(
+      member_of(meta_learner), member_of(optimizer), as_argument(sample)
+    ),
     members // (1 if mesh is None else axis_size(mesh, TASK)),
   )
   estimate = make_estimate(chunk_size, None, together)
@@ -154,15 +156,15 @@ def make_members_step(
   @_jit_for_each(together, mesh, donate=True)
   def run(state: TrainState, own: PyTree, shared: PyTree) -> PyTree:
     shared, num_steps = shared
-    return run_one(state, num_steps, Source(**own, **shared))
+    return run_one(state, num_steps, StepSource(**own, **shared))
 
   @_jit_for_each(together, mesh)
   def init(key: jax.Array, own: PyTree, shared: PyTree) -> TrainState:
-    return init_one(key, Source(**own, **shared))
+    return init_one(key, StepSource(**own, **shared))
 
   @_jit_for_each(together, mesh, donate=True)
   def one_step(state: TrainState, own: PyTree, shared: PyTree) -> PyTree:
-    return step(state, Source(**own, **shared))
+    return step(state, StepSource(**own, **shared))
 
   def places() -> PyTree:
     assert mesh is not None  # or everything lies where it is
@@ -218,8 +220,8 @@ def _checked(keys: jax.Array, members: int) -> jax.Array:
 
 def _together(
   step: Step,
-  init: Callable[[jax.Array, Source], TrainState],
-  source: Source,
+  init: Callable[[jax.Array, StepSource], TrainState],
+  source: StepSource,
   members: int,
 ) -> int:
   """How many members a device vectorises; it computes others after them.

@@ -11,25 +11,25 @@ import optax
 from metajax.adaptation.outer_optimizers import freeze_buffers
 from metajax.base import MetaGradient, Metrics, PyTree, SampleTask
 from metajax.inner import partition
-from metajax.runs.drawing import Source, meta_gradient
+from metajax.runs.drawing import StepSource, meta_gradient
 from metajax.runs.inputs import sampled_inputs
 from metajax.runs.state import TrainState
 
 __all__ = ['Step', 'Steps', 'all_finite', 'make_init', 'make_run', 'make_step']
 
 # A step, with whether it was applied; and so many of them, as `CountedRun` has.
-Step = Callable[[TrainState, Source], tuple[TrainState, Metrics, jax.Array]]
+Step = Callable[[TrainState, StepSource], tuple[TrainState, Metrics, jax.Array]]
 Steps = Callable[
-  [TrainState, np.int32, Source], tuple[TrainState, Metrics, jax.Array]
+  [TrainState, np.int32, StepSource], tuple[TrainState, Metrics, jax.Array]
 ]
 
 
 def make_init(
   sample: SampleTask,
-) -> Callable[[jax.Array, Source], TrainState]:
+) -> Callable[[jax.Array, StepSource], TrainState]:
   """Makes what draws the state before the first step from a key."""
 
-  def init(key: jax.Array, source: Source) -> TrainState:
+  def init(key: jax.Array, source: StepSource) -> TrainState:
     params_key, run_key = jax.random.split(key)
     # Only their shapes matter, so no task is drawn.
     meta_params = source.learner.made().init(params_key, sampled_inputs(sample))
@@ -51,7 +51,7 @@ def make_step(
 
   @jax.jit  # `run` asks for its shapes first; jit traces it once for both
   def step(
-    state: TrainState, source: Source
+    state: TrainState, source: StepSource
   ) -> tuple[TrainState, Metrics, jax.Array]:
     gradient, metrics = meta_gradient(estimate, state, source, tasks_per_step)
     optimizer = freeze_buffers(source.optimizer.made())
@@ -91,7 +91,7 @@ def make_run(step: Step, max_skipped_in_a_row: int) -> Steps:
   """Makes what runs as many steps as an argument says."""
 
   def run(
-    state: TrainState, num_steps: np.int32, source: Source
+    state: TrainState, num_steps: np.int32, source: StepSource
   ) -> tuple[TrainState, Metrics, jax.Array]:
     end = state.step + num_steps
     skipped_before = state.skipped

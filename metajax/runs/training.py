@@ -37,7 +37,7 @@ from metajax.devices.streaming import (
 from metajax.equality import Frozen
 from metajax.inner.optimizers import check_optimizer
 from metajax.runs.checking import check_learner
-from metajax.runs.drawing import Source, make_estimate
+from metajax.runs.drawing import StepSource, make_estimate
 from metajax.runs.members import (
   Varied,
   check_members,
@@ -197,7 +197,7 @@ def _make_single_step(
   places = None
   host = sample if isinstance(sample, HostSampler) else None
   draw = sample if host is None else jax.tree_util.Partial(host.decode)
-  source_shapes = jax.eval_shape(Source, learner, outer, as_argument(draw))
+  source_shapes = jax.eval_shape(StepSource, learner, outer, as_argument(draw))
   if mesh is not None:
     begun = jax.eval_shape(init, jax.random.key(0), source_shapes)
     places = shardings(begun, mesh, rule)
@@ -209,16 +209,16 @@ def _make_single_step(
     shapes = jax.eval_shape(compiled_init, jax.random.key(0), source_shapes)
     return shapes if places is None else with_places(shapes, places)
 
-  def places_of(source: Source) -> Source:
+  def places_of(source: StepSource) -> StepSource:
     assert mesh is not None  # or everything lies where it is
-    return Source(
+    return StepSource(
       shardings(source.learner, mesh, rule),
       *(shardings(part, mesh) for part in (source.optimizer, source.draw)),
     )
 
   @cache
-  def on_devices() -> Source:
-    source = Source(learner, outer, as_argument(draw))
+  def on_devices() -> StepSource:
+    source = StepSource(learner, outer, as_argument(draw))
     return source if mesh is None else put(source, places_of(source))
 
   def run_on_devices(
@@ -226,7 +226,7 @@ def _make_single_step(
   ) -> tuple[TrainState, Metrics, jax.Array]:
     return run(state, np.int32(num_steps), on_devices())
 
-  def shapes() -> tuple[TrainState, Source]:
+  def shapes() -> tuple[TrainState, StepSource]:
     source = source_shapes
     if mesh is not None:
       source = with_places(source, places_of(source))
