@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.runner.features import features_of
@@ -13,7 +14,7 @@ from experiments.runner.problem import (
   Problem,
   on_features,
 )
-from metajax.base import PyTree, SampleTask
+from metajax.base import PyTree, SampleTask, values_and_weights
 from metajax.objectives import confidence_interval
 from metajax.runs.evaluation import example_outputs
 from metajax.runs.inputs import sampled_inputs
@@ -44,7 +45,7 @@ def shares_statistics(problem: Problem) -> bool:
 
 def calibrated(
   problem: Problem, judge: Judge, prepared: PyTree
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
   """How sure the learner is, and how often it is right.
 
   The temperature is fitted on tasks of validation, and judged on those of the
@@ -54,6 +55,9 @@ def calibrated(
     problem: of classification.
     judge: by which it is served.
     prepared: meta-parameters as that one wants them.
+
+  Returns:
+    None where predictions are no numbers.
   """
   settings = problem.settings
   temperature, fitted = 1.0, 0
@@ -62,13 +66,14 @@ def calibrated(
     found = _predicted(
       problem, judge, prepared, problem.validation, VALIDATION_SEED, fitted
     )
-    if np.isfinite(found.outputs).all():
-      temperature = fit_temperature(found.outputs, found.targets)
+    if found.are_finite:
+      temperature = fit_temperature(*found.counted)
   number = _enough(problem.test, _JUDGED, settings.eval_tasks)
-  outputs, classes = _predicted(
-    problem, judge, prepared, problem.test, TEST_SEED, number
-  )
-  right = np.mean(outputs.argmax(axis=-1) == classes, axis=1)
+  found = _predicted(problem, judge, prepared, problem.test, TEST_SEED, number)
+  if not found.are_finite:
+    return None
+  right = found.accuracies
+  outputs, classes = found.counted
   after = reliability(outputs, classes, temperature)
   return {
     'normalisation': normalisation_of(problem, judge),
@@ -76,7 +81,7 @@ def calibrated(
     'validation_tasks': fitted,
     'test_tasks': number,
     'accuracy': float(right.mean()),
-    'ci95': float(confidence_interval(right)),
+    'ci95': float(confidence_interval(jnp.asarray(right))),
     'expected_calibration_error': after.error,
     'expected_calibration_error_before': reliability(outputs, classes).error,
     'negative_log_likelihood': negative_log_likelihood(
@@ -94,13 +99,14 @@ def calibrated(
 def _enough(sample: SampleTask, predictions: int, most: int) -> int:
   """Tasks that have so many queries, but no more than there are to be."""
   task = jax.eval_shape(sample, jax.random.key(0))
-  return min(most, max(_TASKS, -(-predictions // len(task.query.targets))))
+  classes, _ = values_and_weights(task.query.targets)
+  return min(most, max(_TASKS, -(-predictions // len(classes))))
 
 
 def _is_validated(problem: Problem) -> bool:
   """Whether there are tasks of validation like those of the test."""
   validation, test = (
-    jax.eval_shape(sample, jax.random.key(0)).support.targets.shape
+    jax.tree.map(jnp.shape, jax.eval_shape(sample, jax.random.key(0)).support)
     for sample in (problem.validation, problem.test)
   )
   return bool(validation == test)
@@ -118,7 +124,25 @@ class _Predicted(NamedTuple):
   """What the learner says of queries, and what is right."""
 
   outputs: np.ndarray  # [tasks, queries, classes]
-  targets: np.ndarray  # [tasks, queries]
+  classes: np.ndarray  # [tasks, queries]
+  weights: np.ndarray  # [tasks, queries]; 0 for padding
+
+  @property
+  def are_finite(self) -> bool:
+    """Whether all predictions are numbers."""
+    return bool(np.isfinite(self.outputs).all())
+
+  @property
+  def counted(self) -> tuple[np.ndarray, np.ndarray]:
+    """Outputs `[predictions, classes]` and classes of what is no padding."""
+    return self.outputs[self.weights > 0], self.classes[self.weights > 0]
+
+  @property
+  def accuracies(self) -> np.ndarray:
+    """Those of the tasks."""
+    right = self.outputs.argmax(axis=-1) == self.classes
+    each: np.ndarray = np.average(right, axis=1, weights=self.weights)
+    return each
 
 
 def _predicted(
@@ -144,4 +168,9 @@ def _predicted(
     judged='last_step',
     mesh=problem.mesh,
   )
-  return _Predicted(np.asarray(outputs)[:, -1], np.asarray(targets))
+  classes, weights = values_and_weights(targets)
+  if weights is None:
+    weights = np.ones(classes.shape)
+  return _Predicted(
+    np.asarray(outputs)[:, -1], np.asarray(classes), np.asarray(weights)
+  )

@@ -30,7 +30,7 @@ from experiments.runner.records import RECORD, check_record, read_record
 from experiments.runner.teacher import settings_of
 from experiments.runner.weights_digest import check_same_weights
 from experiments.runner.workdir import write_json
-from metajax.base import Batch, PyTree
+from metajax.base import Batch, PyTree, values_and_weights
 from metajax.metric import ACCURACY
 from metajax.runs.checkpoint import Checkpointer, CheckpointError
 from metajax.trained import (
@@ -103,6 +103,9 @@ def keep(
     shape = len(support.targets), reading.inputs['length']
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
     support = support._replace(inputs=tokens)
+  # Tasks of several sizes are filled up, and those of users are not.
+  targets, _ = values_and_weights(support.targets)
+  support = support._replace(targets=targets)
   (workdir / LEARNER).unlink(missing_ok=True)
   shutil.rmtree(workdir / _FOLDER, ignore_errors=True)
   with Checkpointer(workdir / _FOLDER) as checkpointer:

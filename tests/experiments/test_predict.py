@@ -226,6 +226,23 @@ def test_a_learner_with_a_changed_byte_is_refused(of_images, tmp_path):
 
 
 @pytest.mark.in_ci
+def test_tasks_that_are_filled_up_count_what_is_no_padding(squares, tmp_path):
+  workdir = tmp_path / 'run'
+  outcome = images.run(
+    images.Settings(
+      dataset='npz', data_file=str(squares), algorithm='protonet', width=4,
+      workdir=str(workdir), min_shots=1, **SMALL,
+    )
+  )  # fmt: skip
+  found = outcome['calibration']
+  assert found['accuracy'] == pytest.approx(outcome['test']['accuracy'])
+  adapted = metajax.load(workdir).adapt(
+    {name: np.full((1, 16, 16), name * 90, np.uint8) for name in (0, 1)}
+  )
+  assert adapted.classes == ('0', '1')
+
+
+@pytest.mark.in_ci
 def test_texts_and_their_words(tmp_path, capsys):
   workdir = tmp_path / 'run'
   text.run(
