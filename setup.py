@@ -17,9 +17,11 @@ VERSION = re.search(
 LIBTPU = 'libtpu==0.0.52; platform_machine == "x86_64"'
 TEXT = ['tokenizers>=0.21']
 SWEEP = ['optuna>=4.0']
+SERVE = ['prometheus_client>=0.20', 'starlette>=0.40', 'uvicorn>=0.30']
 TEST = [
   *TEXT,
   *SWEEP,
+  *SERVE,
   'hypothesis>=6.100',
   'pytest>=8.0',
   'pytest-xdist>=3.5',
@@ -62,6 +64,7 @@ setup(
   extras_require={
     'text': TEXT,
     'sweep': SWEEP,
+    'serve': SERVE,
     'test': TEST,
     'dev': DEV,
     'docs': [

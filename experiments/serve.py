@@ -61,7 +61,11 @@ class Settings(Base):
     of='machine', resume=False,
   )  # fmt: skip
   max_batch: int = setting(
-    8, Whole(), 'requests that run as one program', of='machine', resume=False
+    8,
+    Whole(),
+    'requests that run as one program, where that is quicker',
+    of='machine',
+    resume=False,
   )
   more_programs: int = setting(
     32, Whole(0), 'that may be compiled later, for other numbers of examples;'

@@ -1,4 +1,4 @@
-"""Kinds of settings that the benchmarks alone have: lists, each entry read."""
+"""Kinds of settings that few binaries have: lists, each entry read."""
 
 from collections.abc import Sequence
 from typing import Any

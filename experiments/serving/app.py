@@ -226,8 +226,9 @@ def make_app(
   async def refuse(_: HttpRequest, error: Exception) -> Response:
     if isinstance(error, RefusalError):
       return _refused(error.status, error.message, error.headers)
-    assert isinstance(error, HTTPException)
-    return _refused(error.status_code, error.detail, error.headers)
+    if isinstance(error, HTTPException):
+      return _refused(error.status_code, error.detail, error.headers)
+    return _refused(500, 'something is wrong with the server', None)
 
   routes = [
     Route('/', show, methods=['GET']),
@@ -240,7 +241,9 @@ def make_app(
   ]
   app = Starlette(
     routes=routes,
-    exception_handlers={RefusalError: refuse, HTTPException: refuse},
+    exception_handlers=dict.fromkeys(
+      (RefusalError, HTTPException, Exception), refuse
+    ),
     lifespan=lambda _: _living(service, failed),
   )
   app.router.redirect_slashes = False
@@ -287,7 +290,7 @@ async def _living(
 def _watched(
   app: Callable[..., Awaitable[None]], service: Service, known: set[str]
 ) -> Callable[..., Awaitable[None]]:
-  """Counts answers, and makes one line of what nobody has foreseen."""
+  """Counts answers, and logs what nobody has foreseen."""
 
   async def watched(scope: Any, receive: Any, send: Any) -> None:
     if scope['type'] != 'http':
@@ -303,12 +306,8 @@ def _watched(
     route = scope['path'] if scope['path'] in known else 'other'
     try:
       await app(scope, receive, send_on)
-    except Exception:
+    except Exception:  # which starlette has answered, and raised again
       _LOG.exception('%s %s', scope['method'], route)
-      if status:  # it has begun already
-        raise
-      answer = _refused(500, 'something is wrong with the server', None)
-      await answer(scope, receive, send_on)
     finally:
       service.metrics.requests.labels(route, str(status)).inc()
       service.metrics.seconds.labels(route).observe(

@@ -3,12 +3,12 @@
 One thread runs programs and another compiles what was not compiled before, so
 that neither waits for the event loop, nor it for them. Nothing is waited for in
 order to have more at a time: a program takes what has come while the one before
-it ran.
+it ran. Programs are timed when they are compiled; where tasks together take as
+long as one by one, as those of a large network do on few cores, they run so.
 """
 
 import asyncio
 import functools
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -26,12 +26,15 @@ from metajax.trained.portable.learner import keys
 __all__ = ['Batcher', 'Shape', 'Sizes', 'StoppedError']
 
 Kind = Literal['adapt', 'predict']
-_LOG = logging.getLogger('experiments.serving')
 
 # Queries of a task that are filled up to, and up to which tasks run together:
 # with more, one task has enough to do by itself.
-_QUERIES = (1, 4, 16, 64)
+_QUERIES = (1, 4, 8, 16, 64)
 _TOGETHER = 16
+# Tasks run together for so much of their time one by one, or less: the first of
+# them waits for the last.
+_WORTH = 0.9
+_TIMES = 3  # that a program is timed
 
 
 class StoppedError(Exception):
@@ -54,20 +57,20 @@ class Sizes(NamedTuple):
   tasks: tuple[int, ...]  # that run as one program
   more: int  # programs for other sizes
 
-  def shapes(self) -> list[Shape]:
-    """All that is compiled before the server is ready."""
-    adapt = [
-      Shape('adapt', tasks, support)
-      for support in self.supports
-      for tasks in self.tasks
-    ]
-    predict = [
-      Shape('predict', tasks, support, queries)
+  def alone(self) -> list[Shape]:
+    """Programs for one task: adaptations, then predictions."""
+    adapt = [Shape('adapt', 1, support) for support in self.supports]
+    return adapt + [
+      Shape('predict', 1, support, queries)
       for support in self.supports
       for queries in _QUERIES
-      for tasks in (self.tasks if queries <= _TOGETHER else (1,))
     ]
-    return adapt + predict
+
+  def together(self, alone: Shape) -> list[Shape]:
+    """Programs for more tasks of a shape."""
+    if alone.queries > _TOGETHER:
+      return []
+    return [alone._replace(tasks=each) for each in self.tasks if each > 1]
 
 
 class _Job(NamedTuple):
@@ -98,7 +101,7 @@ class Batcher:
     self._waiting = deque[_Job]()
     self._some = asyncio.Event()
     self._ready = set[Shape]()
-    self._compiling = dict[Shape, asyncio.Future[None]]()
+    self._compiling = dict[Shape, asyncio.Future[float]]()
     self._more = sizes.more
     self._runner = ThreadPoolExecutor(1, 'programs')
     self._compiler = ThreadPoolExecutor(1, 'compiler')
@@ -116,8 +119,8 @@ class Batcher:
 
   @property
   def to_compile(self) -> int:
-    """Programs that there are before the server is ready."""
-    return len(self._sizes.shapes())
+    """Programs for one task that there are before the server is ready."""
+    return len(self._sizes.alone())
 
   async def compile_all(self) -> None:
     """Compiles what a server has to have before it is ready.
@@ -127,9 +130,17 @@ class Batcher:
       StoppedError: if the server ends.
     """
     loop = asyncio.get_running_loop()
-    for shape in self._sizes.shapes():
-      await loop.run_in_executor(self._compiler, self._compile, shape)
-      self._ready.add(shape)
+
+    async def seconds(shape: Shape) -> float:
+      return await loop.run_in_executor(self._compiler, self._compile, shape)
+
+    for alone in self._sizes.alone():
+      one = await seconds(alone)
+      self._ready.add(alone)
+      for shape in self._sizes.together(alone):
+        if await seconds(shape) > _WORTH * shape.tasks * one:
+          break  # more of them would gain nothing, either
+        self._ready.add(shape)
 
   async def work(self) -> None:
     """Runs what waits, for as long as the server lives."""
@@ -219,7 +230,7 @@ class Batcher:
     except LearnerError as error:
       raise RefusalError(422, str(error)) from error
 
-  def _is_compiled(self, shape: Shape, done: asyncio.Future[None]) -> None:
+  def _is_compiled(self, shape: Shape, done: asyncio.Future[float]) -> None:
     del self._compiling[shape]
     if done.cancelled() or done.exception() is not None:
       self._more += 1  # so that another may be
@@ -268,23 +279,30 @@ class Batcher:
       for at, own in enumerate(queries[: len(jobs)])
     ]
 
-  def _compile(self, shape: Shape) -> None:
-    """Compiles a program by running it; in the thread for it."""
+  def _compile(self, shape: Shape) -> float:
+    """Compiles a program by running it; returns the seconds of a run."""
     if self._stopping:
       raise StoppedError
-    started = time.perf_counter()
-    tasks, support = shape.tasks, shape.support
-    inputs = self._zeros(tasks, support)
-    targets = self._targets(tasks, support)
-    state = self._programs.adapt(inputs, targets, np.repeat(_key(0)[None],
-                                 tasks, axis=0))  # fmt: skip
+    tasks = 1 if shape.kind == 'predict' else shape.tasks
+    inputs = self._zeros(tasks, shape.support)
+    targets = self._targets(tasks, shape.support)
+    all_keys = np.repeat(_key(0)[None], tasks, axis=0)
+    run = functools.partial(self._programs.adapt, inputs, targets, all_keys)
     if shape.kind == 'predict':
-      state = [np.asarray(leaf) for leaf in state]
-      queries = self._zeros(tasks, shape.queries)
-      jax.block_until_ready(self._programs.predict(state, inputs, queries))
-    else:
-      jax.block_until_ready(state)
-    _LOG.debug('%s: %.2f s', shape, time.perf_counter() - started)
+      state = [
+        np.repeat(np.asarray(leaf), shape.tasks, axis=0) for leaf in run()
+      ]
+      run = functools.partial(
+        self._programs.predict, state,
+        self._zeros(shape.tasks, shape.support),
+        self._zeros(shape.tasks, shape.queries),
+      )  # fmt: skip
+    times = []
+    for _ in range(1 + _TIMES):
+      started = time.perf_counter()
+      jax.block_until_ready(run())
+      times.append(time.perf_counter() - started)
+    return min(times[1:])
 
   def _zeros(self, tasks: int, examples: int) -> np.ndarray:
     what = self._learner.manifest['inputs']

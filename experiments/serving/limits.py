@@ -116,13 +116,13 @@ async def read_body(
         if message['type'] == 'http.disconnect':
           raise RefusalError(400, 'the request ended before its time')
         part = message.get('body', b'')
+        more = message.get('more_body', False)
         if len(body) + len(part) > limits.request_bytes:
-          raise await _too_large(receive, headers, limits)
+          raise await _too_large(receive, headers, limits, more)
         if slots.held + len(part) > limits.held_bytes:
           raise busy('too much is being sent at a time; try again in a second')
         slots.held += len(part)
         body += part
-        more = message.get('more_body', False)
   except BaseException as error:
     slots.held -= len(body)
     if not isinstance(error, TimeoutError):
@@ -144,16 +144,16 @@ async def _too_large(
   receive: Callable[[], Awaitable[Any]],
   headers: Mapping[bytes, bytes],
   limits: Limits,
+  more: bool = True,
 ) -> RefusalError:
   """Takes a little more, for who still sends would not read the answer."""
   rest = limits.request_bytes
   with contextlib.suppress(TimeoutError):
     async with asyncio.timeout(_LINGER):
-      while _EXPECT not in headers and rest > 0:
+      while more and rest > 0 and _EXPECT not in headers:
         message = await receive()
         rest -= len(message.get('body', b''))
-        if not message.get('more_body', False):
-          break
+        more = message.get('more_body', False)
   return RefusalError(
     413,
     f'a request has {limits.request_bytes} bytes at most; send fewer examples,'

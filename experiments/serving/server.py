@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import socket
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -15,7 +16,7 @@ from experiments.runner.errors import UsageError
 from experiments.serving.app import Service, make_app
 from experiments.serving.limits import Limits
 
-__all__ = ['bind', 'serve']
+__all__ = ['bind', 'make_server', 'serve']
 
 _KEPT = 30  # seconds that a connection may be idle between requests
 
@@ -27,7 +28,9 @@ def bind(host: str, port: int) -> socket.socket:
     UsageError: if it is in use, or cannot be had.
   """
   family = socket.AF_INET6 if ':' in host else socket.AF_INET
-  taken = socket.socket(family)
+  # asyncio turns off Nagle's algorithm where the protocol is named; with it an
+  # answer waits 40 ms for the client's acknowledgement of its head.
+  taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
   try:
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     taken.bind((host, port))
@@ -43,19 +46,15 @@ def bind(host: str, port: int) -> socket.socket:
   return taken
 
 
-def serve(service: Service, taken: socket.socket) -> BaseException | None:
-  """Serves until a signal asks to end; what was begun is finished then.
+def make_server(
+  service: Service, failed: Callable[[BaseException], None]
+) -> uvicorn.Server:
+  """A server that holds no port yet.
 
-  Returns:
-    What went wrong before the server was ready, if something did.
+  Args:
+    service: what it serves.
+    failed: is told why it cannot become ready.
   """
-  failures = list[BaseException]()
-  server: uvicorn.Server
-
-  def failed(error: BaseException) -> None:
-    failures.append(error)
-    server.should_exit = True
-
   limits = service.limits
   config = uvicorn.Config(
     make_app(service, failed), http=_protocol(limits), ws='none',
@@ -63,7 +62,22 @@ def serve(service: Service, taken: socket.socket) -> BaseException | None:
     access_log=False, server_header=False, timeout_keep_alive=_KEPT,
     timeout_graceful_shutdown=int(limits.body_seconds + limits.seconds) + 1,
   )  # fmt: skip
-  server = uvicorn.Server(config)
+  return uvicorn.Server(config)
+
+
+def serve(service: Service, taken: socket.socket) -> BaseException | None:
+  """Serves until a signal asks to end; what was begun is finished then.
+
+  Returns:
+    What went wrong before the server was ready, if something did.
+  """
+  failures = list[BaseException]()
+
+  def failed(error: BaseException) -> None:
+    failures.append(error)
+    server.should_exit = True
+
+  server = make_server(service, failed)
   # uvicorn raises the signals again that it has taken.
   before = {
     number: signal.signal(number, lambda *_: None)
@@ -81,7 +95,7 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
   """HTTP for connections that may neither be many nor slow."""
 
   class Patient(H11Protocol):
-    """Gives the head of a request so much time, and says errors as JSON."""
+    """Gives what no route reads so much time, and says errors as JSON."""
 
     _head: asyncio.TimerHandle | None = None
 
@@ -96,7 +110,9 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
       if self.transport.is_closing():
         return
       super().data_received(data)
-      if self.conn.their_state is not h11.IDLE:
+      # Of a request that is answered already the rest may come, too.
+      answered = self.conn.our_state is h11.DONE
+      if not answered and self.conn.their_state is not h11.IDLE:
         self._stop_waiting()
       elif self._head is None:
         self._wait_for_head()
