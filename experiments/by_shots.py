@@ -12,6 +12,7 @@ number of examples. Nothing is trained. The workdir receives `by_shots.json`,
 it was stopped.
 """
 
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from experiments.runner.common import Common
 from experiments.runner.data_digest import DIGEST_ENTRY, SameData
 from experiments.runner.errors import UsageError, printable
 from experiments.runner.paths import Place, Places
+from experiments.runner.progress import shown
 from experiments.runner.records import RECORD, check_record, read_record
 from experiments.runner.settings import (
   Base,
@@ -89,8 +91,10 @@ def run(settings: Settings) -> int:
   workdir = Path(settings.workdir)
   runs.claim(workdir, settings)
   rows, failed = list[Tested](), dict[str, str]()
-  for name, (path, config) in configs.items():
-    for examples in shots:
+  tests = list(itertools.product(configs.items(), shots))
+  with shown('tests') as progress:
+    progress(0, len(tests))
+    for number, ((name, (path, config)), examples) in enumerate(tests, 1):
       label = f'{name}, {examples} examples per class'
       print(printable(label), flush=True)
       with runs.leave_on_sigterm(), runs.noted(failed, label):
@@ -99,8 +103,9 @@ def run(settings: Settings) -> int:
         same.check(test, outcome['config'], 'workdir')
         rows.append(_row(name, examples, outcome))
       _write(settings, workdir, rows, failed, config)
+      progress(number, len(tests))
   tables.show(table(rows))
-  print(printable(f'{workdir}: {", ".join(_WRITTEN)}'))
+  tables.say(f'{workdir}: {", ".join(_WRITTEN)}')
   return 1 if failed else 0
 
 

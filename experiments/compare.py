@@ -50,6 +50,7 @@ from experiments.runner.errors import UsageError, suggestion
 from experiments.runner.more_losses import MoreLosses
 from experiments.runner.paths import Place
 from experiments.runner.plugins import import_plugins
+from experiments.runner.progress import shown
 from experiments.runner.records import PLAN, check_record, read_record
 from experiments.runner.settings import (
   Listed,
@@ -203,16 +204,19 @@ def run(settings: Settings) -> int:
   runs.claim(workdir, settings)
   rows, failed = dict[Compares, Compared](), dict[str, str]()
   same = SameData()
-  for number, each in enumerate(chosen, 1):
-    print(f'{each.name} ({number} of {len(chosen)})', flush=True)
-    with runs.leave_on_sigterm(), runs.noted(failed, each.name):
-      outcome = _outcome(settings, each, workdir, same)
-      rows[each] = row_of(each.name, outcome, pilot_of(workdir, each.folder))
-    _write(settings, workdir, rows, failed)
+  with shown('rows of the table') as progress:
+    progress(0, len(chosen))
+    for number, each in enumerate(chosen, 1):
+      print(f'{each.name} ({number} of {len(chosen)})', flush=True)
+      with runs.leave_on_sigterm(), runs.noted(failed, each.name):
+        outcome = _outcome(settings, each, workdir, same)
+        rows[each] = row_of(each.name, outcome, pilot_of(workdir, each.folder))
+      _write(settings, workdir, rows, failed)
+      progress(number, len(chosen))
   if rows:
     found = list(rows.values())
     tables.show(table(found), _NAMES, _title(settings, found[0]))
-  print(f'{workdir}: {", ".join(_WRITTEN if rows else _WRITTEN[:1])}')
+  tables.say(f'{workdir}: {", ".join(_WRITTEN if rows else _WRITTEN[:1])}')
   return 1 if failed else 0
 
 

@@ -11,12 +11,11 @@ flatbuffers alone; `experiments.serve --model=DIR` serves them.
 import sys
 from pathlib import Path
 
-import rich.console
-
 from experiments.predict import loaded
 from experiments.runner import flags
 from experiments.runner.errors import UsageError, printable
 from experiments.runner.paths import Place
+from experiments.runner.progress import shown
 from experiments.runner.settings import (
   Base,
   Listed,
@@ -75,12 +74,15 @@ def run(settings: Settings) -> int:
     raise UsageError('platforms', 'is empty; name one or more')
   learner = loaded(settings.run, settings.normalisation, settings.model_dir)
   output = Path(settings.output or '')
-  console = rich.console.Console()
-  with console.status('programs') as status:
+  with shown('exporting') as stage:
+
+    def tell(what: str) -> None:
+      stage.what = f'exporting: {what}'
+
     try:
       manifest = export(
         learner, output, ways=settings.ways, platforms=settings.platforms,
-        progress=status.update,
+        progress=tell,
       )  # fmt: skip
     except LearnerError as error:
       raise UsageError('output', str(error)) from error

@@ -52,6 +52,7 @@ from experiments.runner.intervals import of_few
 from experiments.runner.loading import load_meta_params
 from experiments.runner.paths import Place
 from experiments.runner.problem import TEST_SEED, Problem, weights_of
+from experiments.runner.progress import shown
 from experiments.runner.records import RECORD, RESULT, read_record
 from experiments.runner.settings import Positive, Whole, said, setting, settings
 from experiments.runner.transformers import (
@@ -127,7 +128,7 @@ def run(settings: Settings) -> int:
   _check_counts(settings, trained)  # before a run is trained, and a place taken
   runs.claim(workdir, settings)
   if not settings.run and not runs.is_done(path):
-    print(printable(f'training in {path}'), flush=True)
+    tables.say(f'training in {path}')
     try:
       runs.start('experiments.text', trained, path, resume=True)
     except runs.FailedError as error:
@@ -152,7 +153,7 @@ def run(settings: Settings) -> int:
   _draw(settings, workdir, outcome)
   tables.show(table(settings, outcome))
   names = f'{RESULT}, incremental.md, incremental.png, report.html'
-  print(printable(f'{workdir}: {names}'))
+  tables.say(f'{workdir}: {names}')
   return 0
 
 
@@ -273,17 +274,18 @@ def _measured(
   """Accuracies `[sequences, arrivals, arrivals]` of every strategy."""
   draw = jax.jit(lambda sample, key: sample(key))
   found: dict[str, list[np.ndarray]] = {name: [] for name in STRATEGIES}
-  for number in range(settings.sequences):
-    print(f'sequence {number + 1} of {settings.sequences}', flush=True)
-    key = jax.random.fold_in(jax.random.key(TEST_SEED), number)
-    stream = sort_by_class(draw(sample, key), settings.classes_each)
-    for name, each in found.items():
-      each.append(
-        accuracies(
-          name, encoder, adapters, stream,
-          settings.learning_rate, settings.learning_steps,
-        )
-      )  # fmt: skip
+  with shown('sequences of arrivals', at_once=True) as progress:
+    for number in range(settings.sequences):
+      key = jax.random.fold_in(jax.random.key(TEST_SEED), number)
+      stream = sort_by_class(draw(sample, key), settings.classes_each)
+      for place, (name, each) in enumerate(found.items(), 1):
+        each.append(
+          accuracies(
+            name, encoder, adapters, stream,
+            settings.learning_rate, settings.learning_steps,
+          )
+        )  # fmt: skip
+        progress(number * len(found) + place, settings.sequences * len(found))
   return {name: np.stack(each) for name, each in found.items()}
 
 

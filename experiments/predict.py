@@ -36,6 +36,7 @@ from experiments.runner import flags, tables
 from experiments.runner.cache import use_compilation_cache
 from experiments.runner.errors import UsageError, printable, unwritable
 from experiments.runner.paths import Place
+from experiments.runner.progress import shown
 from experiments.runner.settings import (
   Base,
   OneOf,
@@ -117,23 +118,26 @@ def run(settings: Settings) -> int:
       'output', f'{output} is there already; name a file that is not'
     )
   use_compilation_cache(settings.cache_dir)
-  learner = loaded(settings.run, settings.normalisation, settings.model_dir)
+  with shown('loading'):
+    learner = loaded(settings.run, settings.normalisation, settings.model_dir)
   manifest = learner.manifest
-  with blaming('support'):
+  with blaming('support'), shown('reading examples'):
     examples = own.support(
       manifest, Path(settings.support or ''), settings.text_column,
       settings.label_column,
     )  # fmt: skip
-  with blaming('queries'):
+  with blaming('queries'), shown('reading queries'):
     queries = own.queries(
       manifest, Path(settings.queries or ''), settings.text_column
     )
   try:
-    adapted = learner.adapt(examples, seed=settings.seed)
+    with shown('adapting'):
+      adapted = learner.adapt(examples, seed=settings.seed)
   except LearnerError as error:
     raise UsageError('support', f'{settings.support}: {error}') from error
   try:
-    found = adapted.predict(queries.inputs)
+    with shown('predicting'):
+      found = adapted.predict(queries.inputs)
   except LearnerError as error:
     raise UsageError('queries', f'{settings.queries}: {error}') from error
   rows = table(queries.names, found)

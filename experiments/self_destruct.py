@@ -34,7 +34,7 @@ from experiments.runner.cache import use_compilation_cache
 from experiments.runner.common import Common, algorithm, count
 from experiments.runner.data_digest import DIGEST
 from experiments.runner.encoders import small_config
-from experiments.runner.errors import UsageError, printable
+from experiments.runner.errors import UsageError
 from experiments.runner.guarding import (
   Bench,
   accuracy,
@@ -375,7 +375,7 @@ def start(settings: Settings) -> int:
     f'wanted task: {ACCURACY.format(before)}% before,'
     f' {ACCURACY.format(after)}% after'
   )
-  print(printable(f'{workdir}: result.json, adversaries.png, report.html'))
+  tables.say(f'{workdir}: result.json, adversaries.png, report.html')
   return 0
 
 

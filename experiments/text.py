@@ -169,7 +169,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
 
 def _apart(wanted: Wanted, data: Any, encode: Encode) -> tuple[Any, Any]:
   """Tasks with queries that are of no class, of features of texts."""
-  held = with_features(data, encode, parts=('validation', 'test'), shown=False)
+  held = with_features(data, encode, parts=('validation', 'test'))
   apart = with_queries_apart(wanted, held)
   assert apart is not None  # whoever asks has some
   return apart.validation, apart.test

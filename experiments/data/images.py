@@ -27,6 +27,7 @@ from experiments.data.samplers import (
 from experiments.runner.cache import cache_dir
 from experiments.runner.errors import UsageError, suggestion
 from experiments.runner.paths import Place
+from experiments.runner.progress import shown
 from experiments.runner.settings import (
   Base,
   Kind,
@@ -216,10 +217,11 @@ def load_omniglot(wanted: Wanted) -> Data:
   """Omniglot, prepared first if need be."""
   settings = wanted.settings
   data_dir = _data_dir(settings, 'or one to prepare it in')
-  with blaming('data_dir'):
+  with blaming('data_dir'), shown('reading Omniglot') as progress:
     data = omniglot.load(
-      data_dir, cache_dir(settings.cache_dir), download=settings.download
-    )
+      data_dir, cache_dir(settings.cache_dir), download=settings.download,
+      progress=progress,
+    )  # fmt: skip
   by_seed = partial(
     tasks.split_by_seed,
     train_classes=omniglot.TRAIN_CLASSES,
@@ -243,8 +245,8 @@ def load_cifar_fs(wanted: Wanted) -> Data:
       'split_dir', 'cifar_fs needs train.txt, val.txt and test.txt of its'
       ' authors, a class a line'
     )  # fmt: skip
-  with blaming('data_dir'):
-    data = tasks.load_cifar100(data_dir)
+  with blaming('data_dir'), shown('decoding images') as progress:
+    data = tasks.load_cifar100(data_dir, progress=progress)
   return labelled(wanted, *divided(wanted, data, tasks.split_by_files))
 
 
@@ -252,8 +254,8 @@ def load_fc100(wanted: Wanted) -> Data:
   """CIFAR-100 divided by superclass."""
   settings = wanted.settings
   data_dir = _data_dir(settings, 'as cifar100')
-  with blaming('data_dir'):
-    splits = tasks.load_fc100(data_dir)
+  with blaming('data_dir'), shown('decoding images') as progress:
+    splits = tasks.load_fc100(data_dir, progress=progress)
   return labelled(wanted, splits, 'superclass')
 
 
@@ -264,7 +266,7 @@ def load_npz_file(wanted: Wanted) -> Data:
     raise UsageError(
       'data_file', 'npz needs a file with arrays `images` and `labels`'
     )
-  with blaming('data_file'):
+  with blaming('data_file'), shown('reading images'):
     data = tasks.load_npz(settings.data_file, **given(settings, _UNPACKED))
   return _by_shares(wanted, data, 'data_file', settings.data_file)
 
@@ -280,7 +282,8 @@ def load_folder_of_images(wanted: Wanted) -> Data:
       ' folders that are classes, which train, val and test may divide'
     )  # fmt: skip
   how = given(settings, _DECODED)
-  with blaming('data_dir'):
+  with blaming('data_dir'), shown('decoding images') as progress:
+    how['progress'] = progress
     if not tasks.is_divided(data_dir, split_dir):
       data = tasks.load_class_folders(data_dir, **how)
       return _by_shares(wanted, data, 'data_dir', data_dir)
@@ -295,10 +298,11 @@ def load_tfds(wanted: Wanted) -> Data:
   """Any image set of tensorflow-datasets."""
   settings = wanted.settings
   name, data_dir = settings.dataset.partition(':')[2], _data_dir(settings)
-  with blaming('data_dir'):
+  with blaming('data_dir'), shown('decoding images') as progress:
     data = tasks.load_prepared(
       name,
       data_dir,
+      progress=progress,
       **given(settings, _DECODED),
     )
   return _by_shares(wanted, data, 'dataset', name)

@@ -17,6 +17,7 @@ from experiments.data.samplers import (
 from experiments.runner.data_digest import Digests, digests
 from experiments.runner.errors import UsageError
 from experiments.runner.paths import Place
+from experiments.runner.progress import shown
 from experiments.runner.reading import columns, numbers
 from experiments.runner.settings import (
   Base,
@@ -139,7 +140,7 @@ def read_table(settings: Any, recipe: Recipe) -> Data:
     raise UsageError(
       'data_file', 'name a CSV or Parquet file with a column of task ids'
     )
-  with blaming('data_file'):
+  with blaming('data_file'), shown('reading the table'):
     table = tasks.load_table(
       settings.data_file,
       settings.task_column,

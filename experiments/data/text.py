@@ -29,6 +29,7 @@ from experiments.data.samplers import (
 from experiments.runner.data_digest import digests
 from experiments.runner.errors import UsageError
 from experiments.runner.paths import Place
+from experiments.runner.progress import shown
 from experiments.runner.settings import (
   Base,
   OneOf,
@@ -169,7 +170,8 @@ def read(wanted: Wanted) -> Loaded:
   """Reads texts and divides their classes."""
   row = DATASETS[wanted.settings.dataset]
   refuse_others(wanted.settings, DATASETS, row.settings)
-  loaded: Loaded = row.load(wanted)
+  with shown('reading texts'):
+    loaded: Loaded = row.load(wanted)
   if wanted.settings.within_groups:
     _check_groups(loaded.splits)
   return loaded._replace(splits=folded(wanted.settings, loaded.splits))
@@ -257,7 +259,7 @@ def make_tokens(
   Returns:
     The tokens, and how many texts were cut off.
   """
-  with blaming('max_tokens'):
+  with blaming('max_tokens'), shown(f'tokenising {len(texts):,} texts'):
     most = given.max_tokens
     if isinstance(most, str):
       most = _most_tokens(tokenize, trained)

@@ -74,6 +74,7 @@ def attack(
   steps: int,
   seed: int,
   trials: tuple[Trial, ...] = TRIALS,
+  progress: Callable[[int, int], None] = lambda done, number: None,
 ) -> Attack:
   """Searches for the best way to adapt a body to a few examples.
 
@@ -86,6 +87,7 @@ def attack(
     steps: at most.
     seed: of its heads and batches.
     trials: what it tries.
+    progress: is told how many of them are done, and of how many.
   """
   # Arrays of one length, so that all numbers of examples are one program.
   number = len(examples.targets)
@@ -94,14 +96,11 @@ def attack(
     lambda leaf: jnp.resize(leaf, (room, *leaf.shape[1:])), examples
   )
   data = _Data(support, jnp.int32(number), validation, test)
-  return max(
-    (
-      found
-      for trial in trials
-      for found in _tried(model, body, data, trial, steps, seed)
-    ),
-    key=lambda found: found.validation,
-  )
+  reached = list[Attack]()
+  for number, trial in enumerate(trials, 1):
+    reached += _tried(model, body, data, trial, steps, seed)
+    progress(number, len(trials))
+  return max(reached, key=lambda found: found.validation)
 
 
 def _tried(

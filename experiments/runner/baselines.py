@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.runner.problem import TEST_SEED, Problem
+from experiments.runner.progress import shown
 from metajax import (
   Learner,
   Model,
@@ -122,11 +123,13 @@ def mean(problem: Problem) -> dict[str, float]:
 def _evaluated(
   problem: Problem, learner: Any, meta_params: PyTree
 ) -> Evaluation:
-  return evaluate(
-    learner,
-    problem.objective,
-    meta_params,
-    problem.test,
-    key=jax.random.key(TEST_SEED),
-    num_tasks=problem.settings.eval_tasks,
-  )
+  with shown('testing the baseline') as progress:
+    return evaluate(
+      learner,
+      problem.objective,
+      meta_params,
+      problem.test,
+      key=jax.random.key(TEST_SEED),
+      num_tasks=problem.settings.eval_tasks,
+      progress=progress,
+    )

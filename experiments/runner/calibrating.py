@@ -14,6 +14,7 @@ from experiments.runner.problem import (
   Problem,
   on_features,
 )
+from experiments.runner.progress import shown
 from metajax.base import PyTree, SampleTask, values_and_weights
 from metajax.objectives import confidence_interval
 from metajax.runs.evaluation import example_outputs
@@ -157,17 +158,20 @@ def _predicted(
   learner = judge.learner
   if (of := on_features(problem, prepared, sample, num_tasks)) is not None:
     learner = of.learner
-    sample = features_of(sample, of.encode, shown=False)
-  targets, outputs = example_outputs(
-    learner,
-    prepared,
-    sample,
-    key=jax.random.key(seed),
-    indices=range(num_tasks),
-    normalisation=judge.normalisation,
-    judged='last_step',
-    mesh=problem.mesh,
-  )
+    sample = features_of(sample, of.encode)
+  what = 'fitting' if seed == VALIDATION_SEED else 'judging'
+  with shown(f'{what} the temperature') as progress:
+    targets, outputs = example_outputs(
+      learner,
+      prepared,
+      sample,
+      key=jax.random.key(seed),
+      indices=range(num_tasks),
+      normalisation=judge.normalisation,
+      judged='last_step',
+      mesh=problem.mesh,
+      progress=progress,
+    )
   classes, weights = values_and_weights(targets)
   if weights is None:
     weights = np.ones(classes.shape)

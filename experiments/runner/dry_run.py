@@ -29,6 +29,7 @@ from experiments.runner.gpus import (
   devices_of_gpus,
   is_gpus,
 )
+from experiments.runner.progress import shown
 from metajax.devices.collectives import Collective, collectives
 from metajax.devices.mesh import TASK, make_mesh
 from metajax.runs.training import TrainStep
@@ -192,14 +193,15 @@ def dry_run(
     raise UsageError('mesh', str(error)) from error
   check_shares(tasks_per_step, mesh.shape.get(TASK, 0))
   size = tasks_per_step // mesh.shape[TASK]
-  if chunk_size != 'auto':
-    size = int(chunk_size)
-    return _report(make(mesh, size), topology, mesh, size)
-  while True:
-    report = _report(make(mesh, size), topology, mesh, size)
-    if report.fits or size == 1:
-      return report
-    size = -(-size // 2)
+  with shown(f'compiling a step for {topology}', at_once=True):
+    if chunk_size != 'auto':
+      size = int(chunk_size)
+      return _report(make(mesh, size), topology, mesh, size)
+    while True:
+      report = _report(make(mesh, size), topology, mesh, size)
+      if report.fits or size == 1:
+        return report
+      size = -(-size // 2)
 
 
 class DoesNotFitError(Exception):

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import STARTED
-from experiments.runner import cluster, flags, loop, report, seeds
+from experiments.runner import cluster, flags, loop, report, seeds, tables
 from experiments.runner.cache import use_compilation_cache
 from experiments.runner.common import Common
-from experiments.runner.errors import UsageError, printable
+from experiments.runner.differences import naming_differences
+from experiments.runner.errors import UsageError
 from experiments.runner.gpus import prepare
 from experiments.runner.interrupts import Interrupted
 from experiments.runner.learners import restore
@@ -85,11 +86,18 @@ class Experiment(NamedTuple):
     prepare(settings.dry_run)
     cluster.check_processes(settings)
     with _within_memory(recipe):
-      problem = self.problem(settings, recipe)
+      problem = self._problem(settings, recipe)
       if settings.workdir is not None:
         return loop.train_and_test(problem, Path(settings.workdir))
       with tempfile.TemporaryDirectory(prefix='metajax-') as folder:
         return loop.train_and_test(problem, Path(folder) / problem.name)
+
+  def _problem(self, settings: Common, recipe: Recipe) -> Problem:
+    """The problem; where there is none, says what a loaded run had."""
+    if not settings.test_only:
+      return self.problem(settings, recipe)
+    with naming_differences(settings, recipe):
+      return self.problem(settings, recipe)
 
   def load(
     self,
@@ -125,7 +133,7 @@ class Experiment(NamedTuple):
         cluster.divide_cpu(settings, recipe.tasks_per_step)
     # Features of texts are computed with the problem.
     use_compilation_cache(settings.cache_dir)
-    problem = self.problem(settings, recipe)
+    problem = self._problem(settings, recipe)
     workdir = Path(settings.workdir or Path('runs') / problem.name)
     named = problem.settings.replace(workdir=str(workdir))
     problem = problem._replace(settings=named)
@@ -144,7 +152,7 @@ class Experiment(NamedTuple):
     if outcome:  # one process speaks for all
       report.show(problem, outcome)
       files = [each.name for each in workdir.iterdir() if each.name[0] != '.']
-      print(printable(f'{workdir}: {", ".join(sorted(files))}'))
+      tables.say(f'{workdir}: {", ".join(sorted(files))}')
     return 0
 
   def start_with(self, text: str) -> int:

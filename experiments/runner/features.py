@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import rich.progress
 
+from experiments.runner.progress import shown
 from metajax import tasks
 from metajax.base import Model, PyTree
-from metajax.devices.distributed import is_primary
 from metajax.equality import by_value
 from metajax.tasks.episodes import stored_parts
 
@@ -49,16 +48,15 @@ def given_features() -> Model:
   return Model(init=lambda key, inputs: {}, apply=lambda params, inputs: inputs)
 
 
-def features_of(sample: Any, encode: Encode, shown: bool = True) -> Any:
+def features_of(sample: Any, encode: Encode) -> Any:
   """The tasks of a sampler of tokens, of features.
 
   Args:
     sample: of texts as tokens.
     encode: makes features `[texts, width]` of tokens.
-    shown: whether a bar shows how far it is.
   """
   tokens, places = stored_parts(sample)
-  (features,) = _encoded([tokens], encode, shown)
+  (features,) = _encoded([tokens], encode)
   return tasks.device_tasks(features, places)
 
 
@@ -68,7 +66,6 @@ def with_features(
   *,
   in_shape_only: bool = False,
   parts: Sequence[str] = ('train', 'validation', 'test'),
-  shown: bool = True,
 ) -> Any:
   """Data with features in the place of all tokens that are tested or trained.
 
@@ -77,7 +74,6 @@ def with_features(
     encode: makes features `[texts, width]` of tokens.
     in_shape_only: whether they are zeros, since nobody will look at them.
     parts: those of the data that get features; others keep their tokens.
-    shown: whether a bar shows how far it is.
   """
   held = {name: stored_parts(getattr(data, name)) for name in parts}
   apart = data.text.out_of_scope or ()
@@ -85,7 +81,7 @@ def with_features(
   if in_shape_only:
     features = _zeros(arrays, encode)
   else:
-    features = _encoded(arrays, encode, shown)
+    features = _encoded(arrays, encode)
   samplers = {
     name: tasks.device_tasks(own, places)
     for own, (name, (_, places)) in zip(features, held.items(), strict=False)
@@ -96,20 +92,17 @@ def with_features(
   return data._replace(**samplers, text=text)
 
 
-def _encoded(
-  arrays: list[Any], encode: Encode, shown: bool = True
-) -> list[np.ndarray]:
+def _encoded(arrays: list[Any], encode: Encode) -> list[np.ndarray]:
   """Features of several arrays of tokens; a bar shows how far it is."""
   found = list[np.ndarray]()
-  hidden = not (shown and is_primary())
-  with rich.progress.Progress(transient=True, disable=hidden) as bar:
-    row = bar.add_task('features of texts', total=sum(map(len, arrays)))
+  number = sum(map(len, arrays))
+  with shown('features of texts') as stage:
     for tokens in arrays:
       before = sum(map(len, found))
 
-      def show(done: int, number: int, before: int = before) -> None:
-        del number  # of this array alone
-        bar.update(row, completed=before + done)
+      def show(done: int, own: int, before: int = before) -> None:
+        del own  # of this array alone
+        stage(before + done, number)
 
       found.append(
         tasks.map_array(tokens, encode, batch_size=_BATCH, progress=show)

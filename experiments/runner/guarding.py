@@ -16,6 +16,7 @@ from experiments.runner.errors import UsageError
 from experiments.runner.interrupts import StallWatch
 from experiments.runner.intervals import of_few
 from experiments.runner.problem import Judge, Problem, Trained
+from experiments.runner.progress import shown
 from experiments.runner.records import read_record
 from experiments.runner.training import MAX_SKIPPED_IN_A_ROW, train
 from experiments.runner.workdir import Workdir, write_json
@@ -239,10 +240,11 @@ def attack_from(
       if name in attacks:
         continue
       bench.watch.now(f'attacking: {name}')
-      found = attack(
-        model, body, examples, blocked.validation, blocked.test,
-        steps=recipe.eval_inner_steps, seed=draw,
-      )  # fmt: skip
+      with shown(f'attacking: {name}') as progress:
+        found = attack(
+          model, body, examples, blocked.validation, blocked.test,
+          steps=recipe.eval_inner_steps, seed=draw, progress=progress,
+        )  # fmt: skip
       attacks[name] = {**found._asdict(), 'trial': found.trial._asdict()}
       write_json(bench.workdir.path / _ATTACKS, attacks)
       print(f'{name}: {ACCURACY.format(found.accuracy)}%', flush=True)

@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 
+from experiments.runner import tables
 from experiments.runner.common import Common
 from experiments.runner.data_digest import DIGEST_ENTRY, check_same_data
+from experiments.runner.differences import differences, naming_differences
 from experiments.runner.errors import UsageError, printable
 from experiments.runner.problem import Problem
 from experiments.runner.records import (
@@ -15,7 +17,6 @@ from experiments.runner.records import (
   check_record,
   read_record,
 )
-from experiments.runner.settings import said
 from experiments.runner.weights_digest import (
   WEIGHTS_ENTRY,
   check_same_weights,
@@ -41,6 +42,17 @@ def load_checkpoint(
   problem: Problem, train_step: TrainStep, workdir: Path
 ) -> Restored:
   """The newest good checkpoint of another run: its meta-parameters."""
+  settings, recipe = problem.settings, problem.recipe
+  with naming_differences(settings, recipe):
+    restored = _loaded(problem, train_step, workdir)
+  if settings.test_only:
+    more = differences(settings, recipe, ('tasks', 'method'))
+    if more:
+      tables.say(f'note: {more}')
+  return restored
+
+
+def _loaded(problem: Problem, train_step: TrainStep, workdir: Path) -> Restored:
   if not (workdir / 'checkpoints').is_dir():
     raise UsageError('load', f'{workdir} holds no checkpoints')
   settings = problem.settings
@@ -73,8 +85,7 @@ def load_checkpoint(
         steps = checkpointer.restore(template, step=step, only='step').state
         step = int(steps[member])  # it may have given up before the others
   except CheckpointError as error:
-    hint = _differences(settings, there)
-    raise UsageError('load', f'{error}{hint}') from error
+    raise UsageError('load', str(error)) from error
   report_restored(restored, 'loaded', step)
   if member is None:
     return restored
@@ -117,19 +128,6 @@ def _template(state: TrainState, several: int) -> TrainState:
     return state
   shapes: TrainState = jax.tree.map(shape_of, state)
   return shapes
-
-
-def _differences(settings: Common, there: dict[str, Any]) -> str:
-  """What of the method was set otherwise in the run that is loaded."""
-  names = [
-    name for name, each in said(type(settings)).items() if each.of == 'method'
-  ]
-  changed = [
-    f'--{name} {there[name]} there and {value} here'
-    for name, value in settings.given().items()
-    if name in names and name in there and there[name] != value
-  ]
-  return f'; different are {", ".join(changed)}' if changed else ''
 
 
 def report_restored(

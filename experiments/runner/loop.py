@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.runner import cluster, dry_run, report, seeds
+from experiments.runner import cluster, dry_run, report, seeds, tables
 from experiments.runner.common import Common
 from experiments.runner.data_digest import DIGEST
 from experiments.runner.errors import UsageError, unwritable
@@ -33,6 +33,7 @@ from experiments.runner.problem import (
   make_judge,
   ready,
 )
+from experiments.runner.progress import shown
 from experiments.runner.teacher_digest import TEACHER
 from experiments.runner.training import MAX_SKIPPED_IN_A_ROW, train
 from experiments.runner.weights_digest import WEIGHTS
@@ -97,7 +98,8 @@ def train_and_test(
   else:
     mesh = cluster.make_mesh(settings, problem.recipe.tasks_per_step)
   problem = problem._replace(mesh=mesh)
-  _check_fit(problem)
+  with shown('checking that method and tasks fit'):
+    _check_fit(problem)
   train_step = _make_train_step(problem, mesh, problem.recipe.chunk_size)
   # What can be refused is refused before the workdir is touched.
   loaded = None
@@ -157,7 +159,8 @@ def _outcome(
     problem, judge, meta_params, outcome, workdir.path, tested.evaluation,
     tested.of_test,
   )  # fmt: skip
-  problem.draw(finished)
+  with shown('drawing pictures'):
+    problem.draw(finished)
   if problem.report is not None and settings.workdir is not None:
     _report(problem.report, finished)
   return outcome
@@ -182,7 +185,13 @@ def _tested(
   evaluation = evaluated(problem, of_test, TEST_SEED, number)
   besides = {
     name: judged(
-      problem, judge, trained.meta_params, each.test, TEST_SEED, number
+      problem,
+      judge,
+      trained.meta_params,
+      each.test,
+      TEST_SEED,
+      number,
+      f'testing {name}',
     )
     for name, each in problem.besides.items()
   }
@@ -243,7 +252,8 @@ def _used(
   if problem.reading is None:
     return None
   watch.now('calibrating')
-  return served(problem, meta_params, whole)
+  with shown('calibrating'):
+    return served(problem, meta_params, whole)
 
 
 def _report(write: Callable[[Any], None], finished: 'Finished') -> None:
@@ -347,7 +357,7 @@ def _dry_run(problem: Problem, workdir: Path) -> dict[str, Any]:
     outcome = write_json(workdir / 'dry_run.json', found._asdict())
   except OSError as error:
     raise unwritable('workdir', workdir, error) from error
-  print(workdir / 'dry_run.json')
+  tables.say(str(workdir / 'dry_run.json'))
   return outcome
 
 

@@ -16,6 +16,7 @@ from experiments.runner.features import (
   features_of,
   given_features,
 )
+from experiments.runner.progress import shown
 from experiments.runner.reading import Reading
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS, Algorithm, registered
@@ -156,7 +157,9 @@ class Trained(NamedTuple):
   step: int
   skipped: int
   tasks_per_second: float | None
-  seconds_to_first_step: float | None
+  seconds_to_first_step: float | None  # from the start, compilation included
+  # Of all steps of this process but its first one, which compiles; without
+  # validation and checkpoints.
   training_seconds: float
   of_seeds: OfSeeds | None = None
 
@@ -217,6 +220,7 @@ def judged(
   sample: SampleTask,
   seed: int,
   num_tasks: int,
+  what: str = 'testing',
 ) -> Evaluation:
   """Judges meta-parameters on tasks that the seed fixes.
 
@@ -227,9 +231,10 @@ def judged(
     sample: draws the tasks.
     seed: of these tasks.
     num_tasks: how many.
+    what: goes on, as it is shown.
   """
   of_test = ready(problem, judge, meta_params, sample, num_tasks)
-  return evaluated(problem, of_test, seed, num_tasks)
+  return evaluated(problem, of_test, seed, num_tasks, what)
 
 
 class Ready(NamedTuple):
@@ -252,25 +257,31 @@ def ready(
   learner, prepared = judge.learner, judge.prepare(meta_params)
   if (of := on_features(problem, prepared, sample, num_tasks)) is not None:
     learner = of.learner
-    sample = features_of(sample, of.encode, shown=False)
+    sample = features_of(sample, of.encode)
   return Ready(learner, prepared, sample, judge.normalisation)
 
 
 def evaluated(
-  problem: Problem, of_test: Ready, seed: int, num_tasks: int
+  problem: Problem,
+  of_test: Ready,
+  seed: int,
+  num_tasks: int,
+  what: str = 'testing',
 ) -> Evaluation:
   """Judges what is ready; see `judged`."""
-  return evaluate(
-    of_test.learner,
-    with_metrics(problem.objective, *problem.metrics),
-    of_test.meta_params,
-    of_test.sample,
-    key=jax.random.key(seed),
-    num_tasks=num_tasks,
-    normalisation=of_test.normalisation,
-    judged=steps_judged(problem),
-    mesh=problem.mesh,
-  )
+  with shown(what) as progress:
+    return evaluate(
+      of_test.learner,
+      with_metrics(problem.objective, *problem.metrics),
+      of_test.meta_params,
+      of_test.sample,
+      key=jax.random.key(seed),
+      num_tasks=num_tasks,
+      normalisation=of_test.normalisation,
+      judged=steps_judged(problem),
+      mesh=problem.mesh,
+      progress=progress,
+    )
 
 
 class OnFeatures(NamedTuple):

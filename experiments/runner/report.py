@@ -11,7 +11,7 @@ import rich.console
 import rich.table
 
 from experiments.runner.problem import Problem, Trained
-from experiments.runner.tables import plain
+from experiments.runner.tables import plain, say
 from metajax.base import PyTree
 from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR, Metric
 from metajax.runs.evaluation import Evaluation
@@ -161,7 +161,7 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
       table.add_row(label, mean, f'\N{PLUS-MINUS SIGN} {half}')
   console = rich.console.Console()
   console.print(table)
-  console.print(plain(describe(outcome['protocol'])), soft_wrap=True)
+  say(describe(outcome['protocol']))
 
 
 def _intervals_by_step(test: Mapping[str, Any]) -> list[list[float | None]]:
@@ -188,7 +188,7 @@ def _cells(metric: Metric, mean: float, *halves: float | None) -> list[str]:
 
 def _name_of(step: int, at_every_step: bool) -> str:
   if not at_every_step:
-    return 'all'
+    return 'after'
   return 'before' if step == 0 else str(step)
 
 

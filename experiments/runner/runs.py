@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import FrameType, NoneType
 from typing import Any
 
+from experiments.runner import progress
 from experiments.runner.common import Common
 from experiments.runner.data_digest import DIGEST
 from experiments.runner.errors import UsageError, printable, shown, unwritable
@@ -29,6 +31,7 @@ from experiments.runner.workdir import (
   refuse_what_is_no_run,
   write_json,
 )
+from metajax.runs.terminal import Stage
 
 __all__ = [
   'FailedError',
@@ -90,6 +93,12 @@ def claim(workdir: Path, settings: Base, what: str = 'comparison') -> None:
     )
 
 
+# What a run prints of how far it is: `step 5/100`, `testing: 5 of 1,000`.
+_COUNTED = re.compile(r'^(?:step|(.*):) ([\d,]+)(?:/| of )([\d,]+)', re.M)
+_TAIL = 4096  # bytes of it that are looked at
+_SECONDS = 0.5  # between two looks
+
+
 class FailedError(Exception):
   """A run that ended badly; says how."""
 
@@ -134,7 +143,9 @@ def start(
       text=True,
     )
     try:
-      _, complaint = process.communicate(json.dumps(settings.given()))
+      with progress.shown(workdir.name) as stage:
+        given = json.dumps(settings.given())
+        complaint = _ended(process, given, stage, _log_of(workdir))
     except BaseException:
       # It saves what it has, so that the next start goes on from there.
       with contextlib.suppress(KeyboardInterrupt):
@@ -144,12 +155,37 @@ def start(
   if process.returncode:
     last = complaint.strip().splitlines() or ['no message']
     raise FailedError(
-      f'exit code {process.returncode}: {last[-1]} (see {workdir}.log)'
+      f'exit code {process.returncode}: {last[-1]} (see {_log_of(workdir)})'
     )
 
 
+def _ended(
+  process: subprocess.Popen[str], given: str, stage: Stage, log: Path
+) -> str:
+  """What a process has complained of; it is shown how far it is until then."""
+  what, begun = stage.what, log.stat().st_size
+  text: str | None = given
+  while True:
+    try:
+      _, complaint = process.communicate(text, timeout=_SECONDS)
+      return complaint
+    except subprocess.TimeoutExpired:
+      text = None  # it has been given
+    with log.open('rb') as lines:
+      lines.seek(max(begun, log.stat().st_size - _TAIL))
+      found = _COUNTED.findall(lines.read().decode(errors='replace'))
+    if found:
+      doing, done, number = found[-1]
+      stage.what = f'{what}: {doing or "training"}'
+      stage(int(done.replace(',', '')), int(number.replace(',', '')))
+
+
+def _log_of(workdir: Path) -> Path:
+  return workdir.with_name(f'{workdir.name}.log')
+
+
 def _open_log(workdir: Path) -> int:
-  path = workdir.with_name(f'{workdir.name}.log')
+  path = _log_of(workdir)
   try:
     workdir.parent.mkdir(parents=True, exist_ok=True)
     return open_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

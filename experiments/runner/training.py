@@ -19,6 +19,7 @@ from experiments.runner.interrupts import (
   on_signals,
 )
 from experiments.runner.loading import report_restored
+from experiments.runner.outputs import make_terminal, make_writers
 from experiments.runner.problem import (
   VALIDATION_SEED,
   Judge,
@@ -27,6 +28,7 @@ from experiments.runner.problem import (
   Trained,
   judged,
 )
+from experiments.runner.progress import on, shown
 from experiments.runner.records import RESULT
 from experiments.runner.workdir import Workdir
 from metajax.base import PyTree, SampleTask
@@ -35,12 +37,9 @@ from metajax.devices.distributed import (
   is_primary,
 )
 from metajax.runs.checkpoint import Checkpointer, CheckpointError
-from metajax.runs.terminal import Terminal
 from metajax.runs.training import TrainState, TrainStep
 from metajax.runs.writers import (
   VALIDATION,
-  JsonLines,
-  TensorBoard,
   Writers,
   read_json_lines,
 )
@@ -70,7 +69,9 @@ def train(
 ) -> Trained:
   """Trains to the last step, or raises `Interrupted` with all saved."""
   recipe = problem.recipe
-  initial = train_step.init(seeds.initial_keys(problem.settings))
+  with shown('drawing the first parameters'):
+    initial = train_step.init(seeds.initial_keys(problem.settings))
+    jax.block_until_ready(initial.meta_params)
   if loaded is not None:
     if problem.settings.seeds > 1:  # each starts there
       loaded = jax.tree.map(
@@ -94,30 +95,13 @@ def train(
     if workdir.resume:
       state = _resumed(workdir.path, checkpointer, initial, recipe.steps)
     start = seeds.step_of(state)
-    with _writers(workdir.path, problem, start) as writers:
+    terminal = make_terminal(problem, start)
+    with make_writers(workdir.path, terminal, start) as writers, on(terminal):
       run = _Run(
         problem, judge, train_step, checkpointer, writers, state, watch, started
       )
       run.to_the_end(workdir)
     return run.trained()
-
-
-def _writers(workdir: Path, problem: Problem, start: int) -> Writers:
-  if not is_primary():
-    return Writers()
-  try:
-    lines = JsonLines(workdir / 'metrics.jsonl', resume_at=start)
-  except ValueError as error:
-    raise UsageError('workdir', str(error)) from error
-  return Writers(
-    lines,
-    TensorBoard(workdir / 'tensorboard', resume_at=start),
-    Terminal(
-      problem.recipe.steps,
-      tasks_per_step=problem.recipe.tasks_per_step * problem.settings.seeds,
-      start_step=start,
-    ),
-  )
 
 
 def _resumed(
@@ -245,8 +229,10 @@ class _Run:
       size = 1
     self.watch.now(f'taking {size} steps from step {self.step}')
     begun = time.perf_counter()
-    self.state, means = self.train_step.run(self.state, size)
-    jax.block_until_ready(means)
+    waiting = shown('compiling the first step', at_once=True)
+    with waiting if first else contextlib.nullcontext():
+      self.state, means = self.train_step.run(self.state, size)
+      jax.block_until_ready(means)
     seconds = time.perf_counter() - begun
     before, self.step = self.step, seeds.step_of(self.state)
     if first:
@@ -302,7 +288,7 @@ class _Run:
     problem, meta_params = self.problem, self.state.meta_params
     how = sample, VALIDATION_SEED, problem.settings.validation_tasks
     if problem.settings.seeds == 1:
-      found = judged(problem, self.judge, meta_params, *how).mean
+      found = judged(problem, self.judge, meta_params, *how, 'validating').mean
       metrics = {name: float(values[-1]) for name, values in found.items()}
     else:
       metrics = seeds.validation_of(

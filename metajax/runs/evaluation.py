@@ -88,6 +88,7 @@ def evaluate(
   judged: Judged = 'every_step',
   chunk_size: int = 4,
   mesh: Mesh | None = None,
+  progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
   """Adapts to unseen tasks and judges the queries after every inner step.
 
@@ -115,6 +116,7 @@ def evaluate(
     chunk_size: tasks that are vectorised together on one device.
     mesh: the devices to test on, with an axis `'task'`; the default device
       alone if there is none.
+    progress: is told how many tasks are done, and of how many, as they are.
 
   Returns:
     An `Evaluation`.
@@ -153,6 +155,7 @@ def evaluate(
     judged,
     chunk_size,
     mesh,
+    progress,
   )
   if not np.isfinite(values['loss']).all():
     task_key, _ = _test_keys(key, jnp.int32(0))
@@ -178,6 +181,7 @@ def example_outputs(
   judged: Judged = 'every_step',
   chunk_size: int = 4,
   mesh: Mesh | None = None,
+  progress: Callable[[int, int], None] | None = None,
 ) -> tuple[PyTree, PyTree]:
   """What is predicted for the queries of some test tasks of an evaluation.
 
@@ -191,6 +195,7 @@ def example_outputs(
     judged: see `evaluate`.
     chunk_size: tasks that are vectorised together on one device.
     mesh: see `evaluate`.
+    progress: as for `evaluate`.
 
   Returns:
     The targets of the queries, leaves `[tasks, queries, ...]`, and the outputs
@@ -215,6 +220,7 @@ def example_outputs(
     judged,
     chunk_size,
     mesh,
+    progress,
   )
   return targets, outputs
 
@@ -230,6 +236,7 @@ def _of_tasks(
   judged: Judged,
   chunk_size: int,
   mesh: Mesh | None,
+  progress: Callable[[int, int], None] | None,
 ) -> PyTree:
   """What `_program` finds, of each of the tasks."""
   frozen = as_frozen(learner)
@@ -251,21 +258,28 @@ def _of_tasks(
   number = len(indices)
   filled = np.asarray(indices, np.int32)
   filled = np.pad(filled, (0, -number % at_once), mode='edge')
-  chunks = []
+  chunks = list[PyTree]()
   for first in range(0, number, at_once):
     chosen = _chosen_tasks(host, key, filled[first : first + at_once])
     chunk = of_chunk(shared, chosen)
+    if progress is not None and chunks:
+      # Of the one before, as the device is not to wait for the host.
+      jax.block_until_ready(chunks[-1])
+      progress(first, number)
     if mesh is not None:
       # Where devices share the cores of a CPU, exchanges of two programs at
       # once can take all its threads and wait for each other for ever.
       jax.block_until_ready(chunk)
     chunks.append(chunk)
-  return jax.tree.map(
+  whole: PyTree = jax.tree.map(
     lambda *leaves: jnp.concatenate([np.asarray(leaf) for leaf in leaves])[
       :number
     ],
     *chunks,
   )
+  if progress is not None:
+    progress(number, number)
+  return whole
 
 
 @lru_cache(maxsize=_PROGRAMS)

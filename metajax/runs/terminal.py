@@ -11,10 +11,86 @@ from metajax.runs.writers import VALIDATION
 if TYPE_CHECKING:
   from rich.console import Console, RenderableType
 
-__all__ = ['Terminal']
+__all__ = ['Stage', 'Terminal', 'is_live']
 
 # Rates are measured over this many seconds, so that they follow the machine.
 _RATE_SECONDS = 30.0
+_WIDTH = 80  # of a plain line, for which less important parts are left out
+
+
+class Stage:
+  """What a program is at for long, and how far it has come.
+
+  Args:
+    what: such as `testing`.
+    clock: seconds, from any origin.
+
+  Example:
+    >>> stage = Stage('testing', clock=lambda: 0.0)
+    >>> stage(400, 1000)
+    >>> stage.describe()
+    'testing: 400 of 1,000, 0:00:00'
+  """
+
+  def __init__(self, what: str, clock: Callable[[], float] = time.monotonic):
+    self.what = what
+    self._clock = clock
+    self._begun = clock()
+    # Another thread reads it: it is replaced as a whole.
+    self._reached: tuple[int, int] | None = None
+    # What is done first may take compilation with it.
+    self._first: tuple[int, float] | None = None
+
+  def __call__(self, done: int, number: int) -> None:
+    """Notes how many are done, and of how many."""
+    self._reached = int(done), int(number)
+    if self._first is None or done < self._first[0]:
+      self._first = int(done), self._clock()
+
+  def describe(self) -> str:
+    """Says all that in a line."""
+    counts = ''
+    if self._reached is not None:
+      done, number = self._reached
+      counts = f' {done:,} of {number:,},'
+    return f'{self.what}:{counts} {_format_seconds(self.seconds)}'
+
+  @property
+  def seconds(self) -> float:
+    """How long it has taken so far."""
+    return self._clock() - self._begun
+
+  @property
+  def seconds_left(self) -> float | None:
+    """How long it will take, by the time since the first were done."""
+    if self._reached is None or self._first is None:
+      return None
+    (done, number), (before, then) = self._reached, self._first
+    if done <= before:
+      return None
+    return (self._clock() - then) * (number - done) / (done - before)
+
+  def row(self, spinner: 'RenderableType') -> 'RenderableType':
+    """A line of a terminal: a bar, where it is known how far it is."""
+    from rich.text import Text
+
+    left = self.seconds_left
+    times = f'{_format_seconds(self.seconds)} elapsed'
+    if left is not None:
+      times = f'{_format_seconds(left)} left'
+    text = Text(self.what, no_wrap=True, overflow='ellipsis')
+    if self._reached is None or not self._reached[1]:
+      return _row(spinner, text, Text(times, 'cyan'))
+    from rich.progress_bar import ProgressBar
+
+    done, number = self._reached
+    bar = ProgressBar(number, done)
+    return _row(spinner, text, bar, f'{done}/{number}', Text(times, 'cyan'))
+
+
+def is_live(console: 'Console') -> bool:
+  """Whether a bar can move on a console."""
+  return console.is_terminal and console.is_interactive
 
 
 class Terminal:
@@ -25,10 +101,10 @@ class Terminal:
 
     step 500/5000  loss 0.412  6.9 steps/s  221 tasks/s  0:10:52 left
 
-  Rates cover the last half minute. They begin at the first write after
-  `start_step`, so that the compilation of the first dispatch does not count,
-  and they leave out the time between two writes of one step, which is what a
-  validation takes.
+  A line has no more than 80 columns: rates that do not fit are left out. They
+  cover the last half minute. They begin at the first write after `start_step`,
+  so that the compilation of the first dispatch does not count, and they leave
+  out the time between two writes of one step, which is what a validation takes.
 
   Args:
     total_steps: how many outer steps the run has in all.
@@ -76,9 +152,11 @@ class Terminal:
     # changed in place.
     self._marks: tuple[tuple[int, float], ...] = ()  # (step, seconds)
     self._shown: dict[str, str] = {}
+    self._stages: tuple[Stage, ...] = ()
+    self._is_compiled = False  # as far as this knows
     self._console = rich.console.Console() if console is None else console
     self._live: rich.live.Live | None = None
-    if self._console.is_terminal and self._console.is_interactive:
+    if is_live(self._console):
       ascii_only = self._console.options.ascii_only
       self._spinner = rich.spinner.Spinner('line' if ascii_only else 'dots')
       self._live = rich.live.Live(
@@ -99,10 +177,21 @@ class Terminal:
     if self._live is None:
       parts = [f'step {self._step}/{self._total}']
       parts += self._describe(new, '') + self._describe(new, VALIDATION)
-      parts += self._describe_rate()
-      if (left := self._time_left()) is not None:
-        parts.append(f'{_format_seconds(left)} left')
-      self._print('  '.join(parts))
+      rates = self._describe_rate()
+      left = self._time_left()
+      times = [] if left is None else [f'{_format_seconds(left)} left']
+      while rates and len('  '.join(parts + rates + times)) > _WIDTH:
+        rates.pop()
+      self._print('  '.join(parts + rates + times))
+
+  def begin(self, stage: Stage) -> None:
+    """Shows what else the run is at, until the `end` of it."""
+    self._stages = (*self._stages, stage)
+
+  def end(self, stage: Stage) -> None:
+    """Shows no longer what has come to its end."""
+    self._stages = tuple(each for each in self._stages if each is not stage)
+    self._is_compiled = True
 
   def note(self, message: str) -> None:
     """Prints a line, above the bar where there is one."""
@@ -173,29 +262,48 @@ class Terminal:
     """The bar and the lines under it, as the refreshing thread draws them."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
-    from rich.table import Table
     from rich.text import Text
 
     times = f'{_format_seconds(self._clock() - self._start)} elapsed'
     if self._step < self._total:
       left = self._time_left()
-      times += f', {"-:--:--" if left is None else _format_seconds(left)} left'
-    row = Table.grid(padding=(0, 1), expand=True)
-    row.add_column(width=1)
-    row.add_column(ratio=1)
-    row.add_column(no_wrap=True)
-    row.add_column(no_wrap=True)
-    row.add_row(
+      to_go = '-:--:--' if left is None else _format_seconds(left)
+      times += f', {to_go} left'
+    row = _row(
       self._spinner if self._step < self._total else '',
       ProgressBar(self._total, self._step),
       f'{self._step}/{self._total}',
       Text(times, 'cyan'),
     )
     training = self._describe_rate() + self._describe(self._shown, '')
-    if self._step == self._start_step:
-      training.insert(0, 'waiting for the first steps, compiling')
+    stages = self._stages
+    if self._step == self._start_step and not stages:
+      rest = '' if self._is_compiled else ', compiling'
+      training.insert(0, f'waiting for the first steps{rest}')
     lines = [training, self._describe(self._shown, VALIDATION)]
-    return Group(row, *(_line(parts) for parts in lines if parts))
+    return Group(
+      row,
+      *(_line(parts) for parts in lines if parts),
+      *(stage.row(' ') for stage in stages),
+    )
+
+
+def _row(
+  spinner: 'RenderableType', *cells: 'RenderableType'
+) -> 'RenderableType':
+  """Cells beside each other; a bar, or else the first one, gets the room."""
+  from rich.progress_bar import ProgressBar
+  from rich.table import Table
+
+  row = Table.grid(padding=(0, 1), expand=True)
+  row.add_column(width=1)
+  bars = [isinstance(cell, ProgressBar) for cell in cells]
+  if not any(bars):
+    bars[0] = True
+  for wide in bars:
+    row.add_column(ratio=1 if wide else None, no_wrap=True)
+  row.add_row(spinner, *cells)
+  return row
 
 
 def _line(parts: Sequence[str]) -> 'RenderableType':

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metajax.tasks.decoding import Progress
 from metajax.tasks.errors import DataError, reason
 from metajax.tasks.prepared import read_name
 
@@ -77,6 +78,7 @@ def prepare(
   *,
   splits: Sequence[str] = tuple(_ARCHIVES),
   source: str = SOURCE,
+  progress: Progress | None = None,
 ) -> Path:
   """Downloads Omniglot and makes a tensorflow-datasets directory of it.
 
@@ -90,6 +92,7 @@ def prepare(
     splits: which to prepare, of `train`, `test`, `small1`, `small2`. Labels
       are upstream's in any case; names are known for these splits only.
     source: the URL of the directory that has the four archives.
+    progress: is told how many drawings are written, and of how many.
 
   Returns:
     `<data_dir>/omniglot/3.0.0`. If it is there already, it is left alone.
@@ -128,7 +131,7 @@ def prepare(
     if not (manual / archive.name).exists()
   ]
   _check_reachable(missing, advice)
-  _build(data_dir, archives, source, advice)
+  _build(data_dir, archives, source, advice, progress)
   return directory
 
 
@@ -173,14 +176,19 @@ def _check_reachable(urls: Sequence[str], advice: str) -> None:
 
 
 def _build(
-  data_dir: Path, archives: dict[str, _Archive], source: str, advice: str
+  data_dir: Path,
+  archives: dict[str, _Archive],
+  source: str,
+  advice: str,
+  progress: Progress | None,
 ) -> None:
   """Downloads the archives and writes the data set."""
   with _quiet():
     import tensorflow_datasets as tfds
 
     try:
-      _make_builder(data_dir, archives, source).download_and_prepare(
+      builder = _make_builder(data_dir, archives, source, progress)
+      builder.download_and_prepare(
         download_dir=data_dir / 'downloads',
         download_config=tfds.download.DownloadConfig(
           try_download_gcs=False, force_checksums_validation=True
@@ -198,7 +206,10 @@ def _build(
 
 
 def _make_builder(
-  data_dir: Path, archives: dict[str, _Archive], source: str
+  data_dir: Path,
+  archives: dict[str, _Archive],
+  source: str,
+  progress: Progress | None,
 ) -> Any:
   """A tensorflow-datasets builder that writes PNG files as they are."""
   import tensorflow_datasets as tfds
@@ -250,6 +261,8 @@ def _make_builder(
           split: _read_archive(path, archives[split].sha256)
           for split, path in paths.items()
         }
+        self.number = sum(map(len, drawings.values()))
+        self.written = 0
         alphabets, labels = _names(drawings.values())
         self.info.features['alphabet'].names = alphabets
         self.info.features['label'].names = labels
@@ -260,6 +273,9 @@ def _make_builder(
 
       def _generate_examples(self, keyed: dict[str, Drawing]) -> Iterator[Any]:
         for key, drawing in keyed.items():
+          self.written += 1
+          if progress is not None:
+            progress(self.written, self.number)
           yield (
             key,
             {

@@ -11,6 +11,7 @@ few-shot learning.
 
 from pathlib import Path
 
+from metajax.tasks.decoding import Progress
 from metajax.tasks.labelled import LabelledImages
 from metajax.tasks.prepared import load_prepared
 from metajax.tasks.splits import Splits, split_by_groups
@@ -43,11 +44,14 @@ FC100 = {
 }
 
 
-def load_cifar100(data_dir: str | Path) -> LabelledImages:
+def load_cifar100(
+  data_dir: str | Path, *, progress: Progress | None = None
+) -> LabelledImages:
   """Loads the 60,000 images of CIFAR-100, with its hundred classes.
 
   Args:
     data_dir: a tensorflow-datasets directory that has `cifar100`.
+    progress: is told how many images have been read, and of how many.
 
   Returns:
     Images `[examples, 32, 32, 3]`; classes are named like `aquarium_fish`.
@@ -55,14 +59,17 @@ def load_cifar100(data_dir: str | Path) -> LabelledImages:
   Raises:
     DataError: as `load_prepared`.
   """
-  return load_prepared('cifar100', data_dir)
+  return load_prepared('cifar100', data_dir, progress=progress)
 
 
-def load_fc100(data_dir: str | Path) -> Splits:
+def load_fc100(
+  data_dir: str | Path, *, progress: Progress | None = None
+) -> Splits:
   """Loads FC100: CIFAR-100, divided by superclass into 60 / 20 / 20 classes.
 
   Args:
     data_dir: a tensorflow-datasets directory that has `cifar100`.
+    progress: is told how many images have been read, and of how many.
 
   Returns:
     Three sets; classes are named like `fish/aquarium_fish`.
@@ -70,5 +77,7 @@ def load_fc100(data_dir: str | Path) -> Splits:
   Raises:
     DataError: as `load_prepared`, and if a superclass is missing.
   """
-  data = load_prepared('cifar100', data_dir, group='coarse_label')
+  data = load_prepared(
+    'cifar100', data_dir, group='coarse_label', progress=progress
+  )
   return split_by_groups(data, **FC100)

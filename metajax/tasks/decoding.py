@@ -7,7 +7,7 @@ data say, and what is transparent lies on a white ground.
 import contextlib
 import io
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,10 @@ import numpy as np
 
 from metajax.tasks.errors import DataError, printable, reason
 
-__all__ = ['MAX_IMAGE_PIXELS', 'Picture', 'decode']
+__all__ = ['MAX_IMAGE_PIXELS', 'Picture', 'Progress', 'decode']
+
+# Is told how many are done, and of how many.
+Progress = Callable[[int, int], None]
 
 # More than photos have; a small file may say that it has any number.
 MAX_IMAGE_PIXELS = 2**26
@@ -47,6 +50,7 @@ def decode(
   image_size: int | None = None,
   skip_unreadable: bool = False,
   max_image_pixels: int = MAX_IMAGE_PIXELS,
+  progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Decodes images to one array.
 
@@ -61,6 +65,7 @@ def decode(
       have to be of one size.
     skip_unreadable: leave out, with a warning, what cannot be read.
     max_image_pixels: refuse an image of more, before it is decoded.
+    progress: is told after each image how many have been read, and of how many.
 
   Returns:
     uint8 images `[kept, height, width, 3]`, without the last axis if all are
@@ -87,8 +92,19 @@ def decode(
     )
   with _without_limit_of_pillow():
     return _decode(
-      pictures, number, origin, image_size, skip_unreadable, max_image_pixels
-    )
+      _told(pictures, number, progress), number, origin, image_size,
+      skip_unreadable, max_image_pixels,
+    )  # fmt: skip
+
+
+def _told(
+  pictures: Iterable[Picture], number: int, progress: Progress | None
+) -> Iterator[Picture]:
+  """The same pictures; what is asked for the next one is done with the last."""
+  for done, picture in enumerate(pictures, 1):
+    yield picture
+    if progress is not None:
+      progress(done, number)
 
 
 def _decode(

@@ -19,7 +19,12 @@ from metajax.tasks._folder_files import (
   files_of_classes,
   read_list,
 )
-from metajax.tasks.decoding import MAX_IMAGE_PIXELS, Picture, decode
+from metajax.tasks.decoding import (
+  MAX_IMAGE_PIXELS,
+  Picture,
+  Progress,
+  decode,
+)
 from metajax.tasks.errors import DataError
 from metajax.tasks.labelled import LabelledImages
 from metajax.tasks.splits import Splits
@@ -45,6 +50,7 @@ def load_folder(
   image_size: int | None = None,
   skip_unreadable: bool = False,
   max_image_pixels: int = MAX_IMAGE_PIXELS,
+  progress: Progress | None = None,
 ) -> Splits:
   """Reads image files, divided as lists or folders say.
 
@@ -62,6 +68,7 @@ def load_folder(
     skip_unreadable: leave out files that are missing or damaged, with a
       warning, instead of refusing them.
     max_image_pixels: refuse an image of more, before it is decoded.
+    progress: is told how many images have been read, and of how many.
 
   Returns:
     Three sets of images; classes are numbered in sorted order of their labels.
@@ -114,6 +121,7 @@ def load_folder(
     image_size=image_size,
     skip_unreadable=skip_unreadable,
     max_image_pixels=max_image_pixels,
+    progress=progress,
   )
   ends = np.searchsorted(kept, np.cumsum([len(part) for part in parts]))
   made, start = [], 0
@@ -131,6 +139,7 @@ def load_class_folders(
   image_size: int | None = None,
   skip_unreadable: bool = False,
   max_image_pixels: int = MAX_IMAGE_PIXELS,
+  progress: Progress | None = None,
 ) -> LabelledImages:
   """Reads a folder of folders, each of which holds the images of a class.
 
@@ -140,6 +149,7 @@ def load_class_folders(
     image_size: as for `load_folder`.
     skip_unreadable: as for `load_folder`.
     max_image_pixels: as for `load_folder`.
+    progress: as for `load_folder`.
 
   Returns:
     All images, to be divided, such as by `split_by_seed`; classes are numbered
@@ -176,6 +186,7 @@ def load_class_folders(
     image_size=image_size,
     skip_unreadable=skip_unreadable,
     max_image_pixels=max_image_pixels,
+    progress=progress,
   )
   return _labelled(directory, images, [entries[i].label for i in kept])
 
@@ -276,6 +287,7 @@ def _decoded(
   image_size: int | None,
   skip_unreadable: bool,
   max_image_pixels: int,
+  progress: Progress | None,
 ) -> tuple[np.ndarray, np.ndarray]:
   return decode(
     (Picture(entry.name, entry.file) for entry in entries),
@@ -284,6 +296,7 @@ def _decoded(
     image_size=image_size,
     skip_unreadable=skip_unreadable,
     max_image_pixels=max_image_pixels,
+    progress=progress,
   )
 
 

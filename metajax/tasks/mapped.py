@@ -14,12 +14,11 @@ import numpy as np
 
 from metajax.models.lengths import bucket
 from metajax.tasks._examples import decoded, stored
+from metajax.tasks.decoding import Progress
 from metajax.tasks.episodes import as_examples, device_tasks, stored_parts
 from metajax.tasks.words import NO_TOKEN
 
 __all__ = ['map_array', 'map_examples']
-
-Progress = Callable[[int, int], None]
 
 
 def map_examples(

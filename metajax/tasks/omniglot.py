@@ -27,6 +27,7 @@ from metajax.tasks._omniglot_preparing import (
   contents,
   prepare,
 )
+from metajax.tasks.decoding import Progress
 from metajax.tasks.errors import DataError, reason
 from metajax.tasks.labelled import LabelledImages
 from metajax.tasks.prepared import (
@@ -71,6 +72,7 @@ def load(
   splits: Sequence[str] = ('train', 'test'),
   download: bool = False,
   source: str = SOURCE,
+  progress: Progress | None = None,
 ) -> LabelledImages:
   """Loads Omniglot at 28 x 28 pixels, ink 255 on paper 0.
 
@@ -87,6 +89,8 @@ def load(
       parts of `train` that overlap.
     download: whether to `prepare` the data set where `data_dir` lacks it.
     source: where `prepare` downloads from.
+    progress: is told how many drawings are prepared, and then how many are
+      decoded, each of how many.
 
   Returns:
     All images of these splits, and the classes they have.
@@ -104,14 +108,14 @@ def load(
         f' directory that has omniglot/{VERSION} in it, or let Omniglot be'
         ' downloaded and prepared'
       )
-    prepare(data_dir, source=source)
+    prepare(data_dir, source=source, progress=progress)
   if cache_dir is None:
-    return _decode(directory, splits)
+    return _decode(directory, splits, progress)
   key = _digest(directory, splits)
   path = Path(cache_dir).expanduser() / f'omniglot-{key[:32]}.npz'
   data = _read_cache(path)
   if data is None:
-    data = _decode(directory, splits)
+    data = _decode(directory, splits, progress)
     _write_cache(path, data)
   return data
 
@@ -157,14 +161,18 @@ def _digest(directory: Path, splits: Sequence[str]) -> str:
   return total.hexdigest()
 
 
-def _decode(directory: Path, splits: Sequence[str]) -> LabelledImages:
+def _decode(
+  directory: Path, splits: Sequence[str], progress: Progress | None
+) -> LabelledImages:
   """Reads, verifies and shrinks every drawing."""
   names: dict[int, str] = {}
-  images, labels = [], []
-  for path, drawings in _read_shards(directory, splits):
+  images, labels = list[np.ndarray](), list[int]()
+  for path, number, drawings in _read_shards(directory, splits):
     for start in range(0, len(drawings), _CHUNK):
       chunk = drawings[start : start + _CHUNK]
       images.append(shrink(_decode_png(path, [d.png for d in chunk])))
+      if progress is not None:
+        progress(len(labels) + start + len(chunk), number)
     labels += [drawing.label for drawing in drawings]
     for drawing in drawings:
       names[drawing.label] = (
@@ -204,8 +212,11 @@ def _decode_png(path: Path, encoded: Sequence[bytes]) -> np.ndarray:
 
 def _read_shards(
   directory: Path, splits: Sequence[str]
-) -> Iterator[tuple[Path, list[Drawing]]]:
-  """Reads the record files, one at a time so that errors can name it."""
+) -> Iterator[tuple[Path, int, list[Drawing]]]:
+  """Reads the record files, one at a time so that errors can name it.
+
+  With each is the number of drawings of all.
+  """
   name = read_name(directory)
   if name != 'omniglot':
     raise DataError(f'{directory}: this is the data set {name!r}, not Omniglot')
@@ -215,12 +226,17 @@ def _read_shards(
     labels = builder.info.features['label'].names
   except Exception as error:  # Whatever it makes of damaged metadata.
     raise damaged_metadata(directory, error) from error
+  number = sum(
+    each.num_examples
+    for name, each in builder.info.splits.items()
+    if name in splits
+  )
   for path, records in read_records(directory, builder, splits, 'image'):
     try:
       drawings = [_to_drawing(record, alphabets, labels) for record in records]
     except Exception as error:  # Whatever is wrong with a record.
       raise damaged_records(path, error) from error
-    yield path, drawings
+    yield path, number, drawings
 
 
 def _to_drawing(

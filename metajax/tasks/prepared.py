@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from metajax.tasks.decoding import MAX_IMAGE_PIXELS, Picture, decode
+from metajax.tasks.decoding import (
+  MAX_IMAGE_PIXELS,
+  Picture,
+  Progress,
+  decode,
+)
 from metajax.tasks.errors import DataError, reason
 from metajax.tasks.labelled import LabelledImages
 from metajax.tasks.names import normal_name, numbered
@@ -40,6 +45,7 @@ def load_prepared(
   image_size: int | None = None,
   skip_unreadable: bool = False,
   max_image_pixels: int = MAX_IMAGE_PIXELS,
+  progress: Progress | None = None,
 ) -> LabelledImages:
   """Loads all splits of an image data set as one.
 
@@ -57,6 +63,7 @@ def load_prepared(
       all have to be of one size.
     skip_unreadable: leave out, with a warning, what cannot be decoded.
     max_image_pixels: refuse an image of more, before it is decoded.
+    progress: is told how many images have been read, and of how many.
 
   Returns:
     All images that have a label, and the classes they have.
@@ -95,6 +102,7 @@ def load_prepared(
     image_size=image_size,
     skip_unreadable=skip_unreadable,
     max_image_pixels=max_image_pixels,
+    progress=progress,
   )
   present, indices = np.unique(np.asarray(labels)[kept], return_inverse=True)
   names = features[label].names or [

@@ -189,7 +189,7 @@ def test_table(finished):
   assert rows == {
     name: f'{100 * value:.1f}' for name, value in expected.items()
   }
-  protocol = printed.splitlines()[-2]
+  protocol = ' '.join(printed.rpartition('┘')[2].split())
   for part in (
     outcome['dataset'],
     'ways 2',

@@ -62,6 +62,18 @@ def seven(evaluate) -> metajax.Evaluation:
   return evaluate(num_tasks=7, chunk_size=3)
 
 
+def test_progress_is_told_as_tasks_are_done_and_changes_nothing(
+  seven, evaluate
+):
+  told = []
+  again = evaluate(
+    num_tasks=7, chunk_size=3, progress=lambda *counts: told.append(counts)
+  )
+  assert told == [(3, 7), (6, 7), (7, 7)]
+  for name, values in seven.values.items():
+    np.testing.assert_array_equal(again.values[name], values)
+
+
 def test_there_is_a_value_for_every_task_and_number_of_steps(seven):
   assert set(seven.values) == {'loss', 'mse'}
   assert seven.values['mse'].shape == (7, 2)

@@ -7,7 +7,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from metajax.runs.terminal import Terminal
+from metajax.runs.terminal import Stage, Terminal
 
 
 class Clock:
@@ -40,10 +40,8 @@ def test_plain_lines_are_whole_and_hold_no_control_characters(monkeypatch):
     terminal.note('saved [step] :star: 469')
   assert console.file.getvalue().splitlines() == [
     'step 400/5000  loss 0.500  accuracy 0.800',
-    'step 469/5000  loss 0.412  accuracy 0.861  6.9 steps/s  221 tasks/s'
-    '  0:10:57 left',
-    'step 469/5000  validation: accuracy 0.840  6.9 steps/s  221 tasks/s'
-    '  0:10:57 left',
+    'step 469/5000  loss 0.412  accuracy 0.861  6.9 steps/s  0:10:57 left',
+    'step 469/5000  validation: accuracy 0.840  6.9 steps/s  0:10:57 left',
     'saved [step] :star: 469',
   ]
 
@@ -160,3 +158,40 @@ def test_an_interrupt_gives_the_terminal_back(monkeypatch):
 def test_wrong_arguments_of_the_terminal_are_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
     Terminal(**arguments)
+
+
+def test_what_else_goes_on_is_shown_below_the_bar(monkeypatch):
+  console = make_console(monkeypatch, terminal=True)
+  clock = Clock()
+  terminal = Terminal(50, tasks_per_step=1, console=console, clock=clock)
+  terminal.close()
+
+  def last():
+    with console.capture() as capture:
+      console.print(terminal._bar())
+    return ''.join(_without_colors(capture.get())).splitlines()[-1]
+
+  assert last() == '  waiting for the first steps, compiling'
+  stage = Stage('validating', clock)
+  terminal.begin(stage)
+  stage(20, 200)  # with its compilation
+  clock.now += 10
+  stage(40, 200)
+  assert last().split()[0] == 'validating'
+  assert last().endswith('40/200 0:01:20 left')
+  assert len(last()) == 80
+  terminal.end(stage)
+  assert last() == '  waiting for the first steps'
+
+
+def test_a_stage_says_what_how_far_and_for_how_long():
+  clock = Clock()
+  stage = Stage('tokenising', clock)
+  clock.now += 75
+  assert stage.describe() == 'tokenising: 0:01:15'
+  assert stage.seconds_left is None
+  stage(1, 4)
+  clock.now += 5
+  stage(2, 4)
+  assert stage.describe() == 'tokenising: 2 of 4, 0:01:20'
+  assert stage.seconds_left == 10

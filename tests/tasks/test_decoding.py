@@ -124,3 +124,14 @@ def test_limits_are_one_or_more():
   for options in ({'max_image_pixels': 0}, {'image_size': 0}):
     with pytest.raises(DataError, match='=0: must be 1 or more'):
       decoded(**options)
+
+
+def test_progress_is_told_after_each_image():
+  good = drawing('RGB')
+  told = []
+  with pytest.warns(UserWarning, match='1 of 3'):
+    decoded(
+      good, b'damaged', good, skip_unreadable=True,
+      progress=lambda *counts: told.append(counts),
+    )  # fmt: skip
+  assert told == [(1, 3), (2, 3), (3, 3)]

@@ -48,8 +48,8 @@ def copy_of_shared(tmp_path: Path) -> Path:
   return target
 
 
-def load_small1(data_dir: Path, cache_dir: Path | None = None):
-  return omniglot.load(data_dir, cache_dir, splits=('small1',))
+def load_small1(data_dir: Path, cache_dir: Path | None = None, **options):
+  return omniglot.load(data_dir, cache_dir, splits=('small1',), **options)
 
 
 @pytest.fixture(scope='module')
@@ -182,7 +182,11 @@ def test_reading_leaves_tensorflow_alone() -> None:
 def test_cache_is_keyed_by_the_records(tmp_path: Path) -> None:
   cache, data_dir = tmp_path / 'a' / 'cache', tmp_path / 'data'
   directory = copy_of_shared(data_dir)
-  data = load_small1(data_dir, cache)
+  told = []
+  data = load_small1(
+    data_dir, cache, progress=lambda *counts: told.append(counts)
+  )
+  assert told[-1] == (len(data.images), len(data.images))
   (file,) = cache.iterdir()
   started = time.perf_counter()
   assert same(load_small1(data_dir, cache), data)
@@ -286,7 +290,15 @@ def test_prepare_equals_the_builder_of_tensorflow_datasets(
   import tensorflow_datasets as tfds
 
   source = serve(shared(ZIPS[0]).parent)
-  directory = omniglot.prepare(tmp_path, splits=SMALL, source=source)
+  told = []
+  directory = omniglot.prepare(
+    tmp_path,
+    splits=SMALL,
+    source=source,
+    progress=lambda *counts: told.append(counts),
+  )
+  assert told[0] == (1, told[-1][1])
+  assert told[-1] == (len(told), len(told))
   assert directory == tmp_path / 'omniglot' / '3.0.0'
   assert capfd.readouterr() == ('', '')
   assert 'tensorflow' not in sys.modules

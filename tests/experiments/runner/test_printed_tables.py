@@ -29,8 +29,24 @@ def test_figures_have_three_digits_and_no_exponent():
   ]  # fmt: skip
 
 
-def test_a_wide_table_is_not_cut_in_a_file(capsys):
-  cells = [f'{number}' * 30 for number in range(6)]
-  tables.show([cells, cells])
+def test_a_wide_table_is_in_parts_that_fit_and_no_cell_is_cut(capsys):
+  header = ['method', *(f'figure {number}' for number in range(12))]
+  lines = [
+    [name, *(f'{number}.5 \N{PLUS-MINUS SIGN} 0.1' for number in range(12))]
+    for name in ('maml', 'protonet_hallucination')
+  ]
+  tables.show([header, *lines], title='Omniglot')
   printed = capsys.readouterr().out
-  assert all(printed.count(cell) == 2 for cell in cells)
+  assert max(map(len, printed.splitlines())) <= 80
+  for cell in lines[0][1:]:
+    assert printed.count(f' {cell} ') == 2
+  assert printed.count('protonet_hallucination') == printed.count(' maml ') > 1
+  assert printed.count('Omniglot') == 1
+
+
+def test_a_line_is_wrapped_between_words(capsys):
+  words = [f'accuracy_{number}.png' for number in range(20)]
+  tables.say(f'runs/x: {" ".join(words)}')
+  printed = capsys.readouterr().out
+  assert max(map(len, printed.splitlines())) <= 80
+  assert printed.split() == ['runs/x:', *words]

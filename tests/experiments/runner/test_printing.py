@@ -31,7 +31,10 @@ def test_a_name_is_printed_as_what_can_be_printed(capsys):
   assert capsys.readouterr().err == f'{TAMED}: it failed\n'
 
 
-def test_nothing_in_a_table_is_markup_or_speaks_to_the_terminal(capsys):
+def test_nothing_in_a_table_is_markup_or_speaks_to_the_terminal(
+  capsys, monkeypatch
+):
+  monkeypatch.setenv('COLUMNS', '200')
   tables.show([['run', HOSTILE], [HOSTILE, '[bold]x']], title=HOSTILE)
   printed = capsys.readouterr().out
   assert printed.count(TAMED) == 3
