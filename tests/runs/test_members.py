@@ -45,7 +45,10 @@ def mesh_of(devices):
   return metajax.make_mesh({'task': devices}, jax.devices()[:devices])
 
 
-@pytest.mark.parametrize('devices', [None, 2, 4])
+@pytest.mark.parametrize(
+  'devices',
+  [None, *(pytest.param(n, marks=pytest.mark.in_ci) for n in (2, 4))],
+)
 def test_a_member_is_the_run_that_it_would_be_alone(float64, devices):
   train = make(
     LEARNER, optax.adam(1e-2), members=MEMBERS, mesh=mesh_of(devices)
@@ -58,6 +61,7 @@ def test_a_member_is_the_run_that_it_would_be_alone(float64, devices):
     np.testing.assert_allclose(metrics['loss'][member], means['loss'], 1e-10)
 
 
+@pytest.mark.in_ci
 def test_rates_of_members_are_those_of_single_runs(float64):
   inner, outer = jnp.array([0.01, 0.1]), jnp.array([1e-2, 1e-3])
   train = make(
@@ -119,7 +123,9 @@ def test_members_skip_and_stop_by_themselves():
   assert state.step.max() == 20
 
 
-@pytest.mark.parametrize('devices', [None, 2])
+@pytest.mark.parametrize(
+  'devices', [None, pytest.param(2, marks=pytest.mark.in_ci)]
+)
 def test_a_resume_of_members_changes_no_bit(tmp_path, devices):
   new = partial(
     make, LEARNER, optax.adam(1e-2), members=2, mesh=mesh_of(devices)
@@ -140,6 +146,7 @@ def test_a_resume_of_members_changes_no_bit(tmp_path, devices):
   assert again.step.tolist() == [7, 7]
 
 
+@pytest.mark.in_ci
 def test_what_is_large_is_computed_one_member_after_the_other(float64):
   """On a CPU, where vectorising it would win nothing."""
   learner = metajax.maml(mlp([512] * 3, 1), metajax.mean_squared_error, 0.1, 1)
