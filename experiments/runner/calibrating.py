@@ -15,7 +15,7 @@ from experiments.runner.problem import (
   on_features,
 )
 from experiments.runner.progress import shown
-from metajax.base import PyTree, SampleTask, values_and_weights
+from metajax.base import EXCLUDED, PyTree, SampleTask, values_and_weights
 from metajax.objectives import confidence_interval
 from metajax.runs.evaluation import example_outputs
 from metajax.runs.inputs import sampled_inputs
@@ -67,14 +67,15 @@ def calibrated(
     found = _predicted(
       problem, judge, prepared, problem.validation, VALIDATION_SEED, fitted
     )
-    if found.are_finite:
-      temperature = fit_temperature(*found.counted)
+    outputs, classes = found.counted()
+    if np.isfinite(outputs).all():
+      temperature = fit_temperature(outputs, classes)
   number = _enough(problem.test, _JUDGED, settings.eval_tasks)
-  found = _predicted(problem, judge, prepared, problem.test, TEST_SEED, number)
-  if not found.are_finite:
+  test = _predicted(problem, judge, prepared, problem.test, TEST_SEED, number)
+  outputs, classes = test.counted()
+  if not np.isfinite(outputs).all():
     return None
-  right = found.accuracies
-  outputs, classes = found.counted
+  right = test.accuracy
   after = reliability(outputs, classes, temperature)
   return {
     'normalisation': normalisation_of(problem, judge),
@@ -100,17 +101,18 @@ def calibrated(
 def _enough(sample: SampleTask, predictions: int, most: int) -> int:
   """Tasks that have so many queries, but no more than there are to be."""
   task = jax.eval_shape(sample, jax.random.key(0))
-  classes, _ = values_and_weights(task.query.targets)
-  return min(most, max(_TASKS, -(-predictions // len(classes))))
+  queries = len(values_and_weights(task.query.targets)[0])
+  return min(most, max(_TASKS, -(-predictions // queries)))
 
 
 def _is_validated(problem: Problem) -> bool:
   """Whether there are tasks of validation like those of the test."""
-  validation, test = (
-    jax.tree.map(jnp.shape, jax.eval_shape(sample, jax.random.key(0)).support)
-    for sample in (problem.validation, problem.test)
-  )
-  return bool(validation == test)
+
+  def examples(sample: SampleTask) -> int:
+    task = jax.eval_shape(sample, jax.random.key(0))
+    return len(values_and_weights(task.support.targets)[0])
+
+  return examples(problem.validation) == examples(problem.test)
 
 
 def normalisation_of(problem: Problem, judge: Judge) -> str:
@@ -125,25 +127,18 @@ class _Predicted(NamedTuple):
   """What the learner says of queries, and what is right."""
 
   outputs: np.ndarray  # [tasks, queries, classes]
-  classes: np.ndarray  # [tasks, queries]
-  weights: np.ndarray  # [tasks, queries]; 0 for padding
+  targets: np.ndarray  # [tasks, queries]
+  real: np.ndarray  # the same: not what fills a smaller task up
 
   @property
-  def are_finite(self) -> bool:
-    """Whether all predictions are numbers."""
-    return bool(np.isfinite(self.outputs).all())
+  def accuracy(self) -> np.ndarray:
+    """Of each task."""
+    right = self.outputs.argmax(axis=-1) == self.targets
+    return np.sum(right & self.real, axis=1) / np.sum(self.real, axis=1)
 
-  @property
   def counted(self) -> tuple[np.ndarray, np.ndarray]:
-    """Outputs `[predictions, classes]` and classes of what is no padding."""
-    return self.outputs[self.weights > 0], self.classes[self.weights > 0]
-
-  @property
-  def accuracies(self) -> np.ndarray:
-    """Those of the tasks."""
-    right = self.outputs.argmax(axis=-1) == self.classes
-    each: np.ndarray = np.average(right, axis=1, weights=self.weights)
-    return each
+    """Outputs `[predictions, classes]` and classes, of all tasks."""
+    return self.outputs[self.real], self.targets[self.real]
 
 
 def _predicted(
@@ -173,8 +168,11 @@ def _predicted(
       progress=progress,
     )
   classes, weights = values_and_weights(targets)
-  if weights is None:
-    weights = np.ones(classes.shape)
-  return _Predicted(
-    np.asarray(outputs)[:, -1], np.asarray(classes), np.asarray(weights)
-  )
+  classes, outputs = np.asarray(classes), np.asarray(outputs)[:, -1]
+  real = np.ones(classes.shape, bool)
+  if weights is not None:  # whoever asks of two classes is told of two
+    real = np.asarray(weights) > 0
+    ways = classes.max(axis=1, keepdims=True) + 1
+    present = np.arange(outputs.shape[-1]) < ways
+    outputs = np.where(present[:, None], outputs, EXCLUDED)
+  return _Predicted(outputs, classes, real)

@@ -26,10 +26,16 @@ from experiments.runner.problem import (
   weights_of,
 )
 from experiments.runner.reading import Network
-from experiments.runner.records import RECORD, check_record, read_record
-from experiments.runner.teacher import settings_of
+from experiments.runner.records import (
+  RECORD,
+  Missing,
+  check_record,
+  read_record,
+)
+from experiments.runner.teacher import settings_in
+from experiments.runner.teacher_digest import teacher_digest
 from experiments.runner.weights_digest import check_same_weights
-from experiments.runner.workdir import write_json
+from experiments.runner.workdir import as_json, write_json
 from metajax.base import Batch, PyTree, values_and_weights
 from metajax.metric import ACCURACY
 from metajax.runs.checkpoint import Checkpointer, CheckpointError
@@ -40,6 +46,7 @@ from metajax.trained import (
   build,
 )
 from metajax.trained.loading import LEARNER
+from metajax.trained.portable import digest_of
 from metajax.wrappers.auxiliary import WeighedParams
 from metajax.wrappers.distillation import TaughtParams
 
@@ -103,15 +110,13 @@ def keep(
     shape = len(support.targets), reading.inputs['length']
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
     support = support._replace(inputs=tokens)
-  # Tasks of several sizes are filled up, and those of users are not.
-  targets, _ = values_and_weights(support.targets)
-  support = support._replace(targets=targets)
+  classes, _ = values_and_weights(support.targets)
+  shapes = support._replace(targets=classes)._asdict()
   (workdir / LEARNER).unlink(missing_ok=True)
   shutil.rmtree(workdir / _FOLDER, ignore_errors=True)
   with Checkpointer(workdir / _FOLDER) as checkpointer:
     checkpointer.save(outcome['steps'], used.prepared)
-  write_json(
-    workdir / LEARNER,
+  record = as_json(
     {
       'format': _FORMAT,
       'experiment': reading.experiment,
@@ -122,7 +127,7 @@ def keep(
       'train_classes': problem.recipe.train_classes,
       'support': {
         name: {'shape': list(each.shape), 'dtype': each.dtype.name}
-        for name, each in support._asdict().items()
+        for name, each in shapes.items()
       },
       'normalisation': normalisation_of(problem, used.judge),
       'temperature': outcome.get('calibration', {}).get('temperature', 1.0),
@@ -132,8 +137,12 @@ def keep(
         name: outcome['test'][name] for name in (problem.metric.name, 'ci95')
       },
       'versions': outcome['versions'],
-    },
+      # Those of this test: a resume may have others than `config.json`.
+      'settings': outcome['config'],
+      'learned': teacher_digest(outcome['steps'], used.prepared),
+    }
   )
+  write_json(workdir / LEARNER, {**record, 'digest': digest_of(record)})
 
 
 def restore(
@@ -156,7 +165,11 @@ def restore(
   """
   try:
     record = _record(workdir)
-    given = settings_of(workdir, experiment.settings, experiment.recipe, 'run')
+    path = workdir / LEARNER
+    before = record.get('settings') or read_record(workdir / RECORD, 'run')
+    given = settings_in(
+      before, path, experiment.settings, experiment.recipe, 'run'
+    )
     if model_dir is not None:
       given = given.replace(model_dir=str(model_dir))
     recipe = experiment.recipe(given)
@@ -165,7 +178,6 @@ def restore(
       recipe._replace(train_classes=record['train_classes']),
       record['network'],
     )
-    before = read_record(workdir / RECORD, 'run')
     check_same_weights(given, before, network.digests, f'the run in {workdir}')
   except UsageError as error:
     named = '' if error.setting == 'run' else f'--{error.setting}: '
@@ -213,15 +225,24 @@ def _record(workdir: Path) -> dict[str, Any]:
       f' {_FORMAT}; take a newer one',
     )
   check_record(record, _ENTRIES, path, 'run')
+  if record.get('digest') not in (None, digest_of(record)):
+    raise UsageError('run', f'{path} is not as it was written; {_AGAIN}')
   return record
 
 
+_AGAIN = (
+  'bring it back, or --resume, with the flags of the run, tests it again and'
+  ' keeps another'
+)
 _SHAPE = {'shape': (list,), 'dtype': (str,)}
 _ENTRIES = {
   'method': (str,), 'inputs.kind': (str,), 'outputs': (dict,),
   'network': (dict,), 'train_classes': (int, type(None)),
   'normalisation': (str,), 'temperature': (float,), 'random': (bool,),
   'protocol': (dict,), 'test': (dict,), 'versions': (dict,),
+  # Older ones have none, and the settings of `config.json`.
+  'settings': (dict, Missing), 'learned': (str, Missing),
+  'digest': (str, Missing),
   **{f'support.{part}.{name}': kinds for part in Batch._fields
      for name, kinds in _SHAPE.items()},
 }  # fmt: skip
@@ -301,11 +322,18 @@ def _restored(
     return params, measure(weights_of(problem, params), inputs)
 
   template = jax.eval_shape(initial, jax.random.key(0))
+  folder = workdir / _FOLDER
   try:
-    with Checkpointer(workdir / _FOLDER) as checkpointer:
-      return checkpointer.restore(template).state
+    with Checkpointer(folder) as checkpointer:
+      found = checkpointer.restore(template)
   except CheckpointError as error:
-    raise LearnerError(f'{workdir / _FOLDER}: {error}') from error
+    raise LearnerError(f'{folder}: {error}') from error
+  wanted = record.get('learned')
+  if wanted not in (None, teacher_digest(found.step, found.state)):
+    raise LearnerError(
+      f'{folder} is not what {workdir / LEARNER} was written with; {_AGAIN}'
+    )
+  return found.state
 
 
 def _checked(programs: Compiled, ways: int) -> Compiled:

@@ -1,6 +1,6 @@
 """A run that another one learns from: made again from its workdir."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ __all__ = [
   'Teacher',
   'for_tasks_of',
   'load_teacher',
+  'settings_in',
   'settings_of',
   'taught_by',
 ]
@@ -65,7 +66,19 @@ def settings_of(
     UsageError: if there is no record of such a run.
   """
   path = workdir / RECORD
-  record = read_record(path, setting)
+  return settings_in(
+    read_record(path, setting), path, kind, make_recipe, setting
+  )
+
+
+def settings_in(
+  record: Mapping[str, Any],
+  path: Path,
+  kind: type[Common],
+  make_recipe: Callable[[Any], Recipe],
+  setting: str,
+) -> Any:
+  """The settings of a record of a run, read from a path; see `settings_of`."""
   values = {
     name: record[name]
     for name in said(kind)

@@ -31,6 +31,7 @@ from metajax.devices.distributed import agree, is_primary
 
 __all__ = [
   'Workdir',
+  'as_json',
   'open_file',
   'open_workdir',
   'refuse_what_is_no_run',
@@ -261,9 +262,14 @@ def _check_same(
 
 def write_json(path: Path, value: Any) -> Any:
   """Writes a file all at once or not at all; returns what it then holds."""
-  text = json.dumps(_null_for_nan(value), indent=2, allow_nan=False)
+  text = json.dumps(as_json(value), indent=2)
   write_text(path, text + '\n')
   return json.loads(text)
+
+
+def as_json(value: Any) -> Any:
+  """What is read again of what is written as JSON."""
+  return json.loads(json.dumps(_null_for_nan(value), allow_nan=False))
 
 
 def write_text(path: Path, text: str) -> None:

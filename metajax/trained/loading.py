@@ -41,7 +41,11 @@ def load(path: str | Path, **options: Any) -> TrainedLearner:
     adapted.predict(images).labels
   """
   path = Path(path).expanduser()
-  if (path / MANIFEST).exists():
+  try:
+    is_exported = (path / MANIFEST).exists()
+  except OSError as error:
+    raise LearnerError(f'{path}: {error.strerror}') from error
+  if is_exported:
     if options:
       raise LearnerError(
         f'{path} is exported, and has no {", ".join(options)} to choose; export'
@@ -50,12 +54,17 @@ def load(path: str | Path, **options: Any) -> TrainedLearner:
     return portable.load(path)
   name = _experiment(path)
   try:
-    experiment = importlib.import_module(name).EXPERIMENT
+    module = importlib.import_module(name)
   except ImportError as error:
     raise LearnerError(
       f'{path} is a run of {name}, which cannot be imported ({error}); run this'
       ' where the experiments are, or export the run there'
     ) from error
+  experiment = getattr(module, 'EXPERIMENT', None)
+  if experiment is None or experiment.network is None:
+    raise LearnerError(
+      f'{path / LEARNER} is damaged: {name} keeps no learners for use'
+    )
   learner: TrainedLearner = experiment.load(path, **options)
   return learner
 

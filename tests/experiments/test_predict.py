@@ -205,6 +205,9 @@ def test_runs_that_cannot_be_loaded_say_why(of_images, tmp_path):
     ({'format': 9}, 'of format 9'),
     ({'temperature': 'warm'}, 'temperature must be a finite number'),
     ({'support': {}}, 'support.inputs.shape must be a list'),
+    ({'temperature': 0.1}, 'is not as it was written; bring it back, or'),
+    ({'experiment': 'experiments.figures'}, 'keeps no learners for use'),
+    ({'experiment': 'experiments.multimodal'}, 'keeps no learners for use'),
   ):
     (copy / 'learner.json').write_text(json.dumps({**record, **changes}))
     with pytest.raises(LearnerError, match=message):
@@ -228,20 +231,54 @@ def test_a_learner_with_a_changed_byte_is_refused(of_images, tmp_path):
 
 
 @pytest.mark.in_ci
-def test_tasks_that_are_filled_up_count_what_is_no_padding(squares, tmp_path):
+def test_a_learner_stands_by_itself_and_has_what_it_was_written_with(
+  of_images, squares, tmp_path
+):
+  copy = tmp_path / 'a copy'
+  shutil.copytree(of_images, copy)
+  with np.load(squares) as held:
+    pixels, labels = held['images'], held['labels']
+  own = {name: pixels[labels == name] for name in ('sign 0', 'sign 5')}
+  record = json.loads((copy / 'config.json').read_text())
+  record |= {'eval_inner_steps': 9, 'precision': 'bfloat16'}
+  (copy / 'config.json').write_text(json.dumps(record))
+  one, other = (
+    metajax.load(path).adapt(own).outputs(pixels) for path in (of_images, copy)
+  )
+  np.testing.assert_array_equal(one, other)
+  again = images.Settings(
+    dataset='npz', data_file=str(squares), algorithm='protonet', width=4,
+    network='conv4', workdir=str(tmp_path / 'again'), seed=1, **SMALL,
+  )  # fmt: skip
+  images.run(again)
+  shutil.rmtree(copy / 'learner')
+  shutil.copytree(tmp_path / 'again' / 'learner', copy / 'learner')
+  with pytest.raises(LearnerError, match=r'is not what .* was written with'):
+    metajax.load(copy)
+
+
+@pytest.mark.in_ci
+def test_tasks_of_several_sizes_are_calibrated_by_the_classes_they_have(
+  squares, tmp_path
+):
   workdir = tmp_path / 'run'
-  outcome = images.run(
+  images.run(
     images.Settings(
       dataset='npz', data_file=str(squares), algorithm='protonet', width=4,
-      workdir=str(workdir), min_shots=1, **SMALL,
+      network='conv4', workdir=str(workdir), min_ways=2, min_shots=1,
+      split_shares=(0.5, 0.25, 0.25), **{**SMALL, 'ways': 3, 'train_ways': 3},
     )
   )  # fmt: skip
-  found = outcome['calibration']
-  assert found['accuracy'] == pytest.approx(outcome['test']['accuracy'])
-  adapted = metajax.load(workdir).adapt(
-    {name: np.full((1, 16, 16), name * 90, np.uint8) for name in (0, 1)}
+  found = json.loads((workdir / 'result.json').read_text())
+  assert found['calibration']['accuracy'] == pytest.approx(
+    found['test']['accuracy']
   )
-  assert adapted.classes == ('0', '1')
+  assert sum(found['calibration']['bins']['share']) == pytest.approx(1)
+  with np.load(squares) as held:
+    pixels, labels = held['images'], held['labels']
+  own = np.isin(labels, ('sign 0', 'sign 5'))
+  adapted = metajax.load(workdir).adapt((pixels[own], labels[own]))
+  assert adapted.predict(pixels[own]).labels == labels[own].tolist()
 
 
 @pytest.mark.in_ci

@@ -1,5 +1,6 @@
 """Examples are what a learner was trained on, or refused in one line."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_learners import examples_for, make_learner
@@ -58,6 +59,15 @@ def test_other_images_are_refused(given, message):
     ({str(i): images() for i in range(4)}, '4 classes, and this learner tells'),
     ({1: images(), '1': images()}, 'two classes have one name'),
     ((images(2), ['a']), '2 inputs and 1 labels'),
+    ((images(2), ['a', None]), 'texts or integers, .* got .None. .NoneType'),
+    ((images(2), [0.0, np.nan]), "texts or integers, .* got 'nan'"),
+    ((images(2), [0.5, 1]), "texts or integers, .* got '0.5'"),
+    ((images(2), np.eye(2)), 'texts or integers, .* .list.'),
+    ((images(2), [b'a', b'b']), 'texts or integers, .* .bytes.'),
+    ((images(2), 'ab'), 'labels are a list, one for each example; got str'),
+    ((images(2), 3), 'labels are a list, one for each example; got int'),
+    ((None, [0, 1]), 'inputs are a list or an array; got NoneType'),
+    (('ab', ['a', 'b']), 'inputs are a list or an array; got str'),
     (images(), 'inputs by the name of their class'),
     (7, 'inputs by the name of their class'),
   ],
@@ -82,6 +92,25 @@ def test_labels_are_names_in_any_order():
   np.testing.assert_allclose(
     again.probabilities, first.probabilities, atol=1e-6
   )
+
+
+def test_integers_are_names_whatever_holds_them():
+  learner = make_learner('protonet')
+  for labels in (
+    [0, 1], [0.0, 1.0], ['0', '1'], np.array([0, 1]), np.array([0.0, 1.0]),
+    list(np.array([0, 1])), list(jnp.array([0, 1])), (0, '1'),
+  ):  # fmt: skip
+    assert learner.adapt((images(2), labels)).classes == ('0', '1')
+
+
+def test_answers_that_are_not_finite_are_none():
+  for name in ('protonet', 'cnp'):
+    learner = make_learner(name)
+    support, queries = examples_for(learner)
+    adapted = learner.adapt(support)
+    state = [jnp.full_like(each, jnp.nan) for each in adapted.state]
+    with pytest.raises(LearnerError, match=f'{name} has no finite answer'):
+      adapted._replace(state=state).predict(queries)
 
 
 def test_probabilities_are_divided_by_the_temperature():
@@ -118,6 +147,8 @@ def test_numbers_are_in_their_own_units():
     ((np.zeros((2, 3)), np.zeros(2)), r'numbers \[n, 2\] \(u, v\); got \[2, 3'),
     ((np.zeros((2, 2)), np.zeros(3)), r'numbers \[2, 1\]'),
     ((np.zeros((2, 2)), [1.0, np.inf]), 'targets are finite'),
+    ((np.zeros((2, 2)), [1.0, 1e300]), '1e.300 is further from'),
+    ((np.full((2, 2), -1e300), np.zeros(2)), '-1e.300 is further from'),
     ({'a': np.zeros((2, 2))}, 'a pair of inputs and targets'),
   ],
 )

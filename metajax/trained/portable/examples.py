@@ -45,7 +45,11 @@ def by_class(examples: Any) -> tuple[tuple[str, ...], list[Any]]:
       raise LearnerError(f'two classes have one name, of {", ".join(names)}')
     return names, list(examples.values())
   inputs, labels = pair(examples)
-  labels = [str(each) for each in np.asarray(labels).tolist()]
+  labels = _names(labels)
+  if not hasattr(inputs, '__len__') or isinstance(inputs, str):
+    raise LearnerError(
+      f'inputs are a list or an array; got {type(inputs).__name__}'
+    )
   if len(labels) != len(inputs):
     raise LearnerError(
       f'every example has a label; got {len(inputs)} inputs and'
@@ -56,6 +60,30 @@ def by_class(examples: Any) -> tuple[tuple[str, ...], list[Any]]:
   for value, label in zip(inputs, labels, strict=True):
     each[label].append(value)
   return names, list(each.values())
+
+
+def _names(labels: Any) -> list[str]:
+  """Labels as names of classes: one text or integer for each example."""
+  given = labels.tolist() if hasattr(labels, 'tolist') else labels
+  if isinstance(given, str) or not isinstance(given, Sequence):
+    raise LearnerError(
+      f'labels are a list, one for each example; got {type(labels).__name__}'
+    )
+  return list(map(_name, given))
+
+
+def _name(label: Any) -> str:
+  """One label; an integer is the same as the text of it."""
+  if getattr(label, 'ndim', None) == 0:  # a scalar of an array
+    label = label.item()
+  if isinstance(label, float) and label.is_integer():
+    label = int(label)
+  if not isinstance(label, str | int):
+    raise LearnerError(
+      'labels are texts or integers, one for each example; got'
+      f' {str(label)[:40]!r} ({type(label).__name__})'
+    )
+  return str(label)
 
 
 def numbers(given: Any, what: str) -> np.ndarray:
@@ -118,6 +146,12 @@ def scaled(array: np.ndarray, what: Mapping[str, Any]) -> np.ndarray:
   """Columns less their mean, in units of their deviation."""
   wide = array.astype(np.float64)
   scaled = (wide - what['mean']) / np.asarray(what['deviation'])
+  far = np.abs(scaled) > np.finfo(np.float32).max
+  if far.any():
+    raise LearnerError(
+      f'{wide[far][0]:g} is further from the numbers of training than can be'
+      ' computed with'
+    )
   return scaled.astype(np.float32)
 
 
@@ -159,7 +193,9 @@ def tokens(
 
 
 def _texts(given: Any) -> list[str]:
-  if isinstance(given, str) or not all(isinstance(x, str) for x in given):
+  if isinstance(given, str) or not (
+    hasattr(given, '__iter__') and all(isinstance(x, str) for x in given)
+  ):
     raise LearnerError('inputs are texts; give a list of them')
   texts = [str(each) for each in given]
   if not texts:

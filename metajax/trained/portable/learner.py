@@ -239,9 +239,17 @@ class Adapted(NamedTuple):
       inputs: see `TrainedLearner.adapt`.
 
     Raises:
-      LearnerError: if they are of another kind or size, or not finite.
+      LearnerError: if they are of another kind or size, or not finite, or if
+        what is predicted is not, as after an adaptation that went astray.
     """
-    return self.learner_says(self.outputs(inputs))
+    found = self.learner_says(self.outputs(inputs))
+    said = found[1] if isinstance(found, Prediction) else found.values
+    if not np.isfinite(said).all():
+      raise LearnerError(
+        f'{self.learner.manifest["method"]} has no finite answer to these'
+        ' examples; its adaptation went astray, so give others'
+      )
+    return found
 
   def learner_says(self, outputs: np.ndarray) -> Prediction | Values:
     """What outputs mean."""
