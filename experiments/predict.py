@@ -163,7 +163,7 @@ def loaded(
 def table(names: list[str], found: Prediction | Values) -> list[list[str]]:
   """The header, and a line for every query."""
   if isinstance(found, Values):
-    lines = [[f'{value:.6g}' for value in row] for row in found.values]
+    lines = [[f'{value:.9g}' for value in row] for row in found.values]
     header = ['query', *found.names]
   else:
     header = ['query', 'class', *(f'p({name})' for name in found.classes)]

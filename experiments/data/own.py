@@ -140,12 +140,11 @@ def _drawings(
   pictures: Sequence[Picture], origin: str, size: int
 ) -> np.ndarray:
   """Dark ink on light paper as bright ink on dark: what Omniglot becomes."""
-  raw, _ = _first_of_one_size(pictures, origin)
-  if raw is not None and raw.shape[1:3] == (RAW_SIZE, RAW_SIZE):
-    drawn = shrink(_grey(raw, pictures, origin)[..., 0])
-  else:
-    found, _ = decode(pictures, len(pictures), origin, image_size=size)
-    drawn = 255 - _grey(found, pictures, origin)[..., 0]
+  found, _ = decode(pictures, len(pictures), origin, image_size=size)
+  drawn = 255 - _grey(found, pictures, origin)[..., 0]
+  for index, picture in enumerate(pictures):
+    if (raw := _as_in_omniglot(picture, origin)) is not None:
+      drawn[index] = shrink(raw[None])[0]
   full = np.flatnonzero(drawn.mean(axis=(1, 2)) > 127.5)
   if len(full):
     raise DataError(
@@ -155,14 +154,14 @@ def _drawings(
   return drawn[..., None]
 
 
-def _first_of_one_size(
-  pictures: Sequence[Picture], origin: str
-) -> tuple[np.ndarray | None, Any]:
-  """Images as they are, where all have the size of Omniglot's files."""
-  try:
-    first, _ = decode(pictures[:1], 1, origin)
-    if first.shape[1:3] != (RAW_SIZE, RAW_SIZE):
-      return None, None
-    return decode(pictures, len(pictures), origin)
-  except DataError:
-    return None, None  # of several sizes; what is damaged is said later
+def _as_in_omniglot(picture: Picture, origin: str) -> np.ndarray | None:
+  """A drawing [105, 105] of ink, which is 0, and of paper alone; or None.
+
+  Each by itself: what others are changes nothing.
+  """
+  raw, _ = decode([picture], 1, origin)
+  if raw.shape[1:3] != (RAW_SIZE, RAW_SIZE):
+    return None
+  grey: np.ndarray = _grey(raw, [picture], origin)[0, ..., 0]
+  # Ink that is grey, as of a scan or of JPEG, is no paper.
+  return grey if len(np.unique(grey[grey > 0])) == 1 else None

@@ -171,6 +171,11 @@ def restore(
       before, path, experiment.settings, experiment.recipe, 'run'
     )
     if model_dir is not None:
+      if not getattr(given, 'model_dir', None):
+        raise LearnerError(
+          f'the run in {workdir} stands on no pretrained transformer; leave'
+          ' model_dir out'
+        )
       given = given.replace(model_dir=str(model_dir))
     recipe = experiment.recipe(given)
     network = experiment.network(

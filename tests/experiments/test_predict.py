@@ -154,7 +154,8 @@ REFUSED = {
   'damaged': ({'queries': 'broken'}, 'queries', 'cannot be read'),
   'text': ({'support': 'text.csv'}, 'support', 'a folder of folders'),
   'output': ({'output': 'text.csv'}, 'output', 'is there already'),
-  'transformer': ({'model_dir': 'one'}, 'run', 'model_dir'),
+  'transformer': ({'model_dir': 'one'}, 'run', 'leave model_dir out'),
+  'a long path': ({'queries': 'x/' * 2048}, 'queries', 'up to 4095 bytes'),
 }
 
 

@@ -243,7 +243,9 @@ class Adapted(NamedTuple):
         what is predicted is not, as after an adaptation that went astray.
     """
     found = self.learner_says(self.outputs(inputs))
-    said = found[1] if isinstance(found, Prediction) else found.values
+    said = (
+      found.probabilities if isinstance(found, Prediction) else found.values
+    )
     if not np.isfinite(said).all():
       raise LearnerError(
         f'{self.learner.manifest["method"]} has no finite answer to these'
