@@ -76,6 +76,8 @@ setup(
     ],
     'gpu': ['jax[cuda12]>=0.10'],
     'tpu': [LIBTPU, 'requests'],
+    # They pull old versions of others: an environment of their own is best.
+    'track': ['mlflow>=3.0', 'wandb>=0.19'],
     'benchmark': [
       'torch>=2.6',
       'higher>=0.2.1',

@@ -78,7 +78,7 @@ _UNUSED = (
   'plugin', 'set', 'network', 'shots', 'queries', 'train_shots',
   'chunk_size', 'inner_lr', 'outer_schedule', 'precision', 'seeds',
   'load', 'load_seed', 'load_share', 'other_data', 'test_only', 'eval_tasks',
-  'test_checkpoint', 'dry_run',
+  'test_checkpoint', 'dry_run', 'track', 'track_uri',
   'mesh', 'shard', 'distributed', 'num_processes', 'process_id',
   'distributed_timeout', 'heartbeat_seconds',
   'split_shares', 'split_dir', 'within_groups',

@@ -60,6 +60,7 @@ _UNUSED = (
   'seeds', 'load', 'load_seed', 'load_share', 'other_data', 'test_only',
   'resume', 'dry_run', 'profile', 'mesh', 'shard', 'distributed', 'fold',
   'num_processes', 'process_id', 'stall_seconds', 'teacher', 'out_of_scope',
+  'track', 'track_uri',
   'test_checkpoint', 'checkpoint_every', 'log_every',
 )  # fmt: skip
 

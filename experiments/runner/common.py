@@ -284,6 +284,18 @@ class Common(Machine):
     ' <workdir>/profile, for xprof or TensorBoard',
     of='machine', resume=True,
   )  # fmt: skip
+  track: str | None = setting(
+    None, OneOf(['mlflow', 'wandb']), 'keep settings, metrics, pictures and the'
+    ' exported learner in a store, too; mlflow registers this as a model, wandb'
+    ' writes files for wandb sync [default: the workdir alone]',
+    of='machine', resume=True,
+  )  # fmt: skip
+  track_uri: str | None = setting(
+    None, Text(), 'address of the store of --track=mlflow, such as'
+    ' sqlite:////home/me/mlflow.db or http://host:5000 [default: mlflow.db'
+    ' beside the workdir]',
+    of='machine', resume=True,
+  )  # fmt: skip
   cache_dir: str | None = setting(
     None, Place(), 'compiled programs and decoded data'
     ' [default: metajax in the user\'s cache directory]',

@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import STARTED
-from experiments.runner import cluster, flags, loop, report, seeds, tables
+from experiments.runner import (
+  cluster,
+  flags,
+  loop,
+  report,
+  seeds,
+  tables,
+  tracking,
+)
 from experiments.runner.cache import use_compilation_cache
 from experiments.runner.common import Common
 from experiments.runner.differences import naming_differences
@@ -82,6 +90,7 @@ class Experiment(NamedTuple):
     if settings.resume and settings.workdir is None:
       raise UsageError('resume', 'needs --workdir, the directory of the run')
     seeds.check_settings(settings)
+    tracking.check(settings)
     recipe = self.recipe(settings)
     prepare(settings.dry_run)
     cluster.check_processes(settings)
@@ -117,6 +126,7 @@ class Experiment(NamedTuple):
   def start(self, settings: Common) -> int:
     """Runs in a process of its own; returns the exit code."""
     seeds.check_settings(settings)
+    tracking.check(settings)
     recipe = self.recipe(settings)
     with _within_memory(recipe):
       return self._start(settings, recipe)

@@ -35,6 +35,7 @@ from experiments.runner.problem import (
 )
 from experiments.runner.progress import shown
 from experiments.runner.teacher_digest import TEACHER
+from experiments.runner.tracking import tracked
 from experiments.runner.training import MAX_SKIPPED_IN_A_ROW, train
 from experiments.runner.weights_digest import WEIGHTS
 from experiments.runner.workdir import Workdir, open_workdir, write_json
@@ -111,10 +112,16 @@ def train_and_test(
     with (
       on_signals(stop_at_once(settings.workdir is not None), settings),
       StallWatch(settings.stall_seconds) as watch,
+      tracked(problem, opened.path, record) as tracking,
     ):
-      return _outcome(
+      if tracking is not None:
+        problem = problem._replace(writers=(tracking,))
+      outcome = _outcome(
         problem, judge, train_step, loaded, opened, watch, started
       )
+      if tracking is not None:
+        tracking.finish(outcome)
+      return outcome
   except (ValueError, jax.errors.JaxRuntimeError) as error:
     if is_lost_connection(error):
       cluster.end_with_the_others(settings, error)

@@ -23,7 +23,7 @@ def make_terminal(problem: Problem, start: int) -> Terminal | None:
 
 
 def make_writers(
-  workdir: Path, terminal: Terminal | None, start: int
+  problem: Problem, workdir: Path, terminal: Terminal | None, start: int
 ) -> Writers:
   """Where metrics go, in a workdir and on the terminal, from a step on.
 
@@ -40,4 +40,5 @@ def make_writers(
     lines,
     TensorBoard(workdir / 'tensorboard', resume_at=start),
     terminal,
+    *problem.writers,
   )

@@ -35,6 +35,7 @@ from metajax.equality import Frozen
 from metajax.metric import Metric, with_metrics
 from metajax.normalisation import Normalisation, population
 from metajax.runs.evaluation import Evaluation, Judged, evaluate
+from metajax.runs.writers import Writer
 from metajax.tasks.episodes import stored_parts
 from metajax.wrappers.auxiliary import WeighedParams
 from metajax.wrappers.distillation import TaughtParams
@@ -100,6 +101,7 @@ class Problem(NamedTuple):
   more: Callable[['Problem', 'Judge', PyTree], dict[str, Any]] | None = None
   # What stands around the method, such as a second loss.
   around: Callable[[Any], MetaLearner | Frozen] | None = None
+  writers: tuple[Writer, ...] = ()  # where else metrics go
   mesh: Mesh | None = None  # of devices; the default device alone without one
   reading: Reading | None = None  # of examples, for use; None: it is not kept
 

@@ -96,7 +96,8 @@ def train(
       state = _resumed(workdir.path, checkpointer, initial, recipe.steps)
     start = seeds.step_of(state)
     terminal = make_terminal(problem, start)
-    with make_writers(workdir.path, terminal, start) as writers, on(terminal):
+    writers = make_writers(problem, workdir.path, terminal, start)
+    with writers, on(terminal):
       run = _Run(
         problem, judge, train_step, checkpointer, writers, state, watch, started
       )

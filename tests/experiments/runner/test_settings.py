@@ -60,8 +60,9 @@ def test_a_resume_may_change_nothing_that_has_shaped_the_parameters():
   assert changeable == {
     'steps', 'eval_inner_steps', 'eval_tasks', 'evaluation', 'validation_tasks',
     'test_checkpoint', 'log_every', 'checkpoint_every', 'resume', 'workdir',
-    'data_dir', 'data_file', 'split_dir', 'cache_dir', 'download',
+    'data_dir', 'data_file', 'split_dir', 'cache_dir', 'download', 'track',
     'mesh', 'shard', 'distributed', 'num_processes', 'process_id',
+    'track_uri',
     'distributed_timeout', 'heartbeat_seconds', 'stall_seconds', 'profile',
     'dry_run', 'images_on', 'max_image_pixels', 'max_unpacked_mebibytes',
   }  # fmt: skip
