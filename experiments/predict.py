@@ -9,7 +9,8 @@ with probabilities. What these are follows from the run:
            --queries: a folder of images, or one image
   texts    --support: a CSV or JSON lines file with a text and a label a row;
            --queries: the same without labels, or a .txt file of lines
-  tables   CSV or Parquet files with the columns of the run
+  tables   CSV or Parquet files with the columns of the run, of rows of one
+           task; --queries needs no targets
 
 Each query is answered by itself: the others change nothing. Probabilities are
 calibrated by a temperature that the run has fitted on tasks of validation.
@@ -128,8 +129,9 @@ def run(settings: Settings) -> int:
     )  # fmt: skip
   with blaming('queries'), shown('reading queries'):
     queries = own.queries(
-      manifest, Path(settings.queries or ''), settings.text_column
-    )
+      manifest, Path(settings.queries or ''), settings.text_column,
+      Path(settings.support or ''),
+    )  # fmt: skip
   try:
     with shown('adapting'):
       adapted = learner.adapt(examples, seed=settings.seed)

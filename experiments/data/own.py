@@ -39,7 +39,8 @@ def support(
   """
   what = manifest['inputs']
   if what['kind'] == 'images':
-    _check_kind(path, path.is_dir(), 'a folder of folders of images')
+    folders = path.is_dir() and any(each.is_dir() for each in path.iterdir())
+    _check_kind(path, folders, 'a folder of folders of images, each a class')
     pictures = images_by_class(path)
     found = [picture for group in pictures.values() for picture in group]
     pixels = pixels_of(what, found, str(path))
@@ -54,12 +55,15 @@ def support(
       for number, name in enumerate(data.names)
     }
   names = manifest['outputs']['names']
-  rows = tasks.load_columns(path, [*what['names'], *names])
+  rows, _ = _of_one_task(path, [*what['names'], *names], what.get('task'))
   return np.split(rows, [len(what['names'])], axis=1)
 
 
 def queries(
-  manifest: Mapping[str, Any], path: Path, text_column: str
+  manifest: Mapping[str, Any],
+  path: Path,
+  text_column: str,
+  examples: Path | None = None,
 ) -> Queries:
   """Reads what is to be predicted for.
 
@@ -69,9 +73,10 @@ def queries(
       texts, a CSV or JSON lines file, or one of lines that ends in `.txt`; of
       numbers, a CSV or Parquet file.
     text_column: of a file of texts.
+    examples: the file of the support set, the task of which queries are of.
 
   Raises:
-    DataError: if it cannot be read.
+    DataError: if it cannot be read, or is of another task.
   """
   what = manifest['inputs']
   if what['kind'] == 'images':
@@ -82,8 +87,32 @@ def queries(
     _check_kind(path, path.is_file(), 'a file of texts')
     texts = tasks.load_texts(path, text_column)
     return Queries(texts, texts)
-  rows = tasks.load_columns(path, what['names'])
+  rows, task = _of_one_task(path, what['names'], what.get('task'))
+  if task is not None and examples is not None:
+    _, known = _of_one_task(examples, what['names'], what['task'])
+    if known not in (None, task):
+      raise DataError(
+        f'{path}: rows are of {what["task"]} {task!r}, and the support set is'
+        f' of {known!r}; give examples of the same'
+      )
   return Queries([f'row {number}' for number in range(1, len(rows) + 1)], rows)
+
+
+def _of_one_task(
+  path: Path, columns: Sequence[str], task_column: str | None
+) -> tuple[np.ndarray, str | None]:
+  """Rows, and the task that they are of, where a column says it."""
+  try:
+    rows, names = tasks.load_columns(path, columns, task_column)
+  except DataError as error:  # columns are the run's, so nobody can change them
+    raise DataError(str(error)) from error
+  if len(names) > 1:
+    raise DataError(
+      f'{path}: rows are of {len(names)} tasks, {task_column}'
+      f' {names[0]!r} and {names[1]!r} among them; a learner adapts to one, so'
+      ' give the rows of one'
+    )
+  return rows, names[0] if names else None
 
 
 def _check_kind(path: Path, fits: bool, wanted: str) -> None:

@@ -179,7 +179,8 @@ def read_table(settings: Any, recipe: Recipe) -> Data:
     },
     inputs=numbers(
       table.feature_names, scale.feature_mean, scale.feature_deviation
-    ),
+    )
+    | {'task': settings.task_column},
     outputs=columns(
       table.target_names, scale.target_mean, scale.target_deviation
     ),

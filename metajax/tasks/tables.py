@@ -138,18 +138,21 @@ def load_table(
 def load_columns(
   path: str | Path,
   columns: Sequence[str],
+  task_column: str | None = None,
   *,
   max_unpacked_mebibytes: int = MAX_UNPACKED_MEBIBYTES,
-) -> np.ndarray:
+) -> tuple[np.ndarray, tuple[str, ...]]:
   r"""Reads columns of numbers of a CSV or Parquet file.
 
   Args:
     path: of the file, as for `load_table`.
     columns: their names; others are not read.
+    task_column: says which task a row is of, where the file has it.
     max_unpacked_mebibytes: as for `load_table`.
 
   Returns:
-    float32 `[rows, columns]`, in the order of the names.
+    float32 `[rows, columns]`, in the order of the names; and the names of the
+    tasks, none where no column says them.
 
   Raises:
     DataError: as `load_table`.
@@ -159,20 +162,23 @@ def load_columns(
     >>> with tempfile.TemporaryDirectory() as directory:
     ...   path = pathlib.Path(directory, 'rain.csv')
     ...   _ = path.write_text('x,where,y\n1,Rome,2.5\n0,Oslo,3\n')
-    ...   load_columns(path, ['y', 'x']).tolist()
-    [[2.5, 1.0], [3.0, 0.0]]
+    ...   rows, names = load_columns(path, ['y', 'x'], 'where')
+    >>> rows.tolist(), names
+    ([[2.5, 1.0], [3.0, 0.0]], ('Oslo', 'Rome'))
   """
   file = open_table(path, max_unpacked_mebibytes)
   refuse_repeated(file.path, file.names)
   for name in columns:
     if name not in file.names:
       raise unknown_column(file.path, file.names, name, 'columns')
-  wanted = [file.names.index(name) for name in columns]
+  given = [task_column] if task_column in file.names else []
+  wanted = [file.names.index(name) for name in (*columns, *given)]
   read = [
-    read_numbers(Column(file, file.names[place], values))
+    Column(file, file.names[place], values)
     for place, values in zip(wanted, _read(file, wanted), strict=True)
   ]
-  return np.stack(read, axis=1)
+  names = read_ids(read.pop())[1] if given else ()
+  return np.stack([read_numbers(column) for column in read], axis=1), names
 
 
 def _read(file: TableFile, wanted: Sequence[int]) -> list[Any]:

@@ -69,6 +69,10 @@ def test_three_lines_of_python_know_all_that_the_run_knew(of_images, squares):
     np.concatenate([own['sign 0'][3:], own['sign 5'][3:]])
   )
   assert found.labels == ['sign 0'] * 3 + ['sign 5'] * 3
+  assert repr(adapted) == (
+    'Adapted(TrainedLearner(protonet on images) to 6 examples, of sign 0, sign'
+    ' 5)'
+  )
   np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
 
 
@@ -369,10 +373,19 @@ def test_tables_in_their_own_units(tmp_path, capsys):
   values = [float(row['y']) for row in rows_of(output)]
   assert all(800 < value < 1200 for value in values)
   (tmp_path / 'bad.csv').write_text('u\n1\n')
-  with pytest.raises(UsageError, match="there is no column 'v'"):
-    predict.run(
-      predict.Settings(
-        run=str(workdir), support=str(tmp_path / 's.csv'),
-        queries=str(tmp_path / 'bad.csv'),
-      )
-    )  # fmt: skip
+  (tmp_path / 'one.csv').write_text('u,v,y,task\n100,0,1000,a\n90,1,950,a\n')
+  (tmp_path / 'other.csv').write_text('u,v,task\n100,0,b\n')
+  for support, queries, blamed, message in [
+    ('s.csv', 'bad.csv', 'queries', "there is no column 'v'"),
+    ('table.csv', 'q.csv', 'support', 'rows are of 12 tasks'),
+    ('s.csv', 'table.csv', 'queries', 'rows are of 12 tasks'),
+    ('one.csv', 'other.csv', 'queries', "of task 'b', and the support set"),
+  ]:
+    with pytest.raises(UsageError, match=message) as raised:
+      predict.run(
+        predict.Settings(
+          run=str(workdir), support=str(tmp_path / support),
+          queries=str(tmp_path / queries),
+        )
+      )  # fmt: skip
+    assert raised.value.setting == blamed

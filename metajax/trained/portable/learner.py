@@ -212,6 +212,10 @@ class Adapted(NamedTuple):
   support: np.ndarray  # the inputs that it has seen
   classes: tuple[str, ...]
 
+  def __repr__(self) -> str:
+    told = f', of {", ".join(self.classes)}' if self.classes else ''
+    return f'Adapted({self.learner} to {len(self.support)} examples{told})'
+
   def outputs(self, inputs: Any) -> np.ndarray:
     """What the model has at its end, `[examples, outputs]`: logits, say."""
     queries = self.learner.inputs(inputs)
