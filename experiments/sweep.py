@@ -158,11 +158,13 @@ def run(settings: Any) -> int:
     workdir / 'parallel.png', found.best, logarithmic, metric, title
   )
   best = shlex.quote(f'--flagfile={workdir / "best.flags"}')
-  best = printable(f'python -m experiments.{settings.experiment} {best}')
+  # In a directory of its own: that of the usual settings may be taken.
+  into = shlex.quote(f'--workdir={workdir / "best"}')
+  best = printable(f'python -m experiments.{settings.experiment} {best} {into}')
   of_sweep.write(
     workdir, settings, title=title, trials=found.best,
     importance=found.importance, logarithmic=logarithmic, metric=metric,
-    best=best,
+    best=best, folds=found.folds,
   )  # fmt: skip
   files = [each.name for each in workdir.iterdir() if each.name[0] != '.']
   print(printable(f'{workdir}: {", ".join(sorted(files))}'))

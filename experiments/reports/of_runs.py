@@ -24,6 +24,8 @@ __all__ = ['write']
 
 # What says which tasks are drawn, of a protocol.
 _NOT_OF_TASKS = {'evaluation', 'precision'}
+# What may differ in a protocol, and results are compared as well.
+_COMPARABLE = {'precision', 'test_tasks'}
 # Settings of a machine, which explain no difference.
 _UNTOLD = {'workdir', 'cache_dir', 'resume', 'data_dir', DIGEST}
 
@@ -146,7 +148,25 @@ def _results(
     metric,
   )
   table = pieces.table(cells, 'Results at test, the best first', names=2)
-  return Section('Results', chart + table)
+  return Section('Results', chart + table + _caution(runs))
+
+
+def _caution(runs: Mapping[str, Run]) -> Markup:
+  """Says in what protocols differ: results are not to be compared then."""
+  protocols = [run.protocol for run in runs.values()]
+  names = dict.fromkeys(name for each in protocols for name in each)
+  differ = [
+    name.replace('_', ' ')
+    for name in names
+    if name not in _COMPARABLE
+    and any(each.get(name) != protocols[0].get(name) for each in protocols)
+  ]
+  if not differ:
+    return Markup('')
+  return pieces.paragraph(
+    f'These were not tested alike, but with another {", ".join(differ)}. A'
+    ' higher accuracy or a lower error may be that of an easier test.'
+  )
 
 
 def _paired(runs: Mapping[str, Run]) -> Section:

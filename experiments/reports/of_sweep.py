@@ -32,6 +32,7 @@ def write(
   logarithmic: Mapping[str, bool],
   metric: Metric,
   best: str,
+  folds: int,
 ) -> Path:
   """Writes the page of a sweep into its workdir.
 
@@ -45,6 +46,7 @@ def write(
     logarithmic: whether a setting was searched by its logarithm.
     metric: what trials are compared by.
     best: the command with the best settings.
+    folds: that trials are judged on.
   """
   figures = [
     ('Which setting matters', _importance(importance), ''),
@@ -58,12 +60,20 @@ def write(
   named = {'experiment': config['experiment']}
   own = {**own, 'given': {**named, **own['given']}}
   reached = trials[0][1]
+  judged_on = 'tasks that are not of the test'
+  lead = 'Trials were judged on other tasks than those of the test.'
+  if folds > 1:
+    judged_on = 'folds of the training classes'
+    lead = (
+      'Each trial was trained on a part of the training classes and judged on'
+      ' the others; classes of validation and of test were not seen.'
+    )
   headline = pieces.headline(
     metric.format(reached),
     reached,
     '',
     metric.unit,
-    f'{label_of(metric)} on folds of the training classes, the best of'
+    f'{label_of(metric)} on {judged_on}, the best of'
     f' {count(len(trials), "trial")} to the end; it was chosen by this figure,'
     ' so a test will find it worse',
     dict(_said(trials[0][0])),
@@ -75,10 +85,6 @@ def write(
     Section('The best, as a command', pieces.command(best)),
     command_and_settings(config, own),
   ]
-  lead = (
-    'Each trial was trained on a part of the training classes and judged on the'
-    ' others; classes of validation and of test were not seen.'
-  )
   return page.write(
     workdir, page.page('A search of settings', title, lead, headline, sections)
   )

@@ -284,7 +284,10 @@ def _mistaken(found: Mapping[str, Any]) -> Section:
 _OF_SCALING = {
   'temperature': 'temperature, fitted in validation',
   'expected_calibration_error': 'expected calibration error with it',
-  'expected_calibration_error_before': 'without it',
+  'expected_calibration_error_before': 'expected calibration error without it',
+  'negative_log_likelihood': 'negative log likelihood with it',
+  'negative_log_likelihood_before': 'negative log likelihood without it',
+  'ci95': '95% interval of that',
 }
 
 
@@ -297,6 +300,11 @@ def _calibration(
     for name, value in scaled.items()
     if isinstance(value, int | float | str)
   }:
+    parts.append(
+      pieces.paragraph(
+        'As metajax.load and experiments.predict answer, one query at a time:'
+      )
+    )
     parts.append(pieces.facts(facts))
   if found.get('bins'):
     bins = [
@@ -308,8 +316,9 @@ def _calibration(
     error = found['expected_calibration_error']
     asked = count(found['queries'], 'query', 'queries')
     notes.append(
-      f'Expected calibration error {100 * error:.1f} %, over 15 bins of all'
-      f' {asked} of the first {found["tasks"]:,} test tasks together.'
+      'The chart is of the test above, without a temperature: expected'
+      f' calibration error {100 * error:.1f} %, over 15 bins of all {asked} of'
+      f' the first {found["tasks"]:,} test tasks together.'
     )
     if of_each is not None:
       notes.append(
@@ -326,6 +335,8 @@ def _calibration(
 def _of_scaling(name: str, value: float | str) -> str:
   if isinstance(value, str):
     return value
-  if name.startswith('expected_calibration_error'):
+  if name == 'ci95':
+    return f'± {100 * value:.1f} %'
+  if name == 'accuracy' or name.startswith('expected_calibration_error'):
     return f'{100 * value:.1f} %'
   return f'{value:.4g}'

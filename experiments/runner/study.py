@@ -200,6 +200,7 @@ class Found(NamedTuple):
 
   best: list[tuple[dict[str, Any], float]]  # settings, and what they reached
   importance: dict[str, float]
+  folds: int  # that trials are judged on; one, where there are no classes
 
 
 def report(study: Study) -> Found:
@@ -219,6 +220,7 @@ def report(study: Study) -> Found:
   )
   pruned = sum(each.state == TrialState.PRUNED for each in ended)
   print(f'{len(whole)} trials to the end, {pruned} pruned')
+  folds = 1
   if whole:
     header = ['trial', metric.heading, *(each.name for each in study.searched)]
     rows = [
@@ -230,11 +232,13 @@ def report(study: Study) -> Found:
       for each in whole[:10]
     ]
     folds = len(whole[0].user_attrs[_FOLDS])
-    title = f'the best of {len(ended)} trials, mean over folds: {folds}'
+    title = f'the best of {len(ended)} trials'
+    title += f', means over {folds} folds' if folds > 1 else ''
     tables.show([header, *rows], 1, title)
     flags = flagfile(study.given, whole[0].params)
     write_text(workdir / 'best.flags', flags)
-  return Found([(each.params, _value(each)) for each in whole], importance)
+  best = [(each.params, _value(each)) for each in whole]
+  return Found(best, importance, folds)
 
 
 def _value(trial: FrozenTrial) -> float:

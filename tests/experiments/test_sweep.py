@@ -101,6 +101,7 @@ def test_a_sweep_of_images_ends_with_a_command(squares, tmp_path, capsys):
   printed = capsys.readouterr().out
   assert printed.splitlines()[-1] == (
     f'python -m experiments.images --flagfile={workdir / "best.flags"}'
+    f' --workdir={workdir / "best"}'
   )
   trials = json.loads((workdir / 'sweep.json').read_text())['trials']
   assert [each['state'] for each in trials] == ['complete'] * 2

@@ -65,7 +65,7 @@ def test_its_numbers_are_those_of_the_result(text):
   assert 'validation, outer steps 30: 65.0% ± 5.0%' in dots
   assert 'experiments.images --steps=30' in read.text
   assert "--workdir='it is' --norotate" in read.text
-  assert 'Expected calibration error 22.5 %' in read.text
+  assert 'without a temperature: expected calibration error 22.5 %' in read.text
   assert 'by itself' not in read.text  # which nobody has measured
 
 

@@ -58,6 +58,7 @@ def test_the_difference_is_that_on_each_task(better, worse, tmp_path):
   other = workdir(tmp_path / 'other', outcome)
   text = Read(of_runs.write([better, other], tmp_path / 'b').read_text()).text
   assert 'Difference on the same tasks' not in text
+  assert 'not tested alike, but with another test seed.' in text
 
 
 def test_settings_that_differ_are_shown_alone(better, tmp_path):
