@@ -288,6 +288,11 @@ def sampled(
       f'; {counts} classes are for train/validation/test: lower it, or divide'
       ' them otherwise, by --split_shares or --split_dir'
     )
+    if min(len(part.names) for part in splits) < 2:
+      advice = (
+        f'; {counts} classes are for train/validation/test, where 2 are the'
+        ' least: give more, or divide them otherwise, by --split_shares'
+      )
   parts = splits._asdict()
   places = {
     name: _places(wanted, part, name, advice) for name, part in parts.items()

@@ -76,7 +76,11 @@ def main(
     return one_line(cls, lambda: run(cls(**values)))
   except flags.UnrecognizedFlagError as error:
     close = difflib.get_close_matches(error.flagname, list(FLAGS), 1, 0.8)
-    guess = f', did you mean --{close[0]}?' if close else ';'
+    close = close or [  # --lr, of --inner_lr and --outer_lr
+      name for name in said(cls) if error.flagname in name.split('_')
+    ]
+    meant = ' or '.join(f'--{name}' for name in close[:3])
+    guess = f', did you mean {meant}?' if close else ';'
     return _refuse(
       f'--{error.flagname}: there is no such flag{guess} --help lists all'
     )
@@ -113,6 +117,10 @@ def one_line(cls: type, run: Callable[[], int]) -> int:
     except KeyboardInterrupt:  # where there is nothing to save
       print('stopped', file=sys.stderr)
       return 128 + signal.SIGINT
+    except BrokenPipeError:  # such as of `| head`
+      _read_no_more()
+      print('stopped: what is printed is read no more', file=sys.stderr)
+      return 128 + signal.SIGPIPE
     except PermissionError as error:  # of a directory that cannot be entered
       return _refuse(f'{error.filename}: {error.strerror}; name another')
 
@@ -165,7 +173,12 @@ def _show_help(cls: type, hidden: Collection[str], full: bool) -> None:
   try:
     print('\n\n'.join(parts), flush=True)
   except BrokenPipeError:  # whoever reads has seen enough
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _read_no_more()
+
+
+def _read_no_more() -> None:
+  """What is still to be written goes nowhere, and raises nothing at the end."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(message: str) -> int:

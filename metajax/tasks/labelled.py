@@ -122,6 +122,11 @@ def check_episode(
   for name, value in (('ways', ways), ('shots', shots), ('queries', queries)):
     if value < 1:
       raise DataError(f'{name}={value}: must be 1 or more')
+  if len(data.names) < min(ways, 2):
+    raise DataError(
+      f'ways={ways}: the data has {len(data.names)} class, and a task tells two'
+      ' or more apart'
+    )
   if ways > len(data.names):
     raise DataError(
       f'ways={ways}: the data has {len(data.names)} classes, so at most'

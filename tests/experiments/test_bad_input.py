@@ -77,6 +77,7 @@ def test_flags(refused):
     ('--evaluation=x', r'--evaluation=x: .*<transductive\|support\|population'),
     ('--test_checkpoint=x', r'--test_checkpoint=x: .*<last\|best>'),
     ('--step=3', r'--step: there is no such flag, did you mean --steps\?'),
+    ('--lr=0.1', r'--lr: .*, did you mean --inner_lr or --outer_lr\?'),
     ('--frobnicate', r'--frobnicate: there is no such flag; --help lists all'),
     ('--ways=1', r'--ways=1: must be a whole number from 2'),
     ('--ways=five', r'--ways=five: must be a whole number from 2'),
@@ -197,6 +198,13 @@ def test_more_ways_than_classes(refused, npz):
     '--ways=7: the data has 6 classes, so at most 6 ways are allowed (in the'
     ' train split); 6/2/2 classes are for train/validation/test: lower it, or'
     ' divide them otherwise, by --split_shares or --split_dir'
+  )
+  few = npz(**images_and_labels(classes=3))
+  line = refused(*few, '--ways=2', '--train_ways=2')
+  assert line == (
+    '--ways=2: the data has 1 class, and a task tells two or more apart (in the'
+    ' train split); 1/1/1 classes are for train/validation/test, where 2'
+    ' are the least: give more, or divide them otherwise, by --split_shares'
   )
   line = refused(*npz(**images_and_labels()), '--algorithm=protonet')
   assert re.match('--train_ways=60: .* at most 6 ways are allowed', line)
