@@ -77,6 +77,11 @@ def export(
       programs cannot be written down.
   """
   directory = Path(directory).expanduser()
+  if not platforms or not set(platforms) <= set(PLATFORMS):
+    raise LearnerError(
+      f'platforms are some of {", ".join(PLATFORMS)}; got'
+      f' {", ".join(platforms) or "none"}'
+    )
   _check_free(directory)
   manifest, built = _of_ways(learner, ways)
   contents = {name: text.encode() for name, text in learner.files.items()}
@@ -122,6 +127,8 @@ def _of_ways(
   if ways is not None:
     if not learner.classifies:
       raise LearnerError('a learner that predicts numbers has no classes')
+    if ways < 2:
+      raise LearnerError(f'ways={ways}: two classes or more are told apart')
     if ways > manifest['outputs']['classes']:
       programs = learner.for_classes(ways)
     manifest = {**manifest, 'outputs': {'classes': ways}}

@@ -206,6 +206,43 @@ def test_what_is_missing_or_newer_is_one_line(exported, tmp_path):
     metajax.load(tmp_path / 'out')
 
 
+MALFORMED = {
+  'no files': lambda manifest: manifest.pop('files'),
+  'no inputs': lambda manifest: manifest.pop('inputs'),
+  'a list of files': lambda manifest: manifest.update(files=[1]),
+  'other weights': lambda manifest: manifest['weights'].update(names=['x']),
+  'temperature': lambda manifest: manifest.update(temperature=0.0),
+  'elsewhere': lambda manifest: manifest['files'].update({'../x': {}}),
+}
+
+
+@pytest.mark.parametrize('case', MALFORMED)
+def test_a_manifest_that_is_none_is_one_line(exported, tmp_path, case):
+  copy = tmp_path / 'copy'
+  shutil.copytree(exported, copy)
+  manifest = json.loads((copy / MANIFEST).read_text())
+  MALFORMED[case](manifest)
+  manifest['digest'] = digest_of(manifest)
+  (copy / MANIFEST).write_text(json.dumps(manifest))
+  with pytest.raises(LearnerError, match=str(copy)) as error:
+    metajax.load(copy)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'ways': 1}, 'two classes or more'),
+    ({'platforms': ()}, 'some of cpu, cuda, tpu; got none'),
+    ({'platforms': ('cpu', 'gpu')}, 'some of cpu, cuda, tpu; got cpu, gpu'),
+  ],
+)
+def test_what_cannot_be_exported_leaves_nothing(tmp_path, options, message):
+  with pytest.raises(LearnerError, match=message):
+    export(make_learner('protonet'), tmp_path / 'out', **options)
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_directory_that_holds_something_is_left_alone(tmp_path):
   (tmp_path / 'out').mkdir()
   (tmp_path / 'out' / 'mine').write_text('kept')

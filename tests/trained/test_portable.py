@@ -184,6 +184,11 @@ def test_texts_become_tokens_of_one_length():
     (np.zeros((1, 5), np.int32), r'tokens are \[texts, 4\]'),
     (np.zeros((1, 4, 4, 1)), 'inputs are texts'),
     (['a'], 'there is no tokenizer'),
+    ({'a': 1}, 'give a list of them'),
+    (5, 'give a list of them'),
+    (np.array([[-2]]), 'tokens go from 0, .* go from -2 to -2'),
+    (np.array([[1, 2**40]]), f'go from 1 to {2**40}'),
+    (np.array([[1, -1], [-1, -1]]), 'text 1 of 2 has no tokens'),
   ],
 )
 def test_other_texts_are_refused(given, message):

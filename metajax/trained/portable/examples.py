@@ -171,6 +171,14 @@ def tokens(
       raise LearnerError(
         f'tokens are [texts, {length}] or fewer; got {list(given.shape)}'
       )
+    if given.min() < NO_TOKEN or given.max() > np.iinfo(np.int32).max:
+      raise LearnerError(
+        f'tokens go from 0, and {NO_TOKEN} is none; these go from'
+        f' {given.min()} to {given.max()}'
+      )
+    if (given == NO_TOKEN).all(axis=1).any():
+      place = int(np.argmax((given == NO_TOKEN).all(axis=1)))
+      raise LearnerError(f'text {place} of {len(given)} has no tokens')
     tokens = given.astype(np.int32)
   else:
     texts = _texts(given)
@@ -193,7 +201,7 @@ def tokens(
 
 
 def _texts(given: Any) -> list[str]:
-  if isinstance(given, str) or not (
+  if isinstance(given, str | Mapping) or not (
     hasattr(given, '__iter__') and all(isinstance(x, str) for x in given)
   ):
     raise LearnerError('inputs are texts; give a list of them')

@@ -38,6 +38,23 @@ def load(directory: str | Path) -> TrainedLearner:
   """
   directory = Path(directory)
   manifest = _manifest(directory)
+  try:
+    return _loaded(directory, manifest)
+  except LearnerError:
+    raise
+  except Exception as error:  # whatever a manifest lacks, or programs
+    reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+    raise LearnerError(
+      f'{directory} is no learner as it is exported ({reason}); export it again'
+    ) from error
+
+
+def _loaded(directory: Path, manifest: dict[str, Any]) -> TrainedLearner:
+  for name in manifest['files']:
+    if Path(name).is_absolute() or '..' in Path(name).parts:
+      raise LearnerError(f'{directory} names a file elsewhere, {name!r}')
+  if not manifest['temperature'] > 0:
+    raise LearnerError(f'{directory} has a temperature that is not positive')
   files = {
     name: _checked(directory / name, each)
     for name, each in manifest['files'].items()
