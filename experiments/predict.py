@@ -23,16 +23,17 @@ From Python:
   adapted.predict(images).labels
 """
 
+import contextlib
 import csv
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.data import own
-from experiments.data.samplers import blaming
 from experiments.runner import flags, tables
 from experiments.runner.cache import use_compilation_cache
 from experiments.runner.errors import UsageError, printable, unwritable
@@ -43,10 +44,12 @@ from experiments.runner.settings import (
   OneOf,
   Text,
   Whole,
+  said,
   setting,
   settings,
 )
 from experiments.runner.workdir import write_text
+from metajax.tasks import DataError
 from metajax.trained import (
   LearnerError,
   Prediction,
@@ -122,12 +125,12 @@ def run(settings: Settings) -> int:
   with shown('loading'):
     learner = loaded(settings.run, settings.normalisation, settings.model_dir)
   manifest = learner.manifest
-  with blaming('support'), shown('reading examples'):
+  with _blaming('support'), shown('reading examples'):
     examples = own.support(
       manifest, Path(settings.support or ''), settings.text_column,
       settings.label_column,
     )  # fmt: skip
-  with blaming('queries'), shown('reading queries'):
+  with _blaming('queries'), shown('reading queries'):
     queries = own.queries(
       manifest, Path(settings.queries or ''), settings.text_column,
       Path(settings.support or ''),
@@ -148,6 +151,18 @@ def run(settings: Settings) -> int:
   tables.show(_in_short(queries.names, found))
   _say(learner, len(rows) - 1, output)
   return 0
+
+
+@contextlib.contextmanager
+def _blaming(flag: str) -> Iterator[None]:
+  """What is wrong with files is the user's to put right, by this flag."""
+  try:
+    yield
+  except DataError as error:
+    named = error.parameter
+    if named not in said(Settings):  # it is a setting of training alone
+      named = None
+    raise UsageError(named or flag, str(error)) from error
 
 
 def loaded(

@@ -377,6 +377,7 @@ def test_tables_in_their_own_units(tmp_path, capsys):
   (tmp_path / 'other.csv').write_text('u,v,task\n100,0,b\n')
   for support, queries, blamed, message in [
     ('s.csv', 'bad.csv', 'queries', "there is no column 'v'"),
+    ('q.csv', 'q.csv', 'support', "there is no column 'y'"),
     ('table.csv', 'q.csv', 'support', 'rows are of 12 tasks'),
     ('s.csv', 'table.csv', 'queries', 'rows are of 12 tasks'),
     ('one.csv', 'other.csv', 'queries', "of task 'b', and the support set"),
