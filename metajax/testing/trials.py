@@ -111,7 +111,7 @@ def small_network(head: Head | None = None, num_outputs: int = 3) -> Model:
   def apply(params: PyTree, inputs: jax.Array) -> jax.Array:
     outputs = model.apply(params, inputs)
     if head.kind == 'maps':
-      return outputs.reshape(len(outputs), 2, 2, _FEATURES)
+      return outputs.reshape(outputs.shape[0], 2, 2, _FEATURES)
     return outputs
 
   return Model(init, apply)

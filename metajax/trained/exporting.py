@@ -65,8 +65,9 @@ def export(
     ways: classes that it tells apart at most, where the method leaves a choice;
       by default as many as at the test of its run.
     platforms: which programs run on.
-    support_sizes: numbers of support examples that are tried, where a method
-      does not allow symbols.
+    support_sizes: numbers of support examples that there may be where a method
+      does not allow symbols, as Reptile's minibatches do not; by default that
+      of the test of its run. The manifest lists them.
     progress: is told what is being done.
 
   Returns:
@@ -160,15 +161,9 @@ def _programs(
   """Both programs; for each number of support examples, or for any (None)."""
   try:
     return [(None, _exported(built, platforms, None))]
-  except TypeError as error:  # of what counts a symbol
-    reason = str(error).partition('\n')[0]
-  except ValueError as error:
-    reason = str(error).partition('\n')[0]
-  if not sizes:
-    raise LearnerError(
-      f'the number of support examples cannot be a symbol ({reason}); name'
-      ' those that there will be'
-    )
+  except Exception:  # whatever is raised by what counts or compares a symbol
+    inputs, *_ = jax.tree.leaves(built.support.inputs)
+    sizes = sizes or (inputs.shape[0],)
   return [(size, _exported(built, platforms, size)) for size in sizes]
 
 
