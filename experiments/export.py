@@ -13,7 +13,7 @@ from pathlib import Path
 
 from experiments.predict import loaded
 from experiments.runner import flags
-from experiments.runner.errors import UsageError, printable
+from experiments.runner.errors import UsageError, check_given, printable
 from experiments.runner.paths import Place
 from experiments.runner.progress import shown
 from experiments.runner.settings import (
@@ -67,9 +67,7 @@ class Settings(Base):
 
 def run(settings: Settings) -> int:
   """Loads, exports and says what there is; returns the exit code."""
-  for name in ('run', 'output'):
-    if getattr(settings, name) is None:
-      raise UsageError(name, 'is not given; --help says what it is')
+  check_given(settings, 'run', 'output')
   if not settings.platforms:
     raise UsageError('platforms', 'is empty; name one or more')
   learner = loaded(settings.run, settings.normalisation, settings.model_dir)

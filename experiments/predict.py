@@ -36,7 +36,12 @@ import numpy as np
 from experiments.data import own
 from experiments.runner import flags, tables
 from experiments.runner.cache import use_compilation_cache
-from experiments.runner.errors import UsageError, printable, unwritable
+from experiments.runner.errors import (
+  UsageError,
+  check_given,
+  printable,
+  unwritable,
+)
 from experiments.runner.paths import Place
 from experiments.runner.progress import shown
 from experiments.runner.settings import (
@@ -113,9 +118,7 @@ class Settings(Base):
 
 def run(settings: Settings) -> int:
   """Loads, adapts, predicts, prints and writes; returns the exit code."""
-  for name in ('run', 'support', 'queries'):
-    if getattr(settings, name) is None:
-      raise UsageError(name, 'is not given; --help says what it is')
+  check_given(settings, 'run', 'support', 'queries')
   output = Path(settings.output) if settings.output else None
   if output is not None and output.exists():
     raise UsageError(

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from metajax.tasks.errors import printable
 
-__all__ = ['UsageError', 'printable', 'shown', 'suggestion', 'unwritable']
+__all__ = [
+  'UsageError',
+  'check_given',
+  'printable',
+  'shown',
+  'suggestion',
+  'unwritable',
+]
 
 _LONGEST = 200  # characters of a value that a message quotes
 
@@ -25,6 +32,13 @@ class UsageError(Exception):
     self.message = printable(' '.join(message.split()))
     self.given = '' if value is None else f'={printable(str(value))}'
     super().__init__(f'--{setting}{self.given}: {self.message}')
+
+
+def check_given(settings: object, *names: str) -> None:
+  """Refuses settings without a value for one of these names."""
+  for name in names:
+    if getattr(settings, name) is None:
+      raise UsageError(name, 'is not given; --help says what it is')
 
 
 def unwritable(setting: str, path: Path, error: OSError) -> UsageError:

@@ -23,6 +23,7 @@ from experiments.runner.problem import (
   Judge,
   Problem,
   make_judge,
+  unwrapped,
   weights_of,
 )
 from experiments.runner.reading import Network
@@ -47,8 +48,6 @@ from metajax.trained import (
 )
 from metajax.trained.loading import LEARNER
 from metajax.trained.portable import digest_of
-from metajax.wrappers.auxiliary import WeighedParams
-from metajax.wrappers.distillation import TaughtParams
 
 __all__ = ['Served', 'keep', 'restore', 'served']
 
@@ -78,18 +77,11 @@ def served(
   judge = make_judge(problem)
   if judge.normalisation == 'transductive' and shares_statistics(problem):
     judge = judge._replace(normalisation='support')
-  prepared = judge.prepare(_unwrapped(meta_params))
+  prepared = judge.prepare(unwrapped(meta_params))
   calibration = None
   if not problem.reading or not problem.reading.outputs:
     calibration = calibrated(problem, judge, prepared)
   return Served(judge, whole(prepared), calibration)
-
-
-def _unwrapped(meta_params: PyTree) -> PyTree:
-  """Meta-parameters of the method itself, without those of what trains it."""
-  while isinstance(meta_params, WeighedParams | TaughtParams):
-    meta_params = meta_params.params
-  return meta_params
 
 
 def keep(

@@ -57,6 +57,7 @@ __all__ = [
   'ready',
   'steps_judged',
   'tested_how',
+  'unwrapped',
   'weights_of',
 ]
 
@@ -316,11 +317,16 @@ def on_features(
 
 def weights_of(problem: Problem, meta_params: PyTree) -> PyTree:
   """The weights of the model among meta-parameters, whatever is around them."""
-  while isinstance(meta_params, WeighedParams | TaughtParams):
-    meta_params = meta_params.params
   weights = problem.algorithm.weights
   assert weights is not None  # of whoever asks the method has some
-  return weights(meta_params)
+  return weights(unwrapped(meta_params))
+
+
+def unwrapped(meta_params: PyTree) -> PyTree:
+  """Meta-parameters of the method itself, without those of what trains it."""
+  while isinstance(meta_params, WeighedParams | TaughtParams):
+    meta_params = meta_params.params
+  return meta_params
 
 
 def _compares_features(
