@@ -73,7 +73,7 @@ def test_flags(refused):
       '--load_share=0',
       r'--load_share=0(.0)?: must be a number above 0, up to 1',
     ),
-    (f'--workdir={"x" * 300}', r'--workdir=x+: must be a path, of names'),
+    (f'--workdir={"x" * 300}', r'--workdir=x+: must be a path of up to '),
     ('--evaluation=x', r'--evaluation=x: .*<transductive\|support\|population'),
     ('--test_checkpoint=x', r'--test_checkpoint=x: .*<last\|best>'),
     ('--step=3', r'--step: there is no such flag, did you mean --steps\?'),
