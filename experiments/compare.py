@@ -34,8 +34,8 @@ from experiments.data.text import TextData
 from experiments.figures.charts import comparison
 from experiments.recipes.kinds import methods, published
 from experiments.reports import of_methods
-from experiments.runner import flags, runs, tables
-from experiments.runner.common import Common
+from experiments.runner import flags, runs, tables, tracking
+from experiments.runner.common import Common, Tracked
 from experiments.runner.compared import (
   Compared,
   curve_of,
@@ -73,7 +73,6 @@ from metajax.models.encoders import ENCODERS
 
 __all__ = ['Settings', 'run']
 
-
 # Dispatches of a pilot after the first one, which compiles.
 _PILOT_DISPATCHES = 8
 _VALIDATIONS = 10  # in a run
@@ -82,7 +81,7 @@ _WRITTEN = ('compare.json', 'compare.md', 'compare.png', 'report.html')
 
 
 @settings
-class Settings(ImageData, TextData, Transformer, MoreLosses):
+class Settings(ImageData, TextData, Transformer, MoreLosses, Tracked):
   """What is compared, and for how long; the rest goes to every run."""
 
   dataset: str = setting(
@@ -236,6 +235,7 @@ def _check_meaning(settings: Settings) -> None:
         f'is {value}, but has no meaning for --dataset={settings.dataset}',
       )
   check_adaptations(settings)
+  tracking.check(settings)
 
 
 def _chosen(settings: Settings) -> list[Compares]:
@@ -344,12 +344,9 @@ def _steps(
     # The rest of one that was stopped would be too short to measure.
     shutil.rmtree(pilot, ignore_errors=True)
     short = of_run.replace(
-      steps=length,
-      log_every=every,
-      checkpoint_every=length,
-      eval_tasks=2,
-      validation_tasks=2,
-    )
+      steps=length, log_every=every, checkpoint_every=length, eval_tasks=2,
+      validation_tasks=2, track=None, track_uri=None,
+    )  # fmt: skip
     runs.start(_module(settings), short, pilot, resume=False)
     seconds = seconds_per_step_of(_read(settings, pilot, same))
     assert seconds is not None  # a whole pilot has measured it

@@ -11,13 +11,12 @@ flatbuffers alone; `experiments.serve --model=DIR` serves them.
 import sys
 from pathlib import Path
 
-from experiments.predict import loaded
+from experiments.predict import Trained
 from experiments.runner import flags
 from experiments.runner.errors import UsageError, check_given, printable
 from experiments.runner.paths import Place
 from experiments.runner.progress import shown
 from experiments.runner.settings import (
-  Base,
   Listed,
   OneOf,
   Whole,
@@ -37,12 +36,9 @@ class Platforms(Listed):
 
 
 @settings
-class Settings(Base):
-  """Which learner, and where to."""
+class Settings(Trained):
+  """And where to."""
 
-  run: str | None = setting(
-    None, Place(), 'workdir of a finished run', of='data', resume=False
-  )
   output: str | None = setting(
     None, Place(), 'directory to write, that is not there yet',
     of='machine', resume=False,
@@ -55,14 +51,6 @@ class Settings(Base):
   platforms: tuple[str, ...] = setting(
     PLATFORMS, Platforms(), 'what programs run on', of='machine', resume=False
   )
-  normalisation: str | None = setting(
-    None, OneOf(['support', 'population', 'transductive']),
-    'as for experiments.predict', of='method', resume=False,
-  )  # fmt: skip
-  model_dir: str | None = setting(
-    None, Place(), 'where the pretrained transformer of the run is now',
-    of='data', resume=False,
-  )  # fmt: skip
 
 
 def run(settings: Settings) -> int:
@@ -70,7 +58,7 @@ def run(settings: Settings) -> int:
   check_given(settings, 'run', 'output')
   if not settings.platforms:
     raise UsageError('platforms', 'is empty; name one or more')
-  learner = loaded(settings.run, settings.normalisation, settings.model_dir)
+  learner = settings.load()
   output = Path(settings.output or '')
   with shown('exporting') as stage:
 
@@ -94,7 +82,7 @@ def run(settings: Settings) -> int:
     f'runs on {", ".join(manifest["platforms"])}; adapts to {number}'
     f' examples{most}'
   )
-  print(printable(str(output)))
+  print(f'next: python -m experiments.serve --model={printable(str(output))}')
   return 0
 
 

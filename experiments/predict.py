@@ -56,6 +56,7 @@ from experiments.runner.settings import (
 from experiments.runner.workdir import write_text
 from metajax.tasks import DataError
 from metajax.trained import (
+  HIGHEST_TEMPERATURE,
   LearnerError,
   Prediction,
   TrainedLearner,
@@ -63,20 +64,49 @@ from metajax.trained import (
   load,
 )
 
-__all__ = ['Settings', 'loaded', 'run']
+__all__ = ['Settings', 'Trained', 'run']
 
 # On the terminal, rows and characters of a name.
 _SHOWN, _LONG = 20, 30
 
 
 @settings
-class Settings(Base):
-  """Which learner, and what it adapts to and predicts for."""
+class Trained(Base):
+  """Which learner, and how it is used."""
 
   run: str | None = setting(
-    None, Place(), 'workdir of a finished run, or an exported directory',
+    None, Place(), 'workdir of a finished run, or, to predict, an exported'
+    ' directory',
     of='data', resume=False,
   )  # fmt: skip
+  normalisation: str | None = setting(
+    None, OneOf(['support', 'population', 'transductive']),
+    'what a query shares its batch statistics with: the support set, images of'
+    ' training, or all queries, which are then not answered each by itself'
+    ' [default: population if the run has measured it, else support]',
+    of='method', resume=False,
+  )  # fmt: skip
+  model_dir: str | None = setting(
+    None, Place(), 'where the pretrained transformer of the run is now',
+    of='data', resume=False,
+  )  # fmt: skip
+
+  def load(self) -> TrainedLearner:
+    """Loads it; what is wrong with it is that of `--run`."""
+    options = {
+      'normalisation': self.normalisation, 'model_dir': self.model_dir
+    }  # fmt: skip
+    given = {name: each for name, each in options.items() if each is not None}
+    try:
+      return load(self.run or '', **given)
+    except LearnerError as error:
+      raise UsageError('run', str(error)) from error
+
+
+@settings
+class Settings(Trained):
+  """And what it adapts to and predicts for."""
+
   support: str | None = setting(
     None, Place(), 'examples to adapt to, with their classes or targets',
     of='data', resume=False,
@@ -94,17 +124,6 @@ class Settings(Base):
   label_column: str = setting(
     'label', Text(), 'column of the classes of texts', of='data', resume=False
   )
-  normalisation: str | None = setting(
-    None, OneOf(['support', 'population', 'transductive']),
-    'what a query shares its batch statistics with: the support set, images of'
-    ' training, or all queries, which are then not answered each by itself'
-    ' [default: population if the run has measured it, else support]',
-    of='method', resume=False,
-  )  # fmt: skip
-  model_dir: str | None = setting(
-    None, Place(), 'where the pretrained transformer of the run is now',
-    of='data', resume=False,
-  )  # fmt: skip
   seed: int = setting(
     0, Whole(0), 'of methods that draw something at random',
     of='method', resume=False,
@@ -126,7 +145,7 @@ def run(settings: Settings) -> int:
     )
   use_compilation_cache(settings.cache_dir)
   with shown('loading'):
-    learner = loaded(settings.run, settings.normalisation, settings.model_dir)
+    learner = settings.load()
   manifest = learner.manifest
   with _blaming('support'), shown('reading examples'):
     examples = own.support(
@@ -166,18 +185,6 @@ def _blaming(flag: str) -> Iterator[None]:
     if named not in said(Settings):  # it is a setting of training alone
       named = None
     raise UsageError(named or flag, str(error)) from error
-
-
-def loaded(
-  run: str | None, normalisation: str | None, model_dir: str | None
-) -> TrainedLearner:
-  """Loads a learner; what is wrong with it is that of `--run`."""
-  options = {'normalisation': normalisation, 'model_dir': model_dir}
-  given = {name: each for name, each in options.items() if each is not None}
-  try:
-    return load(run or '', **given)
-  except LearnerError as error:
-    raise UsageError('run', str(error)) from error
 
 
 def table(names: list[str], found: Prediction | Values) -> list[list[str]]:
@@ -238,6 +245,10 @@ def _say(learner: TrainedLearner, number: int, output: Path | None) -> None:
   sure = ''
   if learner.classifies:
     sure = f'; temperature {manifest["temperature"]:.3g}'
+    if not manifest.get('calibrated', True):
+      sure = '; probabilities are not calibrated'
+    elif manifest['temperature'] > 0.9 * HIGHEST_TEMPERATURE:
+      sure += ', the highest: in validation it was right by chance alone'
   print(f'{manifest["method"]}; {how}{sure}')
   if output is not None:
     print(printable(str(output)))

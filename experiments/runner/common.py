@@ -23,7 +23,7 @@ from experiments.runner.settings import (
 from metajax.algorithms.recipe import SCHEDULES
 from metajax.models.encoders import ENCODERS
 
-__all__ = ['Common', 'Machine', 'algorithm', 'count', 'evaluation']
+__all__ = ['Common', 'Machine', 'Tracked', 'algorithm', 'count', 'evaluation']
 
 MOST_CPU_DEVICES = 8  # every one of them holds the data set
 
@@ -116,7 +116,25 @@ class Machine(Base):
 
 
 @settings
-class Common(Machine):
+class Tracked(Base):
+  """The store that a run is kept in, beside its workdir."""
+
+  track: str | None = setting(
+    None, OneOf(['mlflow', 'wandb']), 'keep settings, metrics, pictures and the'
+    ' exported learner in a store, too; mlflow registers this as a model, wandb'
+    ' writes files for wandb sync [default: the workdir alone]',
+    of='machine', resume=True, forwarded=True,
+  )  # fmt: skip
+  track_uri: str | None = setting(
+    None, Text(), 'address of the store of --track=mlflow, such as'
+    ' sqlite:////home/me/mlflow.db or http://host:5000 [default: mlflow.db'
+    ' beside the workdir]',
+    of='machine', resume=True, forwarded=True,
+  )  # fmt: skip
+
+
+@settings
+class Common(Machine, Tracked):
   """What every experiment that trains has; `algorithm` is each one's own."""
 
   algorithm: str = setting(
@@ -282,18 +300,6 @@ class Common(Machine):
   profile: bool = setting(
     False, YesNo(), 'record what the device does for a few dispatches, into'
     ' <workdir>/profile, for xprof or TensorBoard',
-    of='machine', resume=True,
-  )  # fmt: skip
-  track: str | None = setting(
-    None, OneOf(['mlflow', 'wandb']), 'keep settings, metrics, pictures and the'
-    ' exported learner in a store, too; mlflow registers this as a model, wandb'
-    ' writes files for wandb sync [default: the workdir alone]',
-    of='machine', resume=True,
-  )  # fmt: skip
-  track_uri: str | None = setting(
-    None, Text(), 'address of the store of --track=mlflow, such as'
-    ' sqlite:////home/me/mlflow.db or http://host:5000 [default: mlflow.db'
-    ' beside the workdir]',
     of='machine', resume=True,
   )  # fmt: skip
   cache_dir: str | None = setting(

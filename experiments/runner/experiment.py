@@ -37,6 +37,7 @@ from metajax.base import Objective
 from metajax.objectives import cross_entropy
 from metajax.tasks.errors import reason
 from metajax.trained import TrainedLearner
+from metajax.trained.loading import LEARNER
 
 __all__ = ['Experiment', 'Outcome']
 
@@ -163,6 +164,11 @@ class Experiment(NamedTuple):
       report.show(problem, outcome)
       files = [each.name for each in workdir.iterdir() if each.name[0] != '.']
       tables.say(f'{workdir}: {", ".join(sorted(files))}')
+      if LEARNER in files:
+        tables.say(
+          f'next: open {workdir / "report.html"}, or try it: python -m'
+          f' experiments.predict --run={workdir} --support=... --queries=...'
+        )
     return 0
 
   def start_with(self, text: str) -> int:

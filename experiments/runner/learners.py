@@ -104,6 +104,7 @@ def keep(
     support = support._replace(inputs=tokens)
   classes, _ = values_and_weights(support.targets)
   shapes = support._replace(targets=classes)._asdict()
+  sureness = outcome.get('calibration', {})
   (workdir / LEARNER).unlink(missing_ok=True)
   shutil.rmtree(workdir / _FOLDER, ignore_errors=True)
   with Checkpointer(workdir / _FOLDER) as checkpointer:
@@ -122,7 +123,8 @@ def keep(
         for name, each in shapes.items()
       },
       'normalisation': normalisation_of(problem, used.judge),
-      'temperature': outcome.get('calibration', {}).get('temperature', 1.0),
+      'temperature': sureness.get('temperature', 1.0),
+      'calibrated': sureness.get('validation_tasks', 0) > 0,
       'random': problem.algorithm.adapts_at_random,
       'protocol': outcome['protocol'],
       'test': {
@@ -198,17 +200,24 @@ def restore(
   manifest = {
     name: record[name]
     for name in (
-      'method', 'inputs', 'outputs', 'temperature', 'random', 'protocol',
-      'test', 'versions',
+      'method', 'inputs', 'outputs', 'random', 'protocol', 'test', 'versions'
     )
   }  # fmt: skip
   return TrainedLearner(
-    {**manifest, 'normalisation': chosen},
+    {**manifest, 'normalisation': chosen, **_sureness(record, chosen)},
     programs(judge),
     network.tokenize,
     for_classes if 'classes' in record['outputs'] else None,
     network.files,
   )
+
+
+def _sureness(record: Mapping[str, Any], chosen: str) -> dict[str, Any]:
+  """The temperature, if it was fitted for this normalisation."""
+  if chosen == record['normalisation']:
+    known = record.get('calibrated', True)
+    return {'temperature': record['temperature'], 'calibrated': known}
+  return {'temperature': 1.0, 'calibrated': False}
 
 
 def _record(workdir: Path) -> dict[str, Any]:
@@ -238,8 +247,8 @@ _ENTRIES = {
   'normalisation': (str,), 'temperature': (float,), 'random': (bool,),
   'protocol': (dict,), 'test': (dict,), 'versions': (dict,),
   # Older ones have none, and the settings of `config.json`.
-  'settings': (dict, Missing), 'learned': (str, Missing),
-  'digest': (str, Missing),
+  'settings': (dict, Missing), 'calibrated': (bool, Missing),
+  'learned': (str, Missing), 'digest': (str, Missing),
   **{f'support.{part}.{name}': kinds for part in Batch._fields
      for name, kinds in _SHAPE.items()},
 }  # fmt: skip

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import metajax
-from experiments.runner.common import Common
+from experiments.runner.common import Tracked
 from experiments.runner.errors import UsageError, printable
 from experiments.runner.interrupts import Interrupted
 from experiments.runner.problem import Problem
@@ -37,7 +37,7 @@ _SCHEME = re.compile(r'(sqlite|postgresql|mysql|mssql|https?)(\+\w+)?://.+')
 _PACKAGES = {'mlflow': ('mlflow', 'sqlalchemy'), 'wandb': ('wandb',)}
 
 
-def check(settings: Common) -> None:
+def check(settings: Tracked) -> None:
   """Refuses what cannot be, before anything is read or trained.
 
   Raises:

@@ -21,6 +21,8 @@ __all__ = ['Column', 'read_ids', 'read_numbers']
 # Text that stands for no number. No id is among them but the empty one: NA is
 # a country.
 _MISSING = ('', 'na', 'n/a', 'nan', 'null', 'none')
+# Of a column's range, by which its values may be rounded.
+_BLURRED = 1e-4
 _DIGITS = re.compile(r'[+-]?\d+')
 _INTEGER = re.compile(r'0|-?[1-9]\d*')
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.IGNORECASE)
@@ -39,11 +41,17 @@ class Column(NamedTuple):
     return f'{self.file.path}, row {row}, column {self.name!r}'
 
 
-def read_numbers(column: Column) -> np.ndarray:
+def read_numbers(column: Column, *, blurred: bool = False) -> np.ndarray:
   """The numbers of a column, float32 `[rows]`.
 
+  Args:
+    column: that has been read.
+    blurred: whether rounding to 32 bits may lose what varies, as in a few rows
+      of a table the others of which are not here.
+
   Raises:
-    DataError: names the first cell that is none, or not finite.
+    DataError: names the first cell that is none, or not finite; or if values
+      are so far from 0 that 32 bits lose what varies.
   """
   import pyarrow
 
@@ -77,7 +85,23 @@ def read_numbers(column: Column) -> np.ndarray:
       f'{column.at(bad[0])}: the cell is {what}; a table has finite numbers'
       ' only, so mend the cell or leave its row out'
     )
+  if not blurred:
+    _refuse_blurred(column, np.asarray(numbers, np.float64), single)
   return single
+
+
+def _refuse_blurred(
+  column: Column, numbers: np.ndarray, single: np.ndarray
+) -> None:
+  """Such as times: far from 0, so that rounding loses what varies."""
+  least, most = numbers.min(), numbers.max()
+  error = np.abs(numbers - single).max()
+  if error > _BLURRED * (most - least) > 0:
+    raise DataError(
+      f'{column.file.path}, column {column.name!r}: values go from {least} to'
+      f' {most}, and 32 bits round them by up to {error:.2g}; subtract one of'
+      ' them from all'
+    )
 
 
 def _plain(values: Any) -> Any:

@@ -99,7 +99,8 @@ def load_table(
   Raises:
     DataError: if the file is missing, neither CSV nor Parquet, damaged, empty
       or too large; if columns are missing, named twice, or asked for twice, or
-      no feature is left; or if a cell is no finite number, or no id.
+      no feature is left; if a cell is no finite number, or no id; or if a
+      column is so far from 0 that 32 bits lose what varies in it.
 
   Example:
     >>> import pathlib, tempfile
@@ -178,7 +179,8 @@ def load_columns(
     for place, values in zip(wanted, _read(file, wanted), strict=True)
   ]
   names = read_ids(read.pop())[1] if given else ()
-  return np.stack([read_numbers(column) for column in read], axis=1), names
+  numbers = [read_numbers(column, blurred=True) for column in read]
+  return np.stack(numbers, axis=1), names
 
 
 def _read(file: TableFile, wanted: Sequence[int]) -> list[Any]:

@@ -1,6 +1,7 @@
 """What was trained, for use: adapt, predict, calibrate, export, load."""
 
 from metajax.trained.calibration import (
+  HIGHEST_TEMPERATURE,
   Reliability,
   fit_temperature,
   reliability,
@@ -17,6 +18,7 @@ from metajax.trained.portable import (
 from metajax.trained.programs import Built, Compiled, build
 
 __all__ = [
+  'HIGHEST_TEMPERATURE',
   'PLATFORMS',
   'Adapted',
   'Built',

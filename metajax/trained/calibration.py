@@ -9,6 +9,7 @@ from metajax.trained.portable.learner import softmax
 
 __all__ = [
   'BINS',
+  'HIGHEST_TEMPERATURE',
   'Reliability',
   'fit_temperature',
   'negative_log_likelihood',
@@ -17,7 +18,7 @@ __all__ = [
 
 BINS = 15  # of confidence, as Guo et al. have them
 # More than this, either way, is no temperature but a mistake.
-_MOST = 64.0
+HIGHEST_TEMPERATURE = 64.0
 
 
 class Reliability(NamedTuple):
@@ -59,7 +60,7 @@ def fit_temperature(logits: np.ndarray, classes: np.ndarray) -> float:
     raise ValueError('logits must be finite to fit a temperature to them')
   found = optimize.minimize_scalar(
     lambda log: negative_log_likelihood(logits / np.exp(log), classes),
-    bounds=(-np.log(_MOST), np.log(_MOST)),
+    bounds=(-np.log(HIGHEST_TEMPERATURE), np.log(HIGHEST_TEMPERATURE)),
     method='bounded',
   )
   return float(np.exp(found.x))

@@ -75,6 +75,12 @@ def _experiment(path: Path) -> str:
   if not file.is_file():
     if not path.is_dir():
       raise LearnerError(f'{path}: there is no such directory')
+    within = [*path.glob(f'*/{LEARNER}'), *path.glob(f'*/*/{LEARNER}')]
+    if within and not (path / 'result.json').is_file():
+      raise LearnerError(
+        f'{path} is no run, but holds some; give one of them, such as'
+        f' {min(within).parent}'
+      )
     if not (path / 'config.json').is_file():
       raise LearnerError(f'{path} holds neither a run nor an exported learner')
     if not (path / 'result.json').is_file():

@@ -129,8 +129,13 @@ def test_the_result_says_how_sure_the_learner_is(of_images):
   assert found['test_tasks'] == 6
   assert 0 <= found['expected_calibration_error'] <= 1
   assert sum(found['bins']['share']) == pytest.approx(1)
-  learner = metajax.load(of_images)
-  assert learner.manifest['temperature'] == found['temperature']
+  manifest = metajax.load(of_images).manifest
+  assert manifest['temperature'] == found['temperature']
+  assert manifest['calibrated']
+  # It was fitted where queries share other statistics.
+  manifest = metajax.load(of_images, normalisation='support').manifest
+  assert manifest['temperature'] == 1
+  assert not manifest['calibrated']
 
 
 def test_other_classes_and_statistics_than_the_run_had(of_images, squares):
@@ -197,6 +202,8 @@ def test_runs_that_cannot_be_loaded_say_why(of_images, tmp_path):
     metajax.load(tmp_path)
   copy = tmp_path / 'copy'
   shutil.copytree(of_images, copy)
+  with pytest.raises(LearnerError, match=r'holds some; give one .*/copy$'):
+    metajax.load(tmp_path)
   (copy / 'learner.json').rename(copy / 'kept')
   with pytest.raises(LearnerError, match='of an older format'):
     metajax.load(copy)

@@ -272,6 +272,8 @@ def test_csv_files_that_are_refused(
     ({'x': [np.inf, 2.0, 1.0]}, "row 1, column 'x': the cell is infinite"),
     ({'x': [None, None, None]}, "row 1, column 'x': the cell is missing"),
     ({'x': ['1', 'b', '2']}, "row 2, column 'x': 'b' is not a number"),
+    ({'x': [1.7e9, 1.7e9 + 5, 1.7e9]}, "32 bits round them by up to 5"),
+    ({'y': [10**9 + 1, 10**9, 10**9]}, "from 1000000000.0 to 1000000001.0"),
     ({'x': [[1], [2], [3]]}, "column 'x': its type list<"),
     ({'x': [b'a', b'b', b'c']}, "column 'x': its type binary"),
     ({'task': ['a', None, 'b']}, "row 2, column 'task': the cell is missing"),
@@ -290,6 +292,13 @@ def test_parquet_files_that_are_refused(
     load_table(path)
   assert message in str(error.value)
   assert '\n' not in str(error.value)
+
+
+def test_columns_far_from_zero_that_lose_nothing(tmp_path: Path) -> None:
+  constant, years = [1.7e9 + 1] * 3, [1.6e9, 1.65e9, 1.7e9]
+  columns = {'task': ['a', 'b', 'c'], 'x': constant, 'y': years}
+  table = load_table(write_parquet(tmp_path, columns))
+  np.testing.assert_allclose(table.targets[:, 0], years, rtol=1e-7)
 
 
 def test_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
