@@ -5,12 +5,13 @@
 
 prints the temporaries of the compiled meta-gradient in MiB, its arithmetic in
 GFLOP, the ratio to that of plain reverse over reverse mode, and with `--time`
-the seconds that one meta-gradient takes.
+the seconds that one meta-gradient takes. The workdir receives `report.html`.
 """
 
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,8 +19,10 @@ import jax.numpy as jnp
 import optax
 
 from experiments.benchmark.kinds import Counts
-from experiments.runner import flags
+from experiments.reports import of_measurement
+from experiments.runner import flags, tables
 from experiments.runner.errors import UsageError
+from experiments.runner.paths import Place
 from experiments.runner.settings import (
   Base,
   OneOf,
@@ -28,6 +31,7 @@ from experiments.runner.settings import (
   setting,
   settings,
 )
+from experiments.runner.workdir import make_directory
 from metajax.devices.cost import cost
 from metajax.inner.accumulate import accumulate
 from metajax.inner.descend import INNER_GRADIENT, descend
@@ -36,6 +40,7 @@ from metajax.models import transformer
 __all__ = ['Settings', 'meta_gradient', 'run']
 
 LENGTH, VOCABULARY, SEQUENCES = 128, 256, 8
+_HEADER = 'inner steps', 'MiB', 'GFLOP', 'of reverse mode', 'seconds'
 
 
 @settings
@@ -67,6 +72,10 @@ class Settings(Base):
   time: bool = setting(
     False, YesNo(), 'Run it as well.',
     of='test', resume=False, forwarded=False,
+  )  # fmt: skip
+  workdir: str = setting(
+    'runs/inner_memory', Place(), 'Where report.html goes.',
+    of='machine', resume=True, forwarded=False,
   )  # fmt: skip
 
 
@@ -119,12 +128,25 @@ def run(settings: Settings) -> int:
       f'is {settings.chunks}, and {SEQUENCES} sequences cannot be cut into as'
       ' many equal parts',
     )
+  workdir = Path(settings.workdir)
+  make_directory(workdir)
+  cells = [list(_HEADER[: None if settings.time else -1])]
+  print(tables.markdown(cells, 1), end='', flush=True)
   for steps in settings.steps:
-    print(_row(settings, steps), flush=True)
+    cells.append(_row(settings, steps))
+    *_, line = tables.markdown([cells[0], cells[-1]], 1).split('\n', 2)
+    print(line, end='', flush=True)
+  of_measurement.write(
+    workdir, settings,
+    title='Memory and arithmetic of a long inner loop',
+    lead=f'A transformer adapts to {SEQUENCES} sequences of {LENGTH} tokens by'
+    ' Adam; figures are of the compiled meta-gradient.',
+    cells=cells, caption='Arithmetic beside that of reverse over reverse mode',
+  )  # fmt: skip
   return 0
 
 
-def _row(settings: Settings, steps: int) -> str:
+def _row(settings: Settings, steps: int) -> list[str]:
   how = (
     settings.second_order,
     settings.checkpoint,
@@ -136,12 +158,13 @@ def _row(settings: Settings, steps: int) -> str:
   flops = cost(function, *shapes).flops
   compiled = jax.jit(function).lower(*shapes).compile()
   analysis: Any = compiled.memory_analysis()
-  temporaries = analysis.temp_size_in_bytes
-  row = (
-    f'{steps} steps, {how}: {temporaries / 2**20:.0f} MiB,'
-    f' {flops / 1e9:.0f} GFLOP, {flops / cost(plain, *shapes).flops:.3f}'
-  )
-  return f'{row}, {_seconds(compiled, shapes):.1f} s' if settings.time else row
+  row = [
+    str(steps),
+    f'{analysis.temp_size_in_bytes / 2**20:.0f}',
+    f'{flops / 1e9:.0f}',
+    f'{flops / cost(plain, *shapes).flops:.3f}',
+  ]
+  return [*row, f'{_seconds(compiled, shapes):.1f}'] if settings.time else row
 
 
 def _seconds(compiled: Callable[..., Any], shapes: Any) -> float:

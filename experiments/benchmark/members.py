@@ -5,7 +5,8 @@
 measures a step of MAML on sine waves and on strokes, as its recipe has it: of a
 single run, of eight seeds at once, and of eight outer rates at once. Each has a
 process of its own, set up as the experiment sets it up; they take turns, and
-figures are medians over the turns. The workdir receives `members.json`.
+figures are medians over the turns. The workdir receives `members.json` and
+`report.html`.
 """
 
 import json
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import STARTED, images, sinusoid
-from experiments.runner import cluster, flags, seeds
-from experiments.runner.errors import UsageError, unwritable
+from experiments.reports import of_measurement
+from experiments.runner import cluster, flags, seeds, tables
+from experiments.runner.errors import UsageError
 from experiments.runner.experiment import Experiment
 from experiments.runner.paths import Place
 from experiments.runner.settings import (
@@ -29,7 +31,7 @@ from experiments.runner.settings import (
   setting,
   settings,
 )
-from experiments.runner.workdir import write_json
+from experiments.runner.workdir import make_directory, write_json
 
 __all__ = ['KINDS', 'WORKLOADS', 'Settings', 'run']
 
@@ -39,6 +41,11 @@ WORKLOADS: dict[str, tuple[Experiment, int]] = {
   'strokes': (images.EXPERIMENT, 4),
 }
 KINDS = ('one', 'seeds', 'rates')
+_HEADER = [
+  'workload', 'runs at once', 'ms a step of each', 'times as fast',
+  'times less processor time', 'start, s',
+]  # fmt: skip
+_NAMES = 2  # columns that are no figures
 
 
 @settings
@@ -59,7 +66,7 @@ class Settings(Base):
     of='machine', resume=False,
   )  # fmt: skip
   workdir: str = setting(
-    'runs/members', Place(), 'where members.json goes',
+    'runs/members', Place(), 'where the results go',
     of='machine', resume=True,
   )  # fmt: skip
 
@@ -74,34 +81,36 @@ def run(settings: Settings) -> int:
     print(json.dumps(_measured(settings, settings.workloads[0])), flush=True)
     return 0
   path = Path(settings.workdir)
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise unwritable('workdir', path, error) from error
-  found = dict[str, Any]()
-  print(
-    '| workload | runs at once | ms a step of each | times as fast |'
-    ' times less processor time | start, s |'
-  )
-  print('|---|---|---|---|---|---|')
+  make_directory(path)
+  found, cells = dict[str, Any](), [_HEADER]
+  print(tables.markdown(cells, _NAMES), end='', flush=True)
   for workload in settings.workloads:
     turns = [
       {kind: _child(settings, workload, kind) for kind in KINDS}
       for _ in range(settings.rounds)
     ]
     found[workload] = turns
-    for kind in KINDS:
-      print(_line(workload, kind, turns, settings.members), flush=True)
+    rows = [_row(workload, kind, turns, settings.members) for kind in KINDS]
+    *_, lines = tables.markdown([_HEADER, *rows], _NAMES).split('\n', 2)
+    print(lines, end='', flush=True)
+    cells += rows
     write_json(path / 'members.json', found)
+  of_measurement.write(
+    path, settings,
+    title='Several runs as one program',
+    lead='Each run at once beside the same runs one after the other: they take'
+    ' turns, in processes of their own.',
+    cells=cells, names=_NAMES, caption='Medians over turns, and their range',
+  )  # fmt: skip
   return 0
 
 
-def _line(
+def _row(
   workload: str,
   kind: str,
   turns: list[dict[str, dict[str, float]]],
   members: int,
-) -> str:
+) -> list[str]:
   """A row of the table: medians over the turns, ratios within one."""
   number = 1 if kind == 'one' else members
   name = '1' if kind == 'one' else f'{members} {kind}'
@@ -117,7 +126,7 @@ def _line(
     middle = statistics.median(ratios)
     shown = f'{middle:.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})'
     cells.append(shown if number > 1 else '')
-  return f'| {workload} | {name} | {" | ".join(cells)} | {start:.1f} |'
+  return [workload, name, *cells, f'{start:.1f}']
 
 
 def _child(settings: Settings, workload: str, kind: str) -> dict[str, float]:

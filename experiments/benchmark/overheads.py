@@ -6,7 +6,8 @@ measures the training of MAML on the sinusoid and on strokes: on one device, the
 same through a mesh of one device, on two devices of one process, and in two
 processes; with a checkpoint every 100 steps and without; and how long a save of
 1 GiB of parameters holds up the caller. All that is compared takes turns;
-figures are medians over the turns. It writes `<workdir>/overheads.json`.
+figures are medians over the turns. The workdir receives `overheads.json` and
+`report.html`.
 
 Devices are those of the CPU: what is compared is the cost of dividing work.
 """
@@ -33,9 +34,9 @@ from experiments.benchmark.kinds import RepeatedNames
 from experiments.benchmark.learners import make_learner
 from experiments.recipes import images, regression
 from experiments.recipes.kinds import published
+from experiments.reports import of_measurement
 from experiments.runner import flags
 from experiments.runner.cache import use_compilation_cache
-from experiments.runner.errors import unwritable
 from experiments.runner.paths import Place
 from experiments.runner.settings import (
   Base,
@@ -44,7 +45,7 @@ from experiments.runner.settings import (
   setting,
   settings,
 )
-from experiments.runner.workdir import write_json
+from experiments.runner.workdir import make_directory, write_json
 from metajax.algorithms.table import ALGORITHMS
 from metajax.base import SampleTask
 from metajax.devices import distributed
@@ -317,17 +318,28 @@ def large_save(size: int, rounds: int) -> Pause:
 def show(figures: Sequence[Figure], pause: Pause) -> Iterator[Any]:
   """The tables of the results."""
   table = rich.table.Table(title='cost of devices, processes and checkpoints')
-  for name in ('workload', 'what', 'tasks/s', 'of the first'):
+  header, *rows = _cells(figures)
+  for name in header:
     table.add_column(name, justify='left' if name == 'what' else 'right')
-  for each in figures:
-    table.add_row(
-      each.workload,
-      each.what,
-      f'{each.tasks_per_second:,.1f}',
-      f'{each.of_the_first:.3f}',
-    )
+  for row in rows:
+    table.add_row(*row)
   yield table
-  yield (
+  yield _said(pause)
+
+
+def _cells(figures: Sequence[Figure]) -> list[list[str]]:
+  rows = [
+    [
+      each.workload, each.what, f'{each.tasks_per_second:,.1f}',
+      f'{each.of_the_first:.3f}',
+    ]
+    for each in figures
+  ]  # fmt: skip
+  return [['workload', 'what', 'tasks/s', 'of the first'], *rows]
+
+
+def _said(pause: Pause) -> str:
+  return (
     f'a save of {pause.bytes / 2**30:.2f} GiB returns after'
     f' {pause.pause_seconds:.2f} s (copying it takes'
     f' {pause.copy_seconds:.2f} s) and is on disk after'
@@ -341,10 +353,7 @@ def run(settings: Settings) -> int:
   if settings.worker:
     return work(settings.worker)
   workdir = Path(settings.workdir)
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise unwritable('workdir', workdir, error) from error
+  make_directory(workdir)
   figures = list[Figure]()
   for workload in settings.workloads:
     figures += layouts(settings, workload)
@@ -360,6 +369,14 @@ def run(settings: Settings) -> int:
       'large_save': pause._asdict(),
     },
   )
+  of_measurement.write(
+    workdir, settings,
+    title='What devices, processes and checkpoints cost',
+    lead='Training of MAML in several layouts, which take turns; the work is'
+    ' the same.',
+    cells=_cells(figures), names=2, caption='Medians over turns',
+    notes=[_said(pause)],
+  )  # fmt: skip
   return 0
 
 

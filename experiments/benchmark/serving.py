@@ -17,9 +17,7 @@ way. The server has the first core to itself with `--one_core`, and whoever asks
 has the others. Examples are drawn with `--seed`.
 """
 
-import base64
 import http.client
-import io
 import itertools
 import json
 import os
@@ -35,6 +33,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.benchmark.made_up import examples
+from experiments.reports import of_measurement
 from experiments.runner import flags, tables
 from experiments.runner.errors import UsageError
 from experiments.runner.paths import Place
@@ -46,6 +46,7 @@ from experiments.runner.settings import (
   setting,
   settings,
 )
+from experiments.runner.workdir import make_directory
 from metajax.trained.portable import MANIFEST
 
 __all__ = ['Settings', 'run']
@@ -54,7 +55,6 @@ _PATIENCE = 900  # seconds for compiling
 _ASKING = 96  # threads of the third part, more than the server lets wait
 _WAITING = 64
 _ADAPTERS = 300  # few, so that they are all there soon
-_PAPER = 105  # pixels of a drawing
 
 
 @settings
@@ -81,6 +81,10 @@ class Settings(Base):
     resume=False,
   )  # fmt: skip
   seed: int = setting(0, Whole(0), 'of examples', of='machine', resume=False)
+  workdir: str = setting(
+    'runs/serving', Place(), 'where report.html goes',
+    of='machine', resume=True,
+  )  # fmt: skip
 
 
 class _Asked(NamedTuple):
@@ -111,6 +115,8 @@ def run(settings: Settings) -> int:
     manifest = json.loads(text)
   except (OSError, ValueError) as error:
     raise UsageError('model', f'holds no exported learner ({error})') from error
+  workdir = Path(settings.workdir)
+  make_directory(workdir)
   cores = sorted(os.sched_getaffinity(0))
   own = cores[:1] if settings.one_core else cores
   command = [
@@ -123,7 +129,7 @@ def run(settings: Settings) -> int:
     try:
       os.sched_setaffinity(0, cores[len(own) % len(cores) :])
       port = _started(server)
-      code = _ask_all(settings, manifest, port)
+      code = _ask_all(settings, manifest, port, workdir)
     finally:
       server.terminate()
       server.communicate()
@@ -146,8 +152,10 @@ def _started(server: subprocess.Popen[str]) -> int:
   return int(port[1])
 
 
-def _ask_all(settings: Settings, manifest: Any, port: int) -> int:
-  support, queries = _examples(manifest, settings.queries, settings.seed)
+def _ask_all(
+  settings: Settings, manifest: Any, port: int, workdir: Path
+) -> int:
+  support, queries = examples(manifest, settings.queries, settings.seed)
   short = min(settings.seconds / 3, 60)
   asks = _Asks(port, support, queries)
   parts = [
@@ -168,15 +176,26 @@ def _ask_all(settings: Settings, manifest: Any, port: int) -> int:
   parts += [mixed, _as_they_come(port, asks.all(), rate, short)]
   remember()
   header = ['', 'a second', 'p50 ms', 'p99 ms', 'answered', 'refused', 'lost']
-  tables.show([header, *(part.row() for part in parts)])
+  cells = [header, *(part.row() for part in parts)]
+  tables.show(cells)
   mebibytes = ', '.join(f'{each:.1f}' for each in memory)
-  print(f'MiB of the server, before, along and after: {mebibytes}')
   tasks, programs = (
     sum(_metric(port, f'metajax_batch_tasks_{each}', kind)
         for kind in ('adapt', 'predict'))
     for each in ('sum', 'count')
   )  # fmt: skip
-  print(f'{tasks / programs:.2f} tasks a program')
+  notes = [
+    f'MiB of the server, before, along and after: {mebibytes}',
+    f'{tasks / programs:.2f} tasks a program',
+  ]
+  print('\n'.join(notes))
+  of_measurement.write(
+    workdir, settings,
+    title=f'Serving {manifest["method"]}',
+    lead='A server is asked one request at a time, then by users who ask again'
+    ' when they are answered, then twice as often as it has answered them.',
+    cells=cells, notes=notes, caption='Requests, and those that were lost',
+  )  # fmt: skip
   lost = [part.statuses - Counter({'200': 10**9, '429': 10**9})
           for part in parts]  # fmt: skip
   if any(lost):
@@ -343,44 +362,6 @@ def _metric(port: int, name: str, program: str = '') -> float:
   label = f'{{program="{program}"}}' if program else ''
   found = re.search(rf'^{re.escape(name + label)} (\S+)$', text, re.MULTILINE)
   return float(found[1]) if found else 0.0
-
-
-def _examples(manifest: Any, number: int, seed: int) -> tuple[Any, list[Any]]:
-  """A support set of one example a class, and queries."""
-  rng = np.random.default_rng(seed)
-  what, outputs = manifest['inputs'], manifest['outputs']
-
-  def some(number: int) -> list[Any]:
-    if what['kind'] == 'images':
-      return [_image(what, rng) for _ in range(number)]
-    if what['kind'] == 'texts':
-      return [' '.join(f'word{each}' for each in rng.integers(0, 99, 8))
-              for _ in range(number)]  # fmt: skip
-    return rng.normal(size=(number, *what['shape'])).tolist()
-
-  if 'classes' in outputs:
-    names = [f'class {each}' for each in range(outputs['classes'])]
-    return {name: some(1) for name in names}, some(number)
-  targets = rng.normal(size=(1, len(outputs['names']))).tolist()
-  return {'inputs': some(1), 'targets': targets}, some(number)
-
-
-def _image(what: Any, rng: np.random.Generator) -> str:
-  """A PNG file: lines on paper where the learner knows drawings, else noise."""
-  import PIL.Image
-  import PIL.ImageDraw
-
-  height, width, channels = what['shape']
-  if what['files'].get('ink'):
-    image = PIL.Image.new('L', (_PAPER, _PAPER), 255)
-    points = [tuple(each) for each in rng.integers(10, 95, (5, 2)).tolist()]
-    PIL.ImageDraw.Draw(image).line(points, 0, 3)
-  else:
-    pixels = rng.integers(0, 256, (height, width, channels), np.uint8)
-    image = PIL.Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-  made = io.BytesIO()
-  image.save(made, 'PNG')
-  return base64.b64encode(made.getvalue()).decode()
 
 
 if __name__ == '__main__':

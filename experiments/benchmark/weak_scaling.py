@@ -11,7 +11,7 @@ What has to hold, or the exit code is 1: arithmetic per chip is the same for any
 number of chips; what is exchanged is the parameters and a few metrics, once a
 step, however many tasks there are; and nothing is exchanged inside of a loop.
 
-The workdir receives `weak_scaling.json`, after every row.
+The workdir receives `weak_scaling.json` and `report.html`, after every row.
 """
 
 import importlib.metadata
@@ -21,8 +21,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmark.scaling.judgement import judge, table, verdict
+from experiments.benchmark.scaling.judgement import (
+  NAMES,
+  cells,
+  judge,
+  table,
+  verdict,
+)
 from experiments.benchmark.scaling.steps import WORKLOADS, Scaling, measure
+from experiments.reports import of_measurement
 from experiments.runner import flags, report
 from experiments.runner.errors import UsageError, unwritable
 from experiments.runner.paths import Place
@@ -63,7 +70,7 @@ class Settings(Base):
     of='machine', resume=False, forwarded=False,
   )  # fmt: skip
   workdir: str = setting(
-    'runs/weak_scaling', Place(), 'where weak_scaling.json goes',
+    'runs/weak_scaling', Place(), 'where the results go',
     of='machine', resume=True, forwarded=False,
   )  # fmt: skip
 
@@ -118,25 +125,32 @@ def run(settings: Settings) -> int:
       file=sys.stderr,
       flush=True,
     )
-    _write(workdir, rows)
+    _write(settings, workdir, rows)
   complaints = judge(rows)
   print(table(rows))
   print('\n'.join(complaints) or verdict(rows))
   return 1 if complaints else 0
 
 
-def _write(workdir: Path, rows: Sequence[Scaling]) -> None:
+def _write(settings: Settings, workdir: Path, rows: Sequence[Scaling]) -> None:
+  complaints = judge(rows)
+  libtpu = {'libtpu': importlib.metadata.version('libtpu')}
   outcome = {
-    'versions': {
-      **report.versions(),
-      'libtpu': importlib.metadata.version('libtpu'),
-    },
+    'versions': {**report.versions(), **libtpu},
     'rows': [row._asdict() for row in rows],
-    'complaints': judge(rows),
+    'complaints': complaints,
   }
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / 'weak_scaling.json', outcome)
+    of_measurement.write(
+      workdir, settings,
+      title='From one chip to a pod',
+      lead='The arithmetic, memory and exchange of one outer step for every'
+      ' chip, as the compiler of TPUs has them: tasks grow with the chips.',
+      cells=cells(rows), names=NAMES, caption='By workload and slice',
+      notes=complaints or [verdict(rows)], others=libtpu,
+    )  # fmt: skip
   except OSError as error:
     raise unwritable('workdir', workdir, error) from error
 

@@ -32,6 +32,7 @@ from metajax.devices.distributed import agree, is_primary
 __all__ = [
   'Workdir',
   'as_json',
+  'make_directory',
   'open_file',
   'open_workdir',
   'refuse_what_is_no_run',
@@ -176,6 +177,20 @@ def _open(path: Path, settings: Common, record: dict[str, Any]) -> Workdir:
   except OSError as error:
     raise unwritable('workdir', path, error) from error
   return workdir
+
+
+def make_directory(path: Path) -> None:
+  """Makes the directory of results, which may be there already.
+
+  Raises:
+    UsageError: if nothing can be written there.
+  """
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+  except OSError as error:
+    raise unwritable('workdir', path, error) from error
 
 
 def refuse_what_is_no_run(path: Path) -> None:

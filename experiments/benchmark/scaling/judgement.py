@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from experiments.benchmark.scaling.steps import Scaling
 from experiments.runner import tables
 
-__all__ = ['TOLERANCE', 'judge', 'table', 'verdict']
+__all__ = ['NAMES', 'TOLERANCE', 'cells', 'judge', 'table', 'verdict']
 
 # By how much arithmetic per chip may differ from that of the smallest slice.
 TOLERANCE = 0.02
@@ -66,7 +66,7 @@ def _exchange(row: Scaling) -> Iterator[str]:
     yield f'{row.collectives_inside_loops} collectives are inside of a loop'
 
 
-_NAMES = 2  # columns that are no figures
+NAMES = 2  # columns that are no figures
 _COLUMNS: dict[str, Callable[[Scaling], str]] = {
   'workload': lambda row: row.workload,
   'topology': lambda row: row.topology,
@@ -88,10 +88,15 @@ _COLUMNS: dict[str, Callable[[Scaling], str]] = {
 }
 
 
+def cells(rows: Sequence[Scaling]) -> list[list[str]]:
+  """Header and lines of a table."""
+  lines = [[cell(row) for cell in _COLUMNS.values()] for row in rows]
+  return [list(_COLUMNS), *lines]
+
+
 def table(rows: Sequence[Scaling]) -> str:
   """The rows in Markdown."""
-  lines = [[cell(row) for cell in _COLUMNS.values()] for row in rows]
-  return tables.markdown([list(_COLUMNS), *lines], _NAMES)
+  return tables.markdown(cells(rows), NAMES)
 
 
 def verdict(rows: Sequence[Scaling]) -> str:

@@ -1,16 +1,14 @@
 """What was measured so far, as a file and as pictures."""
 
-import errno
-import os
 from pathlib import Path
 from typing import Any
 
 from experiments.benchmark.speed import draw, page
 from experiments.benchmark.speed.measure import Point, Timing
 from experiments.benchmark.speed.methods import MethodRow
-from experiments.runner.errors import UsageError, unwritable
+from experiments.runner.errors import UsageError
 from experiments.runner.settings import Base
-from experiments.runner.workdir import write_json
+from experiments.runner.workdir import make_directory, write_json
 
 __all__ = ['RECORD', 'Record', 'open_record']
 
@@ -78,10 +76,5 @@ def open_record(workdir: Path, settings: Base | None = None) -> Record:
     raise UsageError(
       'workdir', f'{workdir} already holds a {RECORD}; name another directory'
     )
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not os.access(workdir, os.W_OK | os.X_OK):
-      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-  except OSError as error:
-    raise unwritable('workdir', workdir, error) from error
+  make_directory(workdir)
   return Record(record, settings)

@@ -36,3 +36,5 @@ def test_every_layout_is_measured(cache, tmp_path):
   pause = record['large_save']
   assert pause['bytes'] == 6400
   assert 0 < pause['pause_seconds'] <= pause['written_seconds']
+  page = (tmp_path / 'report.html').read_text(encoding='utf-8')
+  assert 'every 100 steps' in page
