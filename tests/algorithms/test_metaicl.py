@@ -167,7 +167,7 @@ def test_it_learns_to_look_up():
   )
   state, _ = train.run(train.init(KEY), 600)
   _, metrics = train.run(state, 20)
-  assert metrics['accuracy'] > 0.65  # of two
+  assert metrics['accuracy'] > 0.6  # of two
 
 
 @pytest.mark.parametrize(

@@ -372,7 +372,7 @@ def test_directory_that_holds_a_run(launcher, refused, cache, tmp_path):
                  f'--workdir={tmp_path / "other"}')  # fmt: skip
   assert re.match(
     r'--load: the state of step 4 in .* does not fit: expected but not saved'
-    r'.*; different are .*--inner_lr',
+    r'.*; .* had .*--inner_lr',
     line,
   )
   (tmp_path / 'run' / 'config.json').write_text('{')
