@@ -74,8 +74,10 @@ def test_table(maml):
   for name, value in (('before', test['mse_before']), ('10', test['mse'])):
     assert re.search(rf'│ +{name} │ +{value:.3f} │ +± \d', printed)
   assert re.search(r'│ zero baseline │ +\d\.\d{3} │', printed)
-  protocol = 'shots 10; queries 100; test tasks 8'
-  assert any(protocol in line for line in printed.splitlines()[-8:])
+  in_one_line = ' '.join(printed.split())
+  assert 'shots 10; queries 100; test tasks 8' in in_one_line
+  assert f'next: open {workdir}/report.html' in in_one_line
+  assert f'experiments.predict --run={workdir} --support' in in_one_line
 
 
 # Every row is traced with its published setting by the conformance test.
