@@ -307,11 +307,7 @@ def sampled(
     **samplers,
     protocol={
       'split': f'{counts} train/validation/test classes by {origin}{within}',
-      **(
-        {'fold': fold}
-        if (fold := getattr(wanted.settings, 'fold', None))
-        else {}
-      ),
+      **({'fold': fold} if fold else {}),
     },
     train_classes=len(splits.train.names),
     test_classes=test_classes,

@@ -22,6 +22,7 @@ from experiments.reports.scales import count
 from experiments.runner.loop import Finished
 from metajax.base import Batch, SampleTask
 from metajax.tasks import caption_tokenizer, completion
+from metajax.trained.portable.learner import softmax
 
 __all__ = [
   'Example',
@@ -33,7 +34,6 @@ __all__ = [
   'names_in',
   'picture',
   'points',
-  'softmax',
   'text_classes',
 ]
 
@@ -207,14 +207,6 @@ def picture(pixels: np.ndarray) -> Example:
     'height': image.height,
     'text': '',
   }
-
-
-def softmax(outputs: np.ndarray) -> np.ndarray:
-  """Probabilities of classes along the last axis."""
-  outputs = np.asarray(outputs, np.float64)
-  powers = np.exp(outputs - outputs.max(-1, keepdims=True))
-  shares: np.ndarray = powers / powers.sum(-1, keepdims=True)
-  return shares
 
 
 def _by_class(

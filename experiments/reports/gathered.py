@@ -13,18 +13,19 @@ from experiments.data.samplers import Classes
 from experiments.figures.finished import outputs_of
 from experiments.reports import of_run
 from experiments.reports.again import given
-from experiments.reports.examples import Show, names_in, softmax
+from experiments.reports.examples import Show, names_in
 from experiments.runner.loop import Finished
 from experiments.runner.workdir import write_json
 from metajax.base import values_and_weights
 from metajax.equality import Frozen
 from metajax.metric import Metric
+from metajax.trained import reliability
+from metajax.trained.calibration import BINS
 
 __all__ = ['calibration', 'confusion', 'gather', 'report']
 
 # Tasks whose queries are counted; those of large networks cost more.
 _TASKS, _TASKS_OF_LARGE = 200, 40
-_BINS = 15  # of confidence, as `metajax.expected_calibration_error` has them
 _MISTAKEN, _PAIRS = 8, 10  # classes and pairs that are shown
 _NONE = 'none of the task'  # what fills up tasks of fewer classes
 
@@ -142,23 +143,21 @@ def calibration(
   }
   if not len(labels):
     return found
-  shares = softmax(logits)
-  sure, right = shares.max(-1), shares.argmax(-1) == labels
-  places = np.clip(np.ceil(_BINS * sure).astype(int) - 1, 0, _BINS - 1)
-  error = 0.0
-  for place in np.unique(places):
-    own = places == place
-    found['bins'].append(
-      {
-        'low': place / _BINS,
-        'high': (place + 1) / _BINS,
-        'confidence': float(sure[own].mean()),
-        'accuracy': float(right[own].mean()),
-        'queries': int(own.sum()),
-      }
+  diagram = reliability(logits, labels)
+  found['bins'] = [
+    {
+      'low': place / BINS,
+      'high': (place + 1) / BINS,
+      'confidence': confidence,
+      'accuracy': accuracy,
+      'queries': round(share * len(labels)),
+    }
+    for place, (share, confidence, accuracy) in enumerate(
+      zip(diagram.share, diagram.confidence, diagram.accuracy, strict=True)
     )
-    error += own.mean() * abs(right[own].mean() - sure[own].mean())
-  return found | {'expected_calibration_error': float(error)}
+    if share
+  ]
+  return found | {'expected_calibration_error': diagram.error}
 
 
 def confusion(

@@ -8,7 +8,6 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Protocol, Self
 
 import rich.console
@@ -32,13 +31,28 @@ class _Screen(Protocol):
     """Shows it no longer."""
 
 
-class _Bars:
+class _Stages:
+  """Those that go on now."""
+
+  def __init__(self) -> None:
+    self._stages: tuple[Stage, ...] = ()  # replaced: another thread reads them
+
+  def begin(self, stage: Stage) -> None:
+    """Shows a stage, too."""
+    self._stages = (*self._stages, stage)
+
+  def end(self, stage: Stage) -> None:
+    """Shows it no longer."""
+    self._stages = tuple(each for each in self._stages if each is not stage)
+
+
+class _Bars(_Stages):
   """Bars on a terminal, which are gone at their end."""
 
   def __init__(self, console: rich.console.Console) -> None:
+    super().__init__()
     ascii_only = console.options.ascii_only
     self._spinner = rich.spinner.Spinner('line' if ascii_only else 'dots')
-    self._stages: tuple[Stage, ...] = ()  # replaced: another thread draws them
     self._live = rich.live.Live(
       console=console, get_renderable=self._drawn, transient=True
     )
@@ -52,29 +66,20 @@ class _Bars:
     self._live.start()
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: object) -> None:
     self._live.stop()
 
   def begin(self, stage: Stage) -> None:
-    """Shows a stage, too."""
-    self._stages = (*self._stages, stage)
+    """Draws a stage at once."""
+    super().begin(stage)
     self._live.refresh()
 
-  def end(self, stage: Stage) -> None:
-    """Shows it no longer."""
-    self._stages = tuple(each for each in self._stages if each is not stage)
 
-
-class _Lines:
+class _Lines(_Stages):
   """Plain lines, of the innermost stage."""
 
   def __init__(self) -> None:
-    self._stages: tuple[Stage, ...] = ()
+    super().__init__()
     self._said = set[Stage]()
     self._ended = threading.Event()
     self._thread = threading.Thread(
@@ -85,21 +90,12 @@ class _Lines:
     self._thread.start()
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: object) -> None:
     self._ended.set()
-
-  def begin(self, stage: Stage) -> None:
-    """Speaks of this one from now on."""
-    self._stages = (*self._stages, stage)
 
   def end(self, stage: Stage) -> None:
     """Speaks of the one around it again."""
-    self._stages = tuple(each for each in self._stages if each is not stage)
+    super().end(stage)
     if stage in self._said:
       _say(f'{stage.describe()}, done')
 

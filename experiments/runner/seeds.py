@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import stdtrit
 
 from experiments.runner.common import Common
 from experiments.runner.errors import UsageError
+from experiments.runner.intervals import of_few
 from experiments.runner.problem import Judge, OfSeeds, Problem, judged
 from metajax.base import PyTree, SampleTask
 from metajax.devices.streaming import HostSampler
@@ -27,7 +27,6 @@ __all__ = [
   'check_problem',
   'check_settings',
   'gave_up',
-  'half_interval',
   'initial_keys',
   'judged_seeds',
   'members_of',
@@ -232,30 +231,8 @@ def over_seeds(each: Mapping[int, Evaluation]) -> OverSeeds:
   )
   if len(each) < 2:
     return OverSeeds(mean, each, {})
-  halves = {
-    name: half_interval(all_.mean(axis=1)) for name, all_ in stacked.items()
-  }
+  halves = {name: of_few(all_.mean(axis=1)) for name, all_ in stacked.items()}
   return OverSeeds(mean, each, halves)
-
-
-def half_interval(values: np.ndarray) -> np.ndarray:
-  r"""Half the 95% interval of a mean over few runs.
-
-  .. math:: t_{0.975, n-1} \, s / \sqrt{n}
-
-  with s the sample standard deviation, and t of Student's distribution.
-
-  Args:
-    values: `[runs, ...]`, at least two runs.
-
-  Example:
-    >>> round(float(half_interval(np.array([1.0, 2.0, 3.0]))), 3)
-    2.484
-  """
-  number = len(values)
-  factor = float(stdtrit(number - 1, 0.975)) / number**0.5
-  spread: np.ndarray = np.std(values, axis=0, ddof=1)
-  return factor * spread
 
 
 def with_seeds(

@@ -14,6 +14,7 @@ from experiments.by_shots import Settings as ByShots
 from experiments.by_shots import run as by_shots
 from experiments.runner import loop, seeds
 from experiments.runner.errors import UsageError
+from experiments.runner.intervals import of_few
 from experiments.runner.training import DivergenceError
 from metajax.runs.evaluation import Evaluation
 from metajax.runs.writers import read_json_lines
@@ -92,7 +93,7 @@ def test_each_seed_is_the_run_that_it_would_be_alone(several):
   test = outcome['test']
   means = [each['test']['mse'] for each in alone]
   np.testing.assert_allclose(test['mse'], np.mean(means), rtol=1e-5)
-  half = seeds.half_interval(np.array(means))
+  half = of_few(np.array(means))
   np.testing.assert_allclose(test['ci95_over_seeds'], half, rtol=1e-3)
   np.testing.assert_allclose(test['ci95_over_seeds_by_step'][-1], half, 1e-3)
   assert outcome['parameters'] == alone[0]['parameters']
