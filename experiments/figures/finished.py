@@ -16,6 +16,7 @@ from metajax.runs.writers import read_json_lines
 __all__ = [
   'draw_curves',
   'outputs_of',
+  'seeds_of',
   'task_of_test',
   'tested',
   'title_of',
@@ -72,11 +73,7 @@ def title_of(run: Finished, shown: str | None = None) -> str:
   protocol = run.outcome['protocol']
   ways = f'{protocol["ways"]}-way ' if 'ways' in protocol else ''
   evaluation = protocol.get('evaluation')
-  seeds = [
-    each['seed']
-    for each in run.outcome.get('seeds', ())
-    if 'gave_up_at_step' not in each
-  ]
+  seeds = seeds_of(run)
   parts = [
     run.outcome['algorithm'],
     protocol['dataset'],
@@ -87,6 +84,18 @@ def title_of(run: Finished, shown: str | None = None) -> str:
   ]
   title = ', '.join(filter(None, parts))
   return title if shown is None else f'{title}: {shown}'
+
+
+def seeds_of(run: Finished) -> list[int]:
+  """The seeds of several that have not given up; of a single one none.
+
+  What is predicted for test tasks is of the first of them.
+  """
+  return [
+    each['seed']
+    for each in run.outcome.get('seeds', ())
+    if 'gave_up_at_step' not in each
+  ]
 
 
 def tested(

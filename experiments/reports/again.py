@@ -146,8 +146,11 @@ def machine(outcome: Mapping[str, Any]) -> Section:
   facts['training after it'] = _seconds(outcome['training_seconds'])
   if rate := outcome.get('tasks_per_second'):
     facts['training tasks a second'] = plain_number(float(f'{rate:.3g}'))
-    per_step = outcome['config']['tasks_per_step'] / rate
-    facts['an outer step'] = _seconds(per_step)
+    config = outcome['config']
+    seeds = config.get('seeds', 1)  # the rate is that of all together
+    of_all = f' of all {seeds} seeds' if seeds > 1 else ''
+    per_step = config['tasks_per_step'] * seeds / rate
+    facts[f'an outer step{of_all}'] = _seconds(per_step)
   facts['outer steps'] = f'{outcome["steps"]:,}'
   if outcome.get('skipped_steps'):
     facts['skipped steps'] = f'{outcome["skipped_steps"]:,}'

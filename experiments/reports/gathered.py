@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.data.samplers import Classes
-from experiments.figures.finished import outputs_of
+from experiments.figures.finished import outputs_of, seeds_of
 from experiments.reports import of_run
 from experiments.reports.again import given
 from experiments.reports.examples import Show, names_in
@@ -87,6 +87,8 @@ def gather(
     'values': [round(value, 6) for value in values.tolist()],
     'tasks': tasks,
   }
+  if seeds := seeds_of(run):  # all of this is of the first
+    found['seed'] = seeds[0]
   if besides is not None:
     found['besides'] = {
       name: besides(

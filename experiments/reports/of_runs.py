@@ -187,7 +187,7 @@ def _paired(runs: Mapping[str, Run]) -> Section:
     sure = 'yes' if abs(difference) > half else 'no'
     sign = '+' if difference > 0 else ''
     rows.append(
-      [f'{name} minus {base}',
+      [f'{_with_seed(name, run)} minus {_with_seed(base, first)}',
        f'{sign}{metric.format_interval(difference, half)}', sure]
     )  # fmt: skip
   if not rows:
@@ -201,6 +201,12 @@ def _paired(runs: Mapping[str, Run]) -> Section:
       ' both',
     ),
   )
+
+
+def _with_seed(name: str, run: Run) -> str:
+  """The name of a run, with the seed whose values are known of several."""
+  seed = (run.data or {}).get('seed')
+  return name if seed is None else f'{name} (seed {seed} alone)'
 
 
 def _tasks_of(run: Run) -> Any:

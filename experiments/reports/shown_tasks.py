@@ -38,7 +38,7 @@ def sections(
   """
   made = list[Section]()
   if values := data.get('values'):
-    made.append(_spread(values, data['tasks'], metric))
+    made.append(_spread(values, data['tasks'], metric, data.get('seed')))
   if tasks := data.get('tasks'):
     made.append(_tasks(tasks, data.get('besides', {}), metric))
   if (mistaken := data.get('confusion')) and mistaken['wrong']:
@@ -53,8 +53,9 @@ def _spread(
   values: list[float | None],
   tasks: Sequence[Mapping[str, Any]],
   metric: Metric,
+  seed: int | None,
 ) -> Section:
-  """How the metric is spread over tasks."""
+  """How the metric is spread over tasks; of several seeds, of one of them."""
   known = [metric.scale * each for each in values if each is not None]
   if not known:
     return Section('Spread over test tasks', Markup(''))
@@ -82,8 +83,13 @@ def _spread(
     label,
     'test tasks',
   )
+  note = ''
+  if seed is not None:
+    note = (
+      f'Of seed {seed} alone, as are the tasks, mistakes and calibration below.'
+    )
   return Section(
-    'Spread over test tasks', pieces.beside(chart, pieces.facts(facts))
+    'Spread over test tasks', pieces.beside(chart, pieces.facts(facts)), note
   )
 
 

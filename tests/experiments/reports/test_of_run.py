@@ -92,6 +92,15 @@ def test_what_newer_results_have_is_shown(tmp_path):
   assert '87.5 ± 1.0 %' in read.text
 
 
+def test_of_several_seeds_it_says_what_is_of_one(tmp_path):
+  outcome = changed(OUTCOME, config__seeds=4, tasks_per_second=32.0)
+  read = Read(page_of(workdir(tmp_path / 'a', outcome, DATA | {'seed': 5})))
+  assert 'Of seed 5 alone' in read.text
+  # 4 tasks of each of 4 seeds, of which there are 32 a second.
+  _, _, after = read.text.partition('an outer step of all 4 seeds')
+  assert after.split()[:2] == ['500', 'ms']
+
+
 def test_an_older_run_has_a_page_that_says_what_is_missing(tmp_path):
   folder = workdir(tmp_path, data=None, metrics=None)
   text = page_of(folder)

@@ -53,6 +53,13 @@ def test_the_difference_is_that_on_each_task(better, worse, tmp_path):
   differences = np.array([0.4, 0.1, 0.0, 0.35])
   half = 1.96 * differences.std(ddof=1) / 2
   assert f'+{100 * differences.mean():.1f} ± {100 * half:.1f}' in text
+  # Of several seeds the values of one are known.
+  several = workdir(
+    tmp_path / 'several',
+    data=DATA | {'seed': 5} | {'values': [0.5, 0.9, 1.0, 0.6]},
+  )
+  text = Read(of_runs.write([several, better], tmp_path / 's').read_text()).text
+  assert 'better minus several (seed 5 alone)' in text
   # Of other tasks there is none.
   outcome = changed(OUTCOME, protocol__test_seed=7)
   other = workdir(tmp_path / 'other', outcome)

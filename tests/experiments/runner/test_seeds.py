@@ -99,6 +99,11 @@ def test_each_seed_is_the_run_that_it_would_be_alone(several):
   assert outcome['parameters'] == alone[0]['parameters']
   assert outcome['config']['seeds'] == 2
   assert json.loads((workdir / 'result.json').read_text()) == outcome
+  page = json.loads((workdir / 'report.json').read_text())
+  assert page['seed'] == 5  # of the values in it
+  np.testing.assert_allclose(
+    np.mean(page['values']), outcome['seeds'][0]['mse'], rtol=1e-4
+  )
 
 
 def test_metrics_are_those_of_all_seeds_and_their_mean(several):
