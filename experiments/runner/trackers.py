@@ -32,8 +32,17 @@ class Tracker(Protocol):
   def begin(self, settings: Mapping[str, Any]) -> None:
     """The run goes on; says what it was told."""
 
-  def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Records metrics; those of a step that it has already change nothing."""
+  def write(
+    self, step: int, metrics: Mapping[str, float], *, anew: bool = False
+  ) -> None:
+    """Records metrics; those of a step that it has already change nothing.
+
+    Args:
+      step: that they are of.
+      metrics: the same.
+      anew: whether they take the place of what it has, as those of a test that
+        was made again.
+    """
 
   def files(self, paths: Sequence[Path]) -> None:
     """Keeps files."""
@@ -88,6 +97,7 @@ class MLflow:
         of = self._experiment(uri, experiment, artifacts)
         self.identity = self._client.create_run(of, run_name=name).info.run_id
     self._last = dict[str, int]()
+    self._values = dict[str, float]()
 
   def _experiment(self, uri: str, name: str, artifacts: Path) -> str:
     from mlflow.exceptions import MlflowException
@@ -137,20 +147,24 @@ class MLflow:
         )
         for name in found.metrics
       }
+      self._values = dict(found.metrics)
 
-  def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Records metrics of a step that it does not have yet."""
+  def write(
+    self, step: int, metrics: Mapping[str, float], *, anew: bool = False
+  ) -> None:
+    """Records metrics that it does not have yet."""
     from mlflow.entities import Metric
 
-    now = int(1000 * time.time())
-    new = [
-      Metric(name, float(value), now, step)
-      for name, value in metrics.items()
-      if step > self._last.get(name, -1)
-    ]
+    now, new = int(1000 * time.time()), list[Metric]()
+    for name, value in metrics.items():
+      last = self._last.get(name, -1)
+      if step > last or (anew and value != self._values[name]):
+        # Of the highest step is what MLflow shows of a run.
+        new.append(Metric(name, float(value), now, max(step, last)))
     if new:
       self._client.log_batch(self.identity, metrics=new)
-      self._last |= {each.key: step for each in new}
+      self._last |= {each.key: each.step for each in new}
+      self._values |= {each.key: each.value for each in new}
 
   def files(self, paths: Sequence[Path]) -> None:
     """Keeps files."""
@@ -256,8 +270,11 @@ class Wandb:
     """Keeps settings."""
     self._run.config.update(dict(settings), allow_val_change=True)
 
-  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+  def write(
+    self, step: int, metrics: Mapping[str, float], *, anew: bool = False
+  ) -> None:
     """Records metrics; those that are written again are last in its charts."""
+    del anew
     finite = {
       name: each for name, each in metrics.items() if math.isfinite(each)
     }

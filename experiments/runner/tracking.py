@@ -100,8 +100,10 @@ class Tracking:
       return
     if again:
       self._attempt('take metrics', lambda: self._catch_up(tracker))
+    results = _results(outcome)
     self._attempt(
-      'take results', lambda: tracker.write(outcome['steps'], _results(outcome))
+      'take results',
+      lambda: tracker.write(outcome['steps'], results, anew=True),
     )
     files = [
       *sorted(self._workdir.glob('*.png')),

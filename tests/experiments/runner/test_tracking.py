@@ -16,6 +16,7 @@ import metajax
 from experiments.runner import tracking
 from experiments.runner.errors import UsageError
 from experiments.runner.interrupts import Interrupted
+from experiments.runner.trackers import MLflow
 from experiments.sinusoid import Settings
 from metajax.runs.writers import read_json_lines
 
@@ -80,7 +81,7 @@ class Store:
   def begin(self, settings):
     self._take('begin', dict(settings))
 
-  def write(self, step, metrics):
+  def write(self, step, metrics, *, anew=False):
     self._take('write', step, dict(metrics))
 
   def files(self, paths):
@@ -243,6 +244,32 @@ def test_a_killed_run_goes_on_as_the_same_run_of_mlflow(
   kept = {each.path for each in client.list_artifacts(after.info.run_id)}
   assert {path.name for path in workdir.glob('*.png')} <= kept
   assert {'result.json', 'config.json', 'metrics.jsonl'} <= kept
+
+
+@quiet
+@pytest.mark.in_ci
+def test_a_test_that_is_made_again_takes_the_place_of_the_first(
+  mlflow_store, tmp_path
+):
+  make_client, uri = mlflow_store
+
+  def write(step, accuracy):
+    identity = runs_of(make_client())[0].info.run_id if step else None
+    store = MLflow(uri, tmp_path, 'group', 'run', identity)
+    store.begin({})
+    store.write(20, {'loss': 1.0})
+    store.write(step or 20, {'test/accuracy': accuracy}, anew=True)
+    (found,) = runs_of(make_client())
+    history = make_client().get_metric_history(
+      found.info.run_id, 'test/accuracy'
+    )
+    return found.data.metrics, len(history)
+
+  assert write(0, 0.5) == ({'loss': 1.0, 'test/accuracy': 0.5}, 1)
+  assert write(20, 0.5)[1] == 1  # nothing is new
+  assert write(20, 0.75) == ({'loss': 1.0, 'test/accuracy': 0.75}, 2)
+  # Such as of the best checkpoint in place of the last.
+  assert write(10, 0.25)[0]['test/accuracy'] == 0.25
 
 
 @quiet
