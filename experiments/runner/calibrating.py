@@ -70,6 +70,8 @@ def calibrated(
     outputs, classes = found.counted()
     if np.isfinite(outputs).all():
       temperature = fit_temperature(outputs, classes)
+    else:
+      fitted = 0  # to none of them
   number = _enough(problem.test, _JUDGED, settings.eval_tasks)
   test = _predicted(problem, judge, prepared, problem.test, TEST_SEED, number)
   outputs, classes = test.counted()

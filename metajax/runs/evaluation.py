@@ -209,7 +209,7 @@ def example_outputs(
   """
   if not len(indices):
     raise ValueError('indices are none; give the numbers of some test tasks')
-  targets, outputs = _of_tasks(
+  found = _of_tasks(
     learner,
     None,
     meta_params,
@@ -222,6 +222,7 @@ def example_outputs(
     mesh,
     progress,
   )
+  targets, outputs = jax.tree.map(np.asarray, found)
   return targets, outputs
 
 

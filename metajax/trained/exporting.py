@@ -164,7 +164,14 @@ def _programs(
   except Exception:  # whatever is raised by what counts or compares a symbol
     inputs, *_ = jax.tree.leaves(built.support.inputs)
     sizes = sizes or (inputs.shape[0],)
-  return [(size, _exported(built, platforms, size)) for size in sizes]
+  try:
+    return [(size, _exported(built, platforms, size)) for size in sizes]
+  except Exception as error:  # such as of an operation of one platform alone
+    reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+    raise LearnerError(
+      f'the programs cannot be written down for {", ".join(platforms)}'
+      f' ({reason})'
+    ) from error
 
 
 def _exported(

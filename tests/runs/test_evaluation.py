@@ -132,6 +132,7 @@ def test_outputs_of_some_tasks_are_those_that_were_judged(seven, params):
     LEARNER, params, TEST_SAMPLE, key=KEY, indices=[5, 0, 5], chunk_size=2
   )
   assert outputs.shape == (3, 2, 5, 1)
+  assert isinstance(outputs, np.ndarray)  # on the host
   np.testing.assert_array_equal(outputs[0], outputs[2])
   errors = np.square(outputs - targets[:, None]).mean((2, 3))
   np.testing.assert_allclose(

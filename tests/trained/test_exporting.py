@@ -14,7 +14,7 @@ from small_learners import examples_for, make_learner
 
 import metajax
 from metajax.algorithms.table import ALGORITHMS
-from metajax.trained import LearnerError, export
+from metajax.trained import LearnerError, export, exporting
 from metajax.trained.portable import MANIFEST, digest_of
 
 NAMES = sorted(
@@ -241,6 +241,16 @@ def test_a_manifest_that_is_none_is_one_line(exported, tmp_path, case):
 def test_what_cannot_be_exported_leaves_nothing(tmp_path, options, message):
   with pytest.raises(LearnerError, match=message):
     export(make_learner('protonet'), tmp_path / 'out', **options)
+  assert not list(tmp_path.iterdir())
+
+
+def test_programs_that_cannot_be_written_are_one_line(tmp_path, monkeypatch):
+  def refuse(*arguments):
+    raise NotImplementedError('no such\noperation')
+
+  monkeypatch.setattr(exporting, '_exported', refuse)
+  with pytest.raises(LearnerError, match='NotImplementedError: no such opera'):
+    export(make_learner('protonet'), tmp_path / 'out', platforms=('tpu',))
   assert not list(tmp_path.iterdir())
 
 
