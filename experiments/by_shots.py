@@ -24,6 +24,7 @@ from experiments.reports import of_methods
 from experiments.runner import flags, runs, tables
 from experiments.runner.common import Common
 from experiments.runner.data_digest import DIGEST_ENTRY, SameData
+from experiments.runner.differences import check_one_seed, settings_kept
 from experiments.runner.errors import UsageError, printable
 from experiments.runner.paths import Place, Places
 from experiments.runner.progress import shown
@@ -136,7 +137,7 @@ def _configs(
     configs[path.name] = path, _config(path)
   (first, (_, reference)), *others = configs.items()
   for name, (_, config) in others:
-    for shared in _of(reference, 'tasks'):
+    for shared in _of_tasks(reference):
       if config.get(shared) != reference.get(shared):
         raise UsageError(
           'runs', f'{first} and {name} have other tasks: --{shared} is'
@@ -164,8 +165,7 @@ def _config(path: Path) -> dict[str, Any]:
     'dataset': (str,), 'ways': (int,), 'steps': (int,), **DIGEST_ENTRY
   }  # fmt: skip
   check_record(config, wanted, record, 'runs')
-  if config.get('seeds', 1) != 1:
-    raise UsageError('runs', f'{path} is of several seeds; name runs of one')
+  check_one_seed(config, path, 'runs')
   try:
     _kept(config)
   except UsageError as error:
@@ -175,22 +175,17 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _kept(config: Mapping[str, Any]) -> Common:
   """What a test has of the settings of a run."""
-  kept = learned_from(config['dataset']).settings(
-    **{
-      name: config[name]
-      for name in _of(config, 'tasks', 'data', 'method')
-      if config.get(name) is not None
-    }
-  )
+  kind = learned_from(config['dataset']).settings
+  kept = kind(**settings_kept(config, kind))
   if ALGORITHMS[kept.algorithm].head.kind == 'none':
     return kept.replace(network=None, width=None, depth=None)
   return kept
 
 
-def _of(config: Mapping[str, Any], *parts: str) -> list[str]:
-  """The settings of the experiment of a run that are of these parts."""
+def _of_tasks(config: Mapping[str, Any]) -> list[str]:
+  """The settings of the experiment of a run that say what its tasks are."""
   known = said(learned_from(config['dataset']).settings)
-  return [name for name, each in known.items() if each.of in parts]
+  return [name for name, each in known.items() if each.of == 'tasks']
 
 
 def _outcome(

@@ -47,6 +47,7 @@ from experiments.runner.arrivals import (
   sort_by_class,
 )
 from experiments.runner.cache import use_compilation_cache
+from experiments.runner.differences import check_one_seed, settings_kept
 from experiments.runner.errors import UsageError, printable
 from experiments.runner.intervals import of_few
 from experiments.runner.loading import load_meta_params
@@ -189,14 +190,8 @@ def _settings_of(path: Path) -> text.Settings:
       f'{path} is no run of experiments.text with --algorithm={METHOD}, whose'
       ' features tell classes apart by their means',
     )
-  known = said(text.Settings)
-  kept = {
-    name: value
-    for name, value in record.items()
-    if name in known
-    and known[name].of in ('tasks', 'data', 'method')
-    and value is not None
-  }
+  check_one_seed(record, path, 'run')
+  kept = settings_kept(record, text.Settings)
   return text.Settings(**kept, load=str(path), test_only=True)
 
 

@@ -1,17 +1,22 @@
-"""What was set otherwise in a run that is loaded: all of it, in one line."""
+"""What has shaped what a run has learned, and what of it is otherwise here."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.runner.common import Common
 from experiments.runner.errors import UsageError, shown
 from experiments.runner.records import RECORD, read_record
-from experiments.runner.settings import Part, said
+from experiments.runner.settings import Base, Part, said
 from metajax.algorithms.recipe import Recipe
 
-__all__ = ['differences', 'naming_differences']
+__all__ = [
+  'check_one_seed',
+  'differences',
+  'naming_differences',
+  'settings_kept',
+]
 
 # What has shaped what a run has learned, and what its tasks are.
 _PARTS: tuple[Part, ...] = ('tasks', 'data', 'method')
@@ -50,6 +55,41 @@ def differences(
     if there[name] != value and (value or there[name]):
       changed.append(f'--{name}={_text(there[name])} (here {_text(value)})')
   return f'{settings.load} had {", ".join(changed)}' if changed else ''
+
+
+def check_one_seed(
+  record: Mapping[str, Any], workdir: Path, setting: str
+) -> None:
+  """Refuses a run of several seeds, where nobody says which is meant.
+
+  Args:
+    record: of the run.
+    workdir: of the run.
+    setting: the one that names it.
+
+  Raises:
+    UsageError: if there are several.
+  """
+  if record.get('seeds', 1) != 1:
+    raise UsageError(
+      setting, f'{workdir} is of several seeds; name a run of one'
+    )
+
+
+def settings_kept(
+  record: Mapping[str, Any], kind: type[Base]
+) -> dict[str, Any]:
+  """What a test of a run has of its settings: of tasks, data and method.
+
+  Args:
+    record: of the run.
+    kind: the settings of its experiment.
+  """
+  return {
+    name: record[name]
+    for name, each in said(kind).items()
+    if each.of in _PARTS and record.get(name) is not None
+  }
 
 
 def _text(value: Any) -> str:

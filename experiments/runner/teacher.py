@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.recipes.overrides import check_train_ways
 from experiments.runner.common import Common
+from experiments.runner.differences import check_one_seed
 from experiments.runner.errors import UsageError
 from experiments.runner.loading import load_checkpoint
 from experiments.runner.problem import Problem, make_judge
@@ -33,8 +34,8 @@ __all__ = [
 
 # Settings of a run that say nothing of what it has learned.
 _OF_THE_RUN = (
-  'workdir', 'resume', 'load', 'load_share', 'other_data', 'test_only',
-  'dry_run', 'profile', 'teacher', 'mesh', 'shard', 'distributed',
+  'workdir', 'resume', 'load', 'load_seed', 'load_share', 'other_data',
+  'test_only', 'dry_run', 'profile', 'teacher', 'mesh', 'shard', 'distributed',
   'num_processes', 'process_id',
 )  # fmt: skip
 
@@ -63,12 +64,12 @@ def settings_of(
     setting: the one that names the workdir.
 
   Raises:
-    UsageError: if there is no record of such a run.
+    UsageError: if there is no record of such a run, or it is of several seeds.
   """
   path = workdir / RECORD
-  return settings_in(
-    read_record(path, setting), path, kind, make_recipe, setting
-  )
+  record = read_record(path, setting)
+  check_one_seed(record, workdir, setting)
+  return settings_in(record, path, kind, make_recipe, setting)
 
 
 def settings_in(

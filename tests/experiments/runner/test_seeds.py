@@ -198,5 +198,7 @@ def test_by_shots_wants_runs_of_one_seed(squares, tmp_path):
       inner_steps=1, eval_inner_steps=1,
     )
   )  # fmt: skip
-  with pytest.raises(UsageError, match='is of several seeds; name runs of one'):
+  with pytest.raises(
+    UsageError, match='is of several seeds; name a run of one'
+  ):
     by_shots(ByShots(runs=(str(run),), workdir=str(tmp_path / 'by')))
