@@ -18,6 +18,7 @@ needs optuna: pip install 'metajax[sweep]'.
 
 import functools
 import importlib.util
+import itertools
 import json
 import os
 import shlex
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -172,12 +174,17 @@ def run(settings: Any) -> int:
   return 0
 
 
-def work(text: str) -> int:
-  """One of several processes: tries until all trials are done."""
+def work(text: str, parent: str) -> int:
+  """One of several processes: tries until all trials are done.
+
+  Args:
+    text: the settings, as JSON.
+    parent: number of the process that has started this one.
+  """
+  _end_with(int(parent))
   values = json.loads(text)
   settings: Any = settings_of(values['experiment'])(**values)
   use_compilation_cache(settings.cache_dir)
-  _end_with(os.getppid())
   from experiments.runner import study
 
   experiment = EXPERIMENTS[settings.experiment].EXPERIMENT
@@ -233,7 +240,10 @@ def _start(settings: Any) -> int:
 def _work_together(settings: Any) -> None:
   """Starts the processes, and waits for their end."""
   threads = max(1, (os.cpu_count() or 1) // settings.workers)
-  command = [sys.executable, '-c', _WORKER, json.dumps(settings.given())]
+  command = [
+    sys.executable, '-c', _WORKER, json.dumps(settings.given()),
+    str(os.getpid()),
+  ]  # fmt: skip
   workers = [
     subprocess.Popen(command, env={'NPROC': str(threads), **os.environ})
     for _ in range(settings.workers)
@@ -252,13 +262,19 @@ def _work_together(settings: Any) -> None:
 
 
 _WORKER = (
-  'import sys; from experiments import sweep; sys.exit(sweep.work(sys.argv[1]))'
+  'import sys; from experiments import sweep;'
+  ' sys.exit(sweep.work(*sys.argv[1:]))'
 )
 
 
 def _checked(settings: Any) -> tuple[search.Searched, ...]:
   """Refuses what cannot be swept, before anything is written."""
   usual = type(settings)()
+  if settings.experiment != usual.experiment:  # such as in a file of flags
+    raise UsageError(
+      'experiment', 'says which flags there are; give it on the command line',
+      settings.experiment,
+    )  # fmt: skip
   for name in _UNUSED:
     if getattr(settings, name, None) != getattr(usual, name, None):
       raise UsageError(name, 'has no meaning for a sweep; leave it out')
@@ -292,12 +308,18 @@ def _checked(settings: Any) -> tuple[search.Searched, ...]:
 
 def main() -> int:
   """The binary, whose flags are those of the experiment, too."""
+  return flags.main(settings_of(_named(sys.argv[1:])), _start)
+
+
+def _named(arguments: Sequence[str]) -> str:
+  """The experiment that arguments name, as one or as two of them."""
   name = 'images'
-  for argument in sys.argv[1:]:
+  for argument, after in itertools.pairwise([*arguments, '']):
     flag, equals, value = argument.lstrip('-').partition('=')
-    if flag == 'experiment' and equals and value in EXPERIMENTS:
+    value = value if equals else after
+    if flag == 'experiment' and value in EXPERIMENTS:
       name = value
-  return flags.main(settings_of(name), _start)
+  return name
 
 
 if __name__ == '__main__':

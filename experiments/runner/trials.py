@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.runner import cluster, seeds
 from experiments.runner.common import Common
+from experiments.runner.errors import UsageError
 from experiments.runner.experiment import Experiment
 from experiments.runner.problem import (
   Judge,
@@ -76,16 +77,19 @@ def grouped(
     given: the settings of all trials.
     trials: what each of them tries.
   """
-  groups = dict[tuple[Any, ...], Group]()
+  groups, takes_rates = dict[str, Group](), dict[str, bool]()
   for index, values in enumerate(trials):
     alike = {name: x for name, x in values.items() if name not in _RATES}
     settings = as_settings(given, alike)
     own = {name: float(values[name]) for name in _RATES if name in values}
-    if 'inner_lr' in own and not _takes_rates(experiment, settings):
-      settings = settings.replace(inner_lr=own.pop('inner_lr'))
-    key = tuple(sorted(settings.given().items(), key=lambda item: item[0]))
+    if 'inner_lr' in own:
+      rest = repr(settings.given())
+      if rest not in takes_rates:  # to find out reads the data
+        takes_rates[rest] = _takes_rates(experiment, settings)
+      if not takes_rates[rest]:
+        settings = settings.replace(inner_lr=own.pop('inner_lr'))
     group = groups.setdefault(
-      tuple(map(repr, key)), Group(settings, {name: [] for name in own}, [])
+      repr(settings.given()), Group(settings, {name: [] for name in own}, [])
     )
     group.members.append(index)
     for name, value in own.items():
@@ -95,9 +99,12 @@ def grouped(
 
 def _takes_rates(experiment: Experiment, settings: Common) -> bool:
   """Whether the method takes a rate that is data, and no Python number."""
-  recipe = experiment.recipe(settings)
-  problem = experiment.problem(settings, recipe)
-  made = problem.meta_learner()
+  try:
+    recipe = experiment.recipe(settings)
+    problem = experiment.problem(settings, recipe)
+    made = problem.meta_learner()
+  except UsageError:  # which its group is told of, and no other trial
+    return False
   if isinstance(made, Frozen) or recipe.evaluation == 'population':
     return False
   learner = Frozen(
@@ -109,6 +116,10 @@ def _takes_rates(experiment: Experiment, settings: Common) -> bool:
   except Exception:  # whatever it needs the number for
     return False
   return True
+
+
+def _nothing(key: jax.Array) -> Any:
+  raise NotImplementedError
 
 
 def _with_rates(problem: Problem, rates: Mapping[str, Any]) -> Problem:
@@ -202,8 +213,13 @@ def _fold(experiment: Experiment, group: Group, fold: str | None) -> _Fold:
   def learner(values: Mapping[str, Any]) -> Any:
     return _with_rates(problem, values).meta_learner()
 
+  # Programs of tests are kept, and the data of a fold are not to be with them.
+  without_tasks = problem._replace(
+    train=_nothing, validation=_nothing, test=_nothing
+  )
+
   def tested(values: Mapping[str, Any]) -> Any:
-    return make_judge(_with_rates(problem, values)).learner
+    return make_judge(_with_rates(without_tasks, values)).learner
 
   def optimizer(values: Mapping[str, Any]) -> Any:
     return problem.algorithm.optimizer(problem.recipe._replace(**values))

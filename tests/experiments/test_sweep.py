@@ -194,6 +194,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(tmp_path, cache):
     ({'seeds': 3}, '--seeds: has no meaning for a sweep'),
     ({'rungs': 5}, '--rungs: are 5, and there are 4 steps'),
     ({'search': 'algorithm=scratch', 'steps': None}, 'needs no training'),
+    ({'experiment': 'text'}, '--experiment=text: says which flags there are'),
   ],
 )
 def test_what_cannot_be_swept_is_refused(tmp_path, given, message):
@@ -203,3 +204,30 @@ def test_what_cannot_be_swept_is_refused(tmp_path, given, message):
   with pytest.raises(UsageError, match=message):
     sweep.run(settings)
   assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'name'),
+  [
+    (['--trials=2'], 'images'),
+    (['--experiment=text', '--trials=2'], 'text'),
+    (['--experiment', 'text', '--trials=2'], 'text'),
+    (['-experiment', 'text'], 'text'),
+    (['--experiment=nothing'], 'images'),  # which refuses it
+  ],
+)
+def test_the_experiment_is_known_before_its_flags(arguments, name):
+  assert sweep._named(arguments) == name
+
+
+@pytest.mark.in_ci
+def test_a_trial_that_is_refused_is_told_and_the_others_go_on(tmp_path, capsys):
+  settings = sweep.settings_of('sinusoid')(
+    **TINY, search='inner_lr=log:0.01:1,network=mlp|conv4', trials=4,
+    workdir=tmp_path / 'x',
+  )  # fmt: skip
+  assert sweep.run(settings) == 0
+  trials = json.loads((tmp_path / 'x' / 'sweep.json').read_text())['trials']
+  states = {each['settings']['network']: each['state'] for each in trials}
+  assert states == {'mlp': 'complete', 'conv4': 'fail'}
+  assert 'conv4' in capsys.readouterr().out
