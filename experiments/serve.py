@@ -20,7 +20,7 @@ import jax
 from experiments.benchmark.kinds import Counts
 from experiments.runner import flags
 from experiments.runner.cache import use_compilation_cache
-from experiments.runner.errors import UsageError, printable
+from experiments.runner.errors import UsageError, check_given, printable
 from experiments.runner.paths import Place
 from experiments.runner.settings import (
   Base,
@@ -111,8 +111,7 @@ class Settings(Base):
 
 def run(settings: Settings) -> int:
   """Loads, binds, compiles and serves; returns the exit code."""
-  if settings.model is None:
-    raise UsageError('model', 'is not given; --help says what it is')
+  check_given(settings, 'model')
   if settings.port > _LARGEST_PORT:
     raise UsageError('port', f'is {_LARGEST_PORT} at most', settings.port)
   try:
@@ -121,7 +120,7 @@ def run(settings: Settings) -> int:
     raise UsageError(
       'model', f"serving needs {error.name}; pip install -e '.[serve]'"
     ) from error
-  learner = _loaded(settings.model)
+  learner = _loaded(settings.model or '')
   use_compilation_cache(settings.cache_dir)
   service = _service(learner, settings)
   with server.bind(settings.host, settings.port) as taken:

@@ -37,7 +37,7 @@ def _image(what: Any, rng: np.random.Generator) -> str:
   import PIL.ImageDraw
 
   height, width, channels = what['shape']
-  if what['files'].get('ink'):
+  if what.get('files', {}).get('ink'):
     image = PIL.Image.new('L', (_PAPER, _PAPER), 255)
     points = [tuple(each) for each in rng.integers(10, 95, (5, 2)).tolist()]
     PIL.ImageDraw.Draw(image).line(points, 0, 3)

@@ -36,7 +36,7 @@ import numpy as np
 from experiments.benchmark.made_up import examples
 from experiments.reports import of_measurement
 from experiments.runner import flags, tables
-from experiments.runner.errors import UsageError
+from experiments.runner.errors import UsageError, check_given
 from experiments.runner.paths import Place
 from experiments.runner.settings import (
   Base,
@@ -108,10 +108,9 @@ class _Asked(NamedTuple):
 
 def run(settings: Settings) -> int:
   """Starts, asks, prints; returns the exit code, 1 if something was lost."""
-  if settings.model is None:
-    raise UsageError('model', 'is not given; --help says what it is')
+  check_given(settings, 'model')
   try:
-    text = (Path(settings.model) / MANIFEST).read_text()
+    text = (Path(settings.model or '') / MANIFEST).read_text()
     manifest = json.loads(text)
   except (OSError, ValueError) as error:
     raise UsageError('model', f'holds no exported learner ({error})') from error

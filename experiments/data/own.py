@@ -139,7 +139,7 @@ def pixels_of(
     DataError: if they cannot be read, or are coloured where grey is wanted.
   """
   *_, channels = what['shape']
-  how = what['files']
+  how = what.get('files', {})  # of a learner of one's own there may be none
   if how.get('ink'):
     return _drawings(pictures, origin, how['size'])
   found, _ = decode(pictures, len(pictures), origin, image_size=how.get('size'))

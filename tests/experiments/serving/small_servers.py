@@ -75,7 +75,7 @@ class Means:
 def of_images(**changes: Any) -> TrainedLearner:
   manifest = {
     'method': 'protonet', 'temperature': 0.5, 'normalisation': 'none',
-    'inputs': {'kind': 'images', 'shape': list(SHAPE), 'files': {}},
+    'inputs': {'kind': 'images', 'shape': list(SHAPE)},  # of one's own
     'outputs': {'classes': WAYS},
   }  # fmt: skip
   manifest |= changes
