@@ -38,7 +38,12 @@ from experiments.runner.teacher_digest import TEACHER
 from experiments.runner.tracking import tracked
 from experiments.runner.training import MAX_SKIPPED_IN_A_ROW, train
 from experiments.runner.weights_digest import WEIGHTS
-from experiments.runner.workdir import Workdir, open_workdir, write_json
+from experiments.runner.workdir import (
+  Workdir,
+  as_json,
+  open_workdir,
+  write_json,
+)
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import registered
 from metajax.base import Learner, MetaLearner, PyTree, SampleTask
@@ -159,9 +164,10 @@ def _outcome(
     outcome |= problem.more(problem, judge, meta_params)
   if used is not None and used.calibration is not None:
     outcome |= {'calibration': used.calibration}
-  outcome = write_json(workdir.path / 'result.json', outcome)
+  outcome = as_json(outcome)
   if used is not None and settings.workdir is not None:
     keep(problem, used, outcome, workdir.path)
+  write_json(workdir.path / 'result.json', outcome)  # and so it is done
   finished = Finished(
     problem, judge, meta_params, outcome, workdir.path, tested.evaluation,
     tested.of_test,

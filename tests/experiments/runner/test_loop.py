@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from experiments import images, sinusoid
-from experiments.runner import experiment, loop
+from experiments.runner import experiment, loop, runs
 from experiments.runner.errors import UsageError
 from experiments.runner.interrupts import Interrupted, stop_at_once
 from metajax.objectives import cross_entropy
@@ -40,6 +40,25 @@ def test_no_failure_to_write_a_page_loses_the_result(tmp_path):
   # Without a workdir there is nobody to read one.
   problem = problem._replace(settings=given.replace(workdir=None))
   assert loop.train_and_test(problem, tmp_path / 'other')['steps'] == 1
+
+
+@pytest.mark.in_ci
+def test_a_run_that_is_killed_before_its_learner_is_kept_is_not_done(
+  tmp_path, monkeypatch
+):
+  given = sinusoid.Settings(**SMALL, steps=1, workdir=tmp_path / 'run')
+
+  def stop(*arguments):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as killed:
+    killed.setattr(loop, 'keep', stop)
+    with pytest.raises(KeyboardInterrupt):
+      sinusoid.run(given)
+  assert not runs.is_done(tmp_path / 'run')
+  sinusoid.run(given.replace(resume=True))
+  assert runs.is_done(tmp_path / 'run')
+  assert (tmp_path / 'run' / 'learner.json').exists()
 
 
 def test_a_run_that_is_stopped_says_what_is_kept():
