@@ -19,7 +19,6 @@ __all__ = ['sections']
 
 _BARS = 20
 _PICTURE = re.compile(r'data:image/(?:png|jpeg);base64,[A-Za-z0-9+/=]+')
-_STYLES = ('dashed', 'line', 'line')
 
 
 def sections(

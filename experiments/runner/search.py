@@ -30,7 +30,7 @@ class Searched(NamedTuple):
   choices: tuple[Any, ...] = ()
 
   @property
-  def is_data(self) -> bool:
+  def is_continuous(self) -> bool:
     """Whether it is a number that has no steps between."""
     return isinstance(self.low, float)
 

@@ -182,7 +182,7 @@ def _distribution(searched: Searched) -> BaseDistribution:
   low, high = searched.low, searched.high
   assert low is not None  # a range has both ends
   assert high is not None
-  if searched.is_data:
+  if searched.is_continuous:
     return FloatDistribution(low, high, log=searched.log)
   return IntDistribution(int(low), int(high), log=searched.log)
 

@@ -20,7 +20,9 @@ def test_ranges_and_choices_are_of_the_kind_of_their_setting():
   assert found['inner_steps'] == Searched('inner_steps', 1, 5)
   assert found['algorithm'].choices == ('maml', 'leo')
   assert found['width'].choices == (8, 16)
-  assert [found[name].is_data for name in ('inner_lr', 'inner_steps')] == [
+  assert [
+    found[name].is_continuous for name in ('inner_lr', 'inner_steps')
+  ] == [
     True,
     False,
   ]
