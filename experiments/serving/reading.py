@@ -22,6 +22,7 @@ __all__ = ['Reader', 'Request', 'Support', 'parse']
 _FORMATS = ('PNG', 'JPEG')
 _LARGEST_SEED = 2**31 - 1
 _LONGEST_NAME = 200
+_AT_ONCE = 8  # so many of the largest files in a list
 
 
 class Support(NamedTuple):
@@ -205,7 +206,7 @@ class Reader:
   def _pixels(
     self, files: Sequence[str], names: Sequence[str], where: str
   ) -> np.ndarray:
-    pictures = []
+    pictures, total = list[Picture](), 0
     for name, text in zip(names, files, strict=True):
       try:
         data = base64.b64decode(text, validate=True)
@@ -213,9 +214,37 @@ class Reader:
         raise RefusalError(
           422, f'{where}: {name} is no base64 of a PNG or JPEG file'
         ) from None
-      _check_file(data, f'{where}: {name}', self._limits.pixels)
+      total += self._checked(data, f'{where}: {name}')
+      if total > _AT_ONCE * self._limits.pixels:
+        raise RefusalError(
+          422,
+          f'{where}: the files have more than'
+          f' {_AT_ONCE * self._limits.pixels} pixels in all; send smaller ones',
+        )
       pictures.append(Picture(name, data))
     return pixels_of(self._what, pictures, where)
+
+  def _checked(self, data: bytes, name: str) -> int:
+    """The pixels of a file, of which nothing is decoded if they are not right.
+
+    What is not resized is kept whole, so a small file could take much memory.
+    """
+    width, height = _size_of(data, name)
+    most = self._limits.pixels
+    if width * height > most:
+      raise RefusalError(
+        422, f'{name} has {width} x {height} pixels, and {most} are allowed'
+      )
+    rows, columns, _ = self._what['shape']
+    resized = self._what.get('files', {}).get('size') is not None
+    # It may lie on its side.
+    if not resized and {width, height} != {rows, columns}:
+      raise RefusalError(
+        422,
+        f'{name} has {width} x {height} pixels, and the learner sees {columns}'
+        f' x {rows}',
+      )
+    return width * height
 
 
 def _check_names(
@@ -266,21 +295,18 @@ def _are_files(given: Sequence[Any], where: str) -> bool:
   return files == {True}
 
 
-def _check_file(data: bytes, name: str, most: int) -> None:
-  """What the file says of itself, before anything of it is decoded."""
+def _size_of(data: bytes, name: str) -> tuple[int, int]:
+  """Width and height, as the file says before anything of it is decoded."""
   import PIL.Image
 
   try:
     with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
       width, height = opened.size
+      return width, height
   except Exception:  # whatever decoders make of what was sent
     raise RefusalError(
       422, f'{name} cannot be read as a PNG or JPEG file'
     ) from None
-  if width * height > most:
-    raise RefusalError(
-      422, f'{name} has {width} x {height} pixels, and {most} are allowed'
-    )
 
 
 def _rows(given: Any, shape: tuple[int, ...], where: str) -> np.ndarray:

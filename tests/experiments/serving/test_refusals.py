@@ -86,6 +86,9 @@ WRONG = {
   'too many pixels': (
     '/adapt', {'support': {'a': [file_of(np.zeros((30, 30), np.uint8))],
                            'b': [file_of(GREY)]}}, 422, '30 x 30 pixels'),
+  'a file of another size': (
+    '/adapt', {'support': {'a': [file_of(np.zeros((4, 5), np.uint8))],
+                           'b': [file_of(GREY)]}}, 422, 'learner sees 4 x 4'),
   'too many examples': (
     '/adapt', {'support': {'a': ONE * 7, 'b': ONE * 7}}, 422, '12 examples'),
   'a seed': ('/adapt', support() | {'seed': -1}, 422, 'seed'),
@@ -113,6 +116,20 @@ def test_what_is_wrong_is_said_in_one_line(running, name):
   assert len(message) <= 500
   assert 'Traceback' not in message
   assert running.ask('GET', '/health').status == 200
+
+
+def test_files_are_few_pixels_in_all():
+  learner = of_images(
+    inputs={'kind': 'images', 'shape': [4, 4, 1], 'files': {'size': 4}}
+  )
+  with serving(learner, LIMITS) as running:
+    large = [file_of(np.zeros((18, 18), np.uint8))] * 5
+    answers = [
+      running.post('/adapt', {'support': {'a': large, 'b': large[:number]}})
+      for number in (4, 5)
+    ]
+  assert [each.status for each in answers] == [200, 422]
+  assert 'more than 3200 pixels in all' in answers[1].said['error']
 
 
 def test_routes_methods_and_kinds_have_their_own_answers(running):
