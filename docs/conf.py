@@ -16,6 +16,10 @@ REPOSITORY = HERE.parent
 sys.path[:0] = [str(REPOSITORY), str(HERE / '_extensions')]
 os.environ['PYTHONPATH'] = str(REPOSITORY)
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# The list of fonts is made here, and not by notebooks, which would say so.
+os.environ['MPLCONFIGDIR'] = str(REPOSITORY / 'build' / 'matplotlib')
+
+import matplotlib.font_manager  # noqa: E402, F401
 
 import metajax  # noqa: E402
 
