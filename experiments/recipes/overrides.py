@@ -210,13 +210,5 @@ def _kind_of(annotation: Any) -> Kind:
   if typing.get_origin(annotation) is typing.Literal:
     return OneOf(typing.get_args(annotation))
   if annotation is bool:
-    return _YesNo()
+    return YesNo()
   return {int: Whole(), float: Finite()}.get(annotation, Kind())
-
-
-class _YesNo(YesNo):
-  """True or false, as a text."""
-
-  def parse(self, text: str) -> Any:
-    """Reads what the command line has."""
-    return {'true': True, 'false': False}.get(text.lower(), text)

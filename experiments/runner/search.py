@@ -16,8 +16,11 @@ __all__ = ['FIXED', 'Searched', 'as_settings', 'parse']
 # made of beside its numbers, and how long it is.
 FIXED = frozenset({
   'plugin', 'set', 'seed', 'seeds', 'load', 'load_seed', 'load_share',
-  'other_data', 'test_only', 'steps', 'teacher',
+  'other_data', 'test_only', 'steps', 'teacher', 'checkpoint_every',
+  'distil_weight', 'distil_temperature',
 })  # fmt: skip
+# Those of them that a sweep has a use for, as a flag.
+_AS_FLAGS = frozenset({'plugin', 'set', 'seed', 'steps'})
 
 
 class Searched(NamedTuple):
@@ -122,7 +125,9 @@ def _kind_of(name: _Part, cls: type, kinds: Mapping[str, Kind]) -> Kind:
     return kinds[name.text]
   known = said(cls)
   if name.text in FIXED and name.text in known:
-    raise name.refuse('is the same for all trials; give it as a flag')
+    if name.text in _AS_FLAGS:
+      raise name.refuse('is the same for all trials; give it as a flag')
+    raise name.refuse('has no meaning for a sweep')
   if name.text in known:
     of = known[name.text].of
     raise name.refuse(

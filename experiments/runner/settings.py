@@ -73,6 +73,10 @@ class YesNo(Kind):
       raise ValueError(f'must be {self.allowed}')
     return value
 
+  def parse(self, text: str) -> Any:
+    """Reads what a search, or `--set`, has."""
+    return self.check({'true': True, 'false': False}.get(text.lower(), text))
+
 
 class Whole(Kind):
   """A whole number from a least one."""

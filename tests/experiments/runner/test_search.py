@@ -60,6 +60,8 @@ def test_options_of_a_method_are_searched_where_it_has_them():
     ),
     ('eval_tasks=2:9', 'is a setting of the test, and a search is of settings'),
     ('steps=2:9', 'is the same for all trials; give it as a flag'),
+    ('checkpoint_every=2:9', 'has no meaning for a sweep'),
+    ('rotate=true|maybe', "column 13, 'maybe': must be true or false"),
     ('algorithm=maml|mamll', "column 16, 'mamll': .*did you mean maml"),
     ('width=8|8', 'names a choice twice'),
     ('width=8:16,width=16:32', "at column 12, 'width': is searched twice"),
@@ -68,6 +70,12 @@ def test_options_of_a_method_are_searched_where_it_has_them():
 def test_what_is_wrong_is_said_with_its_column(text, message):
   with pytest.raises(UsageError, match=message):
     parsed(text)
+
+
+def test_what_is_true_or_false_is_searched():
+  (found,) = parsed('rotate=true|false')
+  assert found.choices == (True, False)
+  assert as_settings(images.Settings(), {'rotate': True}).rotate is True
 
 
 def test_what_is_searched_is_not_given_too():
