@@ -26,7 +26,7 @@ DATA = 'report.json'  # in a workdir: what `experiments.reports.gathered` finds
 _OF_SEVERAL = {
   'compare.json': 'experiments.compare',
   'by_shots.json': 'experiments.by_shots',
-  'sweep.json': 'experiments.sweep',
+  'study.db': 'experiments.sweep',
 }
 
 

@@ -138,3 +138,17 @@ def test_what_cannot_be_compared_is_refused(better, worse, tmp_path):
       report.run(settings)
   assert not (tmp_path / 'new').exists()
   assert not (better / 'report.html').exists()
+
+
+@pytest.mark.parametrize(
+  ('name', 'command'),
+  [
+    ('compare.json', 'compare'), ('by_shots.json', 'by_shots'),
+    ('study.db', 'sweep'),
+  ],
+)  # fmt: skip
+def test_what_holds_several_runs_names_its_command(tmp_path, name, command):
+  for each in ('config.json', name):
+    (tmp_path / each).write_text('{}')
+  with pytest.raises(UsageError, match=f'several runs; experiments.{command} '):
+    report.run(report.Settings(runs=(str(tmp_path),)))
