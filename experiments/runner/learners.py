@@ -127,9 +127,7 @@ def keep(
       'calibrated': sureness.get('validation_tasks', 0) > 0,
       'random': problem.algorithm.adapts_at_random,
       'protocol': outcome['protocol'],
-      'test': {
-        name: outcome['test'][name] for name in (problem.metric.name, 'ci95')
-      },
+      'test': _test_of(outcome, problem.metric.name),
       'versions': outcome['versions'],
       # Those of this test: a resume may have others than `config.json`.
       'settings': outcome['config'],
@@ -137,6 +135,14 @@ def keep(
     }
   )
   write_json(workdir / LEARNER, {**record, 'digest': digest_of(record)})
+
+
+def _test_of(outcome: Mapping[str, Any], metric: str) -> dict[str, Any]:
+  """How what is kept was tested: of several seeds, the first that has ended."""
+  for each in outcome.get('seeds', ()):
+    if 'gave_up_at_step' not in each:
+      return {name: each[name] for name in (metric, 'ci95', 'seed')}
+  return {name: outcome['test'][name] for name in (metric, 'ci95')}
 
 
 def restore(

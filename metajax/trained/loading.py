@@ -83,6 +83,11 @@ def _experiment(path: Path) -> str:
       )
     if not (path / 'config.json').is_file():
       raise LearnerError(f'{path} holds neither a run nor an exported learner')
+    if (path / 'study.db').is_file():
+      raise LearnerError(
+        f'{path} is a search of settings, which keeps no learner; train the'
+        ' best by the command that it ends with, and give the run'
+      )
     if not (path / 'result.json').is_file():
       raise LearnerError(
         f'{path} is a run that is not finished; go on with it by --resume'

@@ -210,6 +210,10 @@ def test_runs_that_cannot_be_loaded_say_why(of_images, tmp_path):
   (copy / 'result.json').unlink()
   with pytest.raises(LearnerError, match='not finished'):
     metajax.load(copy)
+  (copy / 'study.db').touch()
+  with pytest.raises(LearnerError, match='search of settings, which keeps no'):
+    metajax.load(copy)
+  (copy / 'study.db').unlink()
   (copy / 'kept').rename(copy / 'learner.json')
   record = json.loads((copy / 'learner.json').read_text())
   for changes, message in (

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import metajax
 from experiments import images, sinusoid
 from experiments.by_shots import Settings as ByShots
 from experiments.by_shots import run as by_shots
@@ -113,6 +114,14 @@ def test_metrics_are_those_of_all_seeds_and_their_mean(several):
     each = [record[f'{prefix}seed_{seed}/mse'] for seed in (5, 6)]
     np.testing.assert_allclose(record[f'{prefix}mse'], np.mean(each), rtol=1e-5)
   assert 'validation/mse_ci95_over_seeds' in records[-1]
+
+
+@pytest.mark.in_ci
+def test_what_is_kept_for_use_is_the_first_seed_with_its_own_result(several):
+  outcome, workdir = several
+  first = {name: outcome['seeds'][0][name] for name in ('mse', 'ci95', 'seed')}
+  assert first['mse'] != outcome['test']['mse']  # which is of all
+  assert metajax.load(workdir).manifest['test'] == first
 
 
 @pytest.mark.in_ci
