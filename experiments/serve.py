@@ -12,6 +12,7 @@ docs/serving.md.
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ class Settings(Base):
   )
   shots: tuple[int, ...] = setting(
     (1, 5), Counts(), 'examples per class that programs are compiled for before'
-    ' the server is ready; of what predicts numbers, examples in all',
+    ' the server is ready; of what predicts numbers, examples in all; of what'
+    ' was exported for some numbers alone, by default these',
     of='machine', resume=False,
   )  # fmt: skip
   max_batch: int = setting(
@@ -161,6 +163,17 @@ def _loaded(directory: str) -> TrainedLearner:
   return learner
 
 
+def supports_of(
+  manifest: Mapping[str, Any], shots: tuple[int, ...]
+) -> tuple[int, ...]:
+  """Examples in all of the support sets that programs are compiled for."""
+  own = [each['examples'] for each in manifest['programs']]
+  if None not in own and shots == Settings().shots:
+    return tuple(sorted(own))  # others it does not take
+  classes = manifest['outputs'].get('classes', 1)
+  return tuple(sorted({classes * each for each in shots}))
+
+
 def _service(learner: TrainedLearner, settings: Settings) -> Any:
   from experiments.serving.adapters import Adapters
   from experiments.serving.app import Service
@@ -168,8 +181,7 @@ def _service(learner: TrainedLearner, settings: Settings) -> Any:
   from experiments.serving.limits import Limits
   from experiments.serving.metrics import Metrics
 
-  classes = learner.manifest['outputs'].get('classes', 1)
-  supports = tuple(sorted({classes * each for each in settings.shots}))
+  supports = supports_of(learner.manifest, settings.shots)
   if supports[-1] > settings.max_examples:
     raise UsageError(
       'shots',

@@ -66,8 +66,9 @@ def export(
       by default as many as at the test of its run.
     platforms: which programs run on.
     support_sizes: numbers of support examples that there may be where a method
-      does not allow symbols, as Reptile's minibatches do not; by default that
-      of the test of its run. The manifest lists them.
+      does not allow symbols, as minibatches (Reptile) and the length of a
+      context (MetaICL) do not; by default that of the test of its run. The
+      manifest lists them.
     progress: is told what is being done.
 
   Returns:
