@@ -208,7 +208,8 @@ def make_app(
     if service.ready:
       return JSONResponse({'status': 'ready'})
     batcher = service.batcher
-    programs = f'{batcher.compiled} of {batcher.to_compile}'
+    done, number = batcher.begun
+    programs = f'{done} of {number}'
     return JSONResponse(
       {'status': 'starting', 'programs': programs}, 503, {'retry-after': '1'}
     )

@@ -118,9 +118,10 @@ class Batcher:
     return len(self._ready)
 
   @property
-  def to_compile(self) -> int:
-    """Programs for one task that there are before the server is ready."""
-    return len(self._sizes.alone())
+  def begun(self) -> tuple[int, int]:
+    """Programs for one task that there are, and before the server is ready."""
+    alone = self._sizes.alone()
+    return sum(shape in self._ready for shape in alone), len(alone)
 
   async def compile_all(self) -> None:
     """Compiles what a server has to have before it is ready.

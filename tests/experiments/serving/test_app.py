@@ -300,12 +300,16 @@ def test_a_server_is_not_ready_before_its_programs_are():
     assert learner.programs.begun.wait(30)
     health = running.ask('GET', '/health')
     assert (health.status, health.said['status']) == (503, 'starting')
+    assert health.said['programs'].startswith('0 of ')
     early = running.post('/adapt', {'support': examples()})
     assert early.status == 503
     assert early.headers['retry-after'] == '1'
     learner.programs.gate.set()
     running.until(lambda: running.service.ready)
     assert running.ask('GET', '/health').said == {'status': 'ready'}
+    # Those of several tasks, which come beside, are none of these.
+    done, number = running.service.batcher.begun
+    assert done == number < running.service.batcher.compiled
 
 
 def test_what_nobody_has_foreseen_is_one_line_and_the_server_stays(
