@@ -13,14 +13,16 @@ from metajax.algorithms.table import ALGORITHMS
 __all__ = ['FIXED', 'Searched', 'as_settings', 'parse']
 
 # Settings of method and training that a search cannot change: what a run is
-# made of beside its numbers, and how long it is.
+# made of beside its numbers, how long it is, and what it is judged on.
 FIXED = frozenset({
   'plugin', 'set', 'seed', 'seeds', 'load', 'load_seed', 'load_share',
   'other_data', 'test_only', 'steps', 'teacher', 'checkpoint_every',
-  'distil_weight', 'distil_temperature',
+  'distil_weight', 'distil_temperature', 'evaluation', 'min_ways', 'min_shots',
 })  # fmt: skip
 # Those of them that a sweep has a use for, as a flag.
-_AS_FLAGS = frozenset({'plugin', 'set', 'seed', 'steps'})
+_AS_FLAGS = frozenset({
+  'plugin', 'set', 'seed', 'steps', 'evaluation', 'min_ways', 'min_shots'
+})  # fmt: skip
 
 
 class Searched(NamedTuple):

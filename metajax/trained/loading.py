@@ -90,7 +90,8 @@ def _experiment(path: Path) -> str:
       )
     if not (path / 'result.json').is_file():
       raise LearnerError(
-        f'{path} is a run that is not finished; go on with it by --resume'
+        f'{path} is no run that has come to its end; if one was stopped there,'
+        ' go on with it by --resume'
       )
     raise LearnerError(
       f'{path} is a run of an older format, or of an experiment whose learners'

@@ -208,7 +208,7 @@ def test_runs_that_cannot_be_loaded_say_why(of_images, tmp_path):
   with pytest.raises(LearnerError, match='of an older format'):
     metajax.load(copy)
   (copy / 'result.json').unlink()
-  with pytest.raises(LearnerError, match='not finished'):
+  with pytest.raises(LearnerError, match='no run that has come to its end'):
     metajax.load(copy)
   (copy / 'study.db').touch()
   with pytest.raises(LearnerError, match='search of settings, which keeps no'):

@@ -60,6 +60,8 @@ def test_options_of_a_method_are_searched_where_it_has_them():
     ),
     ('eval_tasks=2:9', 'is a setting of the test, and a search is of settings'),
     ('steps=2:9', 'is the same for all trials; give it as a flag'),
+    ('min_ways=2:4', 'is the same for all trials; give it as a flag'),
+    ('evaluation=support|transductive', 'is the same for all trials'),
     ('checkpoint_every=2:9', 'has no meaning for a sweep'),
     ('rotate=true|maybe', "column 13, 'maybe': must be true or false"),
     ('algorithm=maml|mamll', "column 16, 'mamll': .*did you mean maml"),
