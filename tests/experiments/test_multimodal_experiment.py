@@ -42,9 +42,8 @@ def test_every_kind_of_task_has_a_result_and_a_picture(tmp_path):
 
 
 @pytest.mark.in_ci
-@pytest.mark.parametrize('algorithm', ['maml', 'anil', 'r2d2'])
-def test_a_run_goes_on_as_if_it_had_not_been_stopped(tmp_path, algorithm):
-  kept = {'algorithm': algorithm, 'tasks': 'images,texts_to_images:2'}
+def test_a_run_goes_on_as_if_it_had_not_been_stopped(tmp_path):
+  kept = {'algorithm': 'maml', 'tasks': 'images,texts_to_images:2'}
   whole = multimodal.run(given(**kept))
   workdir = tmp_path / 'run'
   multimodal.run(given(**kept, steps=2, workdir=workdir))
