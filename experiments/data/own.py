@@ -169,11 +169,16 @@ def _drawings(
   pictures: Sequence[Picture], origin: str, size: int
 ) -> np.ndarray:
   """Dark ink on light paper as bright ink on dark: what Omniglot becomes."""
-  found, _ = decode(pictures, len(pictures), origin, image_size=size)
-  drawn = 255 - _grey(found, pictures, origin)[..., 0]
-  for index, picture in enumerate(pictures):
-    if (raw := _as_in_omniglot(picture, origin)) is not None:
-      drawn[index] = shrink(raw[None])[0]
+  drawn = np.empty((len(pictures), size, size), np.uint8)
+  each = enumerate(_as_in_omniglot(picture, origin) for picture in pictures)
+  as_there = {index: raw for index, raw in each if raw is not None}
+  if as_there:
+    drawn[[*as_there]] = shrink(np.stack([*as_there.values()]))
+  others = [index for index in range(len(pictures)) if index not in as_there]
+  if others:
+    rest = [pictures[index] for index in others]
+    found, _ = decode(rest, len(rest), origin, image_size=size)
+    drawn[others] = 255 - _grey(found, rest, origin)[..., 0]
   full = np.flatnonzero(drawn.mean(axis=(1, 2)) > 127.5)
   if len(full):
     raise DataError(
@@ -192,5 +197,6 @@ def _as_in_omniglot(picture: Picture, origin: str) -> np.ndarray | None:
   if raw.shape[1:3] != (RAW_SIZE, RAW_SIZE):
     return None
   grey: np.ndarray = _grey(raw, [picture], origin)[0, ..., 0]
+  paper = grey[grey > 0]
   # Ink that is grey, as of a scan or of JPEG, is no paper.
-  return grey if len(np.unique(grey[grey > 0])) == 1 else None
+  return grey if len(paper) and paper.min() == paper.max() else None
