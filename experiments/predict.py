@@ -68,6 +68,11 @@ __all__ = ['Settings', 'Trained', 'run']
 
 # On the terminal, rows and characters of a name.
 _SHOWN, _LONG = 20, 30
+# What messages about data advise that only settings of training can do.
+_OF_TRAINING = (
+  '; skip_unreadable leaves them out', '; max_image_pixels raises that',
+  '; image_size resizes all', ', or leave the column out',
+)  # fmt: skip
 
 
 @settings
@@ -184,7 +189,10 @@ def _blaming(flag: str) -> Iterator[None]:
     named = error.parameter
     if named not in said(Settings):  # it is a setting of training alone
       named = None
-    raise UsageError(named or flag, str(error)) from error
+    text = str(error)
+    for remedy in _OF_TRAINING:
+      text = text.removesuffix(remedy)
+    raise UsageError(named or flag, text) from error
 
 
 def table(names: list[str], found: Prediction | Values) -> list[list[str]]:
@@ -249,7 +257,9 @@ def _say(learner: TrainedLearner, number: int, output: Path | None) -> None:
       sure = '; probabilities are not calibrated'
     elif manifest['temperature'] > 0.9 * HIGHEST_TEMPERATURE:
       sure += ', the highest: in validation it was right by chance alone'
-  print(f'{manifest["method"]}; {how}{sure}')
+  of = manifest.get('test', {}).get('seed')
+  which = '' if of is None else f' of seed {of}'
+  print(f'{manifest["method"]}{which}; {how}{sure}')
   if output is not None:
     print(printable(str(output)))
 

@@ -32,6 +32,7 @@ from experiments.runner.settings import (
   settings,
 )
 from metajax.trained import LearnerError, TrainedLearner, load
+from metajax.trained.loading import LEARNER
 from metajax.trained.portable import MANIFEST
 
 __all__ = ['Settings', 'run']
@@ -146,7 +147,8 @@ def _loaded(directory: str) -> TrainedLearner:
     raise UsageError(
       'model',
       f'{directory} holds no exported learner; python -m experiments.export'
-      f' --run=... --output={directory} makes one',
+      f' --run={directory if (Path(directory) / LEARNER).is_file() else "..."}'
+      ' --output=DIR makes one',
     )
   try:
     learner = load(directory)

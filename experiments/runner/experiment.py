@@ -166,8 +166,10 @@ class Experiment(NamedTuple):
       tables.say(f'{workdir}: {", ".join(sorted(files))}')
       if LEARNER in files:
         tables.say(
-          f'next: open {workdir / "report.html"}, or try it: python -m'
-          f' experiments.predict --run={workdir} --support=... --queries=...'
+          f'next: open {workdir / "report.html"}; try it: python -m'
+          f' experiments.predict --run={workdir} --support=... --queries=...;'
+          f' serve it: python -m experiments.export --run={workdir}'
+          ' --output=DIR'
         )
     return 0
 

@@ -128,6 +128,7 @@ def keep(
       'random': problem.algorithm.adapts_at_random,
       'protocol': outcome['protocol'],
       'test': _test_of(outcome, problem.metric.name),
+      'served': {name: sureness[name] for name in _SERVED if name in sureness},
       'versions': outcome['versions'],
       # Those of this test: a resume may have others than `config.json`.
       'settings': outcome['config'],
@@ -210,7 +211,7 @@ def restore(
     )
   }  # fmt: skip
   return TrainedLearner(
-    {**manifest, 'normalisation': chosen, **_sureness(record, chosen)},
+    {**manifest, 'normalisation': chosen, **_as_served(record, chosen)},
     programs(judge),
     network.tokenize,
     for_classes if 'classes' in record['outputs'] else None,
@@ -218,12 +219,15 @@ def restore(
   )
 
 
-def _sureness(record: Mapping[str, Any], chosen: str) -> dict[str, Any]:
-  """The temperature, if it was fitted for this normalisation."""
-  if chosen == record['normalisation']:
-    known = record.get('calibrated', True)
-    return {'temperature': record['temperature'], 'calibrated': known}
-  return {'temperature': 1.0, 'calibrated': False}
+def _as_served(record: Mapping[str, Any], chosen: str) -> dict[str, Any]:
+  """What was fitted and measured, if it was for this normalisation."""
+  if chosen != record['normalisation']:
+    return {'temperature': 1.0, 'calibrated': False, 'served': {}}
+  return {
+    'temperature': record['temperature'],
+    'calibrated': record.get('calibrated', True),
+    'served': record.get('served', {}),
+  }
 
 
 def _record(workdir: Path) -> dict[str, Any]:
@@ -246,6 +250,8 @@ _AGAIN = (
   'bring it back, or --resume, with the flags of the run, tests it again and'
   ' keeps another'
 )
+# How good it is as it is served, where that was measured.
+_SERVED = 'accuracy', 'ci95', 'normalisation'
 _SHAPE = {'shape': (list,), 'dtype': (str,)}
 _ENTRIES = {
   'method': (str,), 'inputs.kind': (str,), 'outputs': (dict,),
@@ -254,6 +260,7 @@ _ENTRIES = {
   'protocol': (dict,), 'test': (dict,), 'versions': (dict,),
   # Older ones have none, and the settings of `config.json`.
   'settings': (dict, Missing), 'calibrated': (bool, Missing),
+  'served': (dict, Missing),
   'learned': (str, Missing), 'digest': (str, Missing),
   **{f'support.{part}.{name}': kinds for part in Batch._fields
      for name, kinds in _SHAPE.items()},

@@ -42,6 +42,7 @@ def about(learner: TrainedLearner, limits: Limits) -> dict[str, Any]:
     'normalisation': manifest['normalisation'],
     'protocol': manifest.get('protocol', {}),
     'test': manifest.get('test', {}),
+    'served': manifest.get('served', {}),
     'limits': limits._asdict(),
   }
 

@@ -57,8 +57,9 @@ def load(path: str | Path, **options: Any) -> TrainedLearner:
     module = importlib.import_module(name)
   except ImportError as error:
     raise LearnerError(
-      f'{path} is a run of {name}, which cannot be imported ({error}); run this'
-      ' where the experiments are, or export the run there'
+      f'{path} is a run of {name}, which cannot be imported ({error}); name the'
+      ' checkout, which has the experiments, in PYTHONPATH, or export the run'
+      ' there by experiments.export and load that'
     ) from error
   experiment = getattr(module, 'EXPERIMENT', None)
   if experiment is None or experiment.network is None:

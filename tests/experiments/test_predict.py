@@ -132,10 +132,13 @@ def test_the_result_says_how_sure_the_learner_is(of_images):
   manifest = metajax.load(of_images).manifest
   assert manifest['temperature'] == found['temperature']
   assert manifest['calibrated']
+  served = {name: found[name] for name in ('accuracy', 'ci95', 'normalisation')}
+  assert manifest['served'] == served
   # It was fitted where queries share other statistics.
   manifest = metajax.load(of_images, normalisation='support').manifest
   assert manifest['temperature'] == 1
   assert not manifest['calibrated']
+  assert manifest['served'] == {}
 
 
 def test_other_classes_and_statistics_than_the_run_had(of_images, squares):
@@ -160,7 +163,7 @@ REFUSED = {
   'no such folder': ({'support': 'nowhere'}, 'support', 'no such'),
   'other size': ({'queries': 'large'}, 'queries', r'got \[1, 20, 20, 1\]'),
   'coloured': ({'queries': 'red'}, 'queries', 'is coloured'),
-  'damaged': ({'queries': 'broken'}, 'queries', 'cannot be read'),
+  'damaged': ({'queries': 'broken'}, 'queries', r'cannot be read.*\)$'),
   'text': ({'support': 'text.csv'}, 'support', 'a folder of folders'),
   'output': ({'output': 'text.csv'}, 'output', 'is there already'),
   'transformer': ({'model_dir': 'one'}, 'run', 'leave model_dir out'),

@@ -55,7 +55,7 @@ def test_other_images_are_refused(given, message):
   ('given', 'message'),
   [
     ({'a': images()}, 'of 1 class'),
-    ({}, 'of 0 class'),
+    ({}, 'there are no examples'),
     ({str(i): images() for i in range(4)}, '4 classes, and this learner tells'),
     ({1: images(), '1': images()}, 'two classes have one name'),
     ((images(2), ['a']), '2 inputs and 1 labels'),

@@ -156,6 +156,8 @@ class TrainedLearner:
       inputs = self.inputs(inputs)
       return inputs, self._numbers(targets, len(inputs)), ()
     names, parts = by_class(examples)
+    if not names:
+      raise LearnerError('there are no examples; give some of each class')
     if len(names) < 2:
       raise LearnerError(
         f'the examples are of {len(names)} class, and two or more are told'
