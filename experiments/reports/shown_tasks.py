@@ -9,7 +9,8 @@ import numpy as np
 from markupsafe import Markup
 
 from experiments.reports import pieces
-from experiments.reports.charts import Point, Series, bars, lines, reliability
+from experiments.reports.charts import Point, Series, lines
+from experiments.reports.histograms import bars, histogram, reliability
 from experiments.reports.measures import label_of
 from experiments.reports.page import Section
 from experiments.reports.scales import count, is_wide
@@ -58,7 +59,6 @@ def _spread(
   known = [metric.scale * each for each in values if each is not None]
   if not known:
     return Section('Spread over test tasks', Markup(''))
-  heights = _heights(known, metric)
   facts = {
     'mean': _show(float(np.mean(known)), metric),
     'median': _show(float(np.median(known)), metric),
@@ -73,15 +73,7 @@ def _spread(
   left_out = len(values) - len(known)
   if left_out:
     facts['not finite'] = count(left_out, 'task')
-  label = metric.axis
-  if is_wide(known):
-    label += ', logarithmic scale'
-  chart = bars(
-    f'how many test tasks have which {metric.axis}',
-    heights,
-    label,
-    'test tasks',
-  )
+  chart = _histogram(known, metric)
   note = ''
   if seed is not None:
     note = (
@@ -92,44 +84,54 @@ def _spread(
   )
 
 
-def _heights(
-  known: Sequence[float], metric: Metric
+def _histogram(known: Sequence[float], metric: Metric) -> Markup:
+  """How many tasks have which value; every task is in a bar."""
+  title = f'how many test tasks have which {metric.axis}'
+  unit = metric.unit
+  if heights := _of_each_value(known, unit):
+    return bars(title, heights, metric.axis, 'test tasks')
+  edges = _edges(known, metric)
+  numbers = np.histogram(known, edges)[0].tolist()
+  texts = [
+    f'{low:.3g} to {high:.3g}{unit}: {count(number, "task")}'
+    for low, high, number in zip(edges, edges[1:], numbers, strict=False)
+  ]
+  wide = is_wide(known)
+  label = f'{metric.axis}, logarithmic scale' if wide else metric.axis
+  return histogram(
+    title, edges, numbers, label, 'test tasks', texts, may_be_log=wide
+  )
+
+
+def _of_each_value(
+  known: Sequence[float], unit: str
 ) -> list[tuple[str, float, str]]:
-  """Bars of a histogram: what stands below, height, and text."""
-  rounded = np.round(known, 4)
-  distinct, unit = np.unique(rounded), metric.unit
+  """A bar for each value, such as for shares of a few queries; or nothing."""
+  largest = max(map(abs, known))
+  digits = 4 - min(0, math.floor(math.log10(largest))) if largest else 4
+  rounded = np.round(known, digits)
+  distinct = np.unique(rounded)
   step = np.diff(distinct).min() if len(distinct) > 1 else 1.0
   places = (rounded - distinct[0]) / step
-  if places.max() < _BARS and np.abs(places - np.round(places)).max() < 0.01:
-    # Such as shares of a few queries: each value has a bar of its own.
-    numbers = np.bincount(np.round(places).astype(int)).tolist()
-    return [
-      (f'{value:.3g}', number, f'{value:.3g}{unit}: {count(number, "task")}')
-      for place, number in enumerate(numbers)
-      for value in (float(distinct[0] + place * step),)
-    ]
-  edges = _edges(known, metric)
-  numbers = np.histogram(rounded, edges)[0].tolist()
+  if places.max() >= _BARS or np.abs(places - np.round(places)).max() >= 0.01:
+    return []
+  numbers = np.bincount(np.round(places).astype(int)).tolist()
   return [
-    (
-      f'{low:.2g}',
-      number,
-      f'{low:.3g} to {high:.3g}{unit}: {count(number, "task")}',
-    )
-    for low, high, number in zip(edges, edges[1:], numbers, strict=False)
+    (f'{value:.3g}', number, f'{value:.3g}{unit}: {count(number, "task")}')
+    for place, number in enumerate(numbers)
+    for value in (float(distinct[0] + place * step),)
   ]
 
 
 def _edges(known: Sequence[float], metric: Metric) -> list[float]:
+  """Edges of bins, the first and the last of which are not within values."""
   low, high = min(known), max(known)
   if is_wide(known):
-    ends = math.log10(low) - 1e-4, math.log10(high) + 1e-4
-    return np.logspace(*ends, _BARS + 1).tolist()
+    between = np.geomspace(low, high, _BARS + 1)[1:-1].tolist()
+    return [low, *between, high]  # the very ends: a power may be rounded
   if metric.is_share:
-    low, high = 0, 100
-  # Beyond the ends, as values were rounded.
-  room = 1e-3 * (high - low) or 1e-3
-  return np.linspace(low, high + room, _BARS + 1).tolist()
+    low, high = min(low, 0.0), max(high, 100.0)
+  return np.linspace(low, high, _BARS + 1).tolist()
 
 
 def _show(value: float, metric: Metric) -> str:

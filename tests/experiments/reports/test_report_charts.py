@@ -5,15 +5,11 @@ import math
 import pytest
 from reading import Read
 
-from experiments.reports.charts import (
-  Point,
-  Series,
-  bars,
-  intervals,
-  lines,
-  reliability,
-)
+from experiments.reports import shown_tasks
+from experiments.reports.charts import Point, Series, intervals, lines
+from experiments.reports.histograms import bars, reliability
 from experiments.reports.scales import fitting, plain_number
+from metajax.metric import ACCURACY, Metric
 
 
 @pytest.mark.parametrize(
@@ -72,3 +68,55 @@ def test_intervals_bars_and_reliability_are_whole():
   ):
     assert not Read(chart).faults
     assert 'nan' not in chart
+
+
+def _spread(values, metric):
+  """Texts of the bars, and ticks below, of a page of these values."""
+  data = {'values': values, 'tasks': []}
+  made = shown_tasks.sections(data, metric, {})[0]
+  read = Read(made.body)
+  assert not read.faults
+  ticks = [
+    text
+    for text in read.texts
+    if text.replace('.', '', 1).replace(',', '').isdigit()
+  ]
+  return [each['data-text'] for each in read.named('rect')], ticks
+
+
+@pytest.mark.parametrize(
+  'values',
+  [
+    # Those of a run, whose least value was below the first edge.
+    [3.005844, 3.370506, 3.37064, 1.69935, 4.225815, 0.077332, 1.783338,
+     7.369702, 7.929282, 1.129677],
+    [0.00194, 0.0431, 0.9, 12.34567, 12.34567, None],  # logarithmic
+    [0.123456, 1.0, 1.2, 1.45678, 1.654321],  # not
+    [1e-6, 3e-6, 4.4e-6, 2e-4],
+    [-1.5, 0.25, 3.3333333, 100.0],
+    [2.5, 2.5, 2.5],
+    [0.0, 0.0],
+    [7.0],
+  ],
+)  # fmt: skip
+@pytest.mark.parametrize('scale', [1, 1 / 3, 1.00004])
+def test_every_task_is_in_a_bar_of_the_spread(values, scale):
+  values = [each and each * scale for each in values]
+  texts, _ = _spread(values, Metric('mse', higher_is_better=False))
+  numbers = [int(each.split(': ')[1].split()[0]) for each in texts]
+  assert sum(numbers) == sum(each is not None for each in values)
+
+
+@pytest.mark.parametrize('queries', [3, 10, 75, 1000])
+def test_every_task_is_in_a_bar_of_shares(queries):
+  values = [round(place / queries, 6) for place in range(queries + 1)]
+  texts, _ = _spread(values, ACCURACY)
+  numbers = [int(each.split(': ')[1].split()[0]) for each in texts]
+  assert sum(numbers) == queries + 1
+
+
+def test_a_logarithmic_spread_has_round_ticks():
+  values = [0.0019, 0.0043, 0.03, 0.1, 2.0]
+  _, ticks = _spread(values, Metric('mse', higher_is_better=False))
+  assert {'0.01', '0.1', '1'} <= {*ticks}
+  assert not {'0.0019', '0.0043'} & {*ticks}
