@@ -27,13 +27,15 @@ from experiments.reports.scales import (
   fitting,
   is_wide,
   plain_number,
+  shortened,
 )
 
 __all__ = ['Point', 'Series', 'intervals', 'lines']
 
-_NAMES = 168  # how wide names before intervals are
+_NAMES = 190  # how wide names before intervals are, with room behind them
+_ROOM = 12
 _ROW = 26  # the height of a row of them
-_LETTERS = 24  # of such a name
+_SIZE = 14.5  # of letters of names, in a narrow window
 _ALONE = 60  # points; of more than that only the line is seen
 
 
@@ -137,6 +139,8 @@ def intervals(
 ) -> Markup:
   """Draws a dot with its interval for each name, one below the other.
 
+  Names stand before the lines or, where one is too long for that, above them.
+
   Args:
     title: what is read out in place of the picture.
     rows: names, and points whose x and interval are drawn, and whose text is
@@ -146,30 +150,40 @@ def intervals(
     level: a value that is drawn as a line across all rows, and its name.
     may_be_log: whether the axis is logarithmic where values differ by much.
   """
-  height = TOP + _ROW * len(rows) + BOTTOM
+  room = _NAMES - _ROOM
+  above = any(shortened(name, room / _SIZE) != name for name, _ in rows)
+  left, row = (_ROOM, 2 * _ROW) if above else (_NAMES, _ROW)
+  height = TOP + row * len(rows) + BOTTOM
   values = finite([v for _, p in rows for v in (p.x, p.low, p.high)])
   values += [level[1]] if level else []
   x = fitting(
-    values, _NAMES, WIDTH - RIGHT, limits=limits, may_be_log=may_be_log,
-    most=5,
-  )  # fmt: skip
+    values, left, WIDTH - RIGHT, limits=limits, may_be_log=may_be_log, most=5
+  )
   bottom = height - BOTTOM
   parts = [x_axis(x, TOP, bottom, x_label)]
   if level:
     parts.append(rule('level', x(level[1]), TOP, x(level[1]), bottom))
   for place, (name, point) in enumerate(rows):
-    top = TOP + _ROW * (place + 0.5)
-    shown = name if len(name) <= _LETTERS else f'{name[: _LETTERS - 1]}…'
-    parts.append(
-      Markup('<text class="name" x="{}" y="{}">{}</text>').format(
-        _NAMES - 12, top + 4, shown
-      )
-    )
+    top = TOP + row * (place + 1) - _ROW / 2
+    parts.append(_name(name, top, above))
     if point.low is not None and point.high is not None:
       parts.append(rule('whisker c0', x(point.low), top, x(point.high), top))
     if math.isfinite(point.x):
       parts.append(dot(x(point.x), top, 0, f'{name}: {point.text}'))
   return chart(title, parts, [key(level[0], 'level')] if level else [], height)
+
+
+def _name(name: str, y: float, above: bool) -> Markup:
+  """A name before or above its line; it ends before the edge."""
+  x, style = (_NAMES - _ROOM, 'name')
+  if above:
+    x, y, style = _ROOM, y - 0.7 * _ROW, 'name above'
+  room = WIDTH - RIGHT - _ROOM if above else x
+  shown = shortened(name, room / _SIZE)
+  whole = Markup('<title>{}</title>').format(name) if shown != name else ''
+  return Markup('<text class="{}" x="{}" y="{}">{}{}</text>').format(
+    style, x, round(y + 4, 2), whole, shown
+  )
 
 
 def _dash(series: Series) -> int:

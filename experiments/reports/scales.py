@@ -1,10 +1,19 @@
 """Scales of charts: where a value lies, and which values have a tick."""
 
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-__all__ = ['Scale', 'count', 'finite', 'fitting', 'is_wide', 'plain_number']
+__all__ = [
+  'Scale',
+  'count',
+  'finite',
+  'fitting',
+  'is_wide',
+  'plain_number',
+  'shortened',
+]
 
 _MARGIN = 0.04  # of the length of a scale, at its ends
 _LARGE = 50  # a scale of which the ends differ by more is logarithmic
@@ -87,6 +96,35 @@ def plain_number(value: float) -> str:
 def count(number: int, one: str, several: str = '') -> str:
   """A number and what is counted: `1 step`, `2 steps`."""
   return f'{number:,} {one if number == 1 else several or one + "s"}'
+
+
+def shortened(name: str, most: float) -> str:
+  """A name, without its middle where it is wider than there is room.
+
+  Args:
+    name: what names that begin alike differ by is often at the end of it.
+    most: how wide it may be, in sizes of the letters.
+  """
+  if sum(map(_width, name)) <= most:
+    return name
+  first, last = '', ''
+  while True:
+    # One more at the start, then one at the end, as long as there is room.
+    longer = name[: len(first) + 1], name[len(name) - len(last) :]
+    if len(first) > len(last):
+      longer = first, name[len(name) - len(last) - 1 :]
+    if sum(map(_width, f'{longer[0]}…{longer[1]}')) > most:
+      return f'{first}…{last}'
+    first, last = longer
+
+
+def _width(letter: str) -> float:
+  """How wide a letter is in wide fonts, such as Verdana, in its size."""
+  if unicodedata.east_asian_width(letter) in 'WF' or letter in 'mwMW%@…':
+    return 1.0
+  if letter in "iljftI.,:;|!'()[] ":
+    return 0.42
+  return 0.75 if letter.isupper() else 0.65
 
 
 def _ticks(low: float, high: float, most: int, whole: bool) -> list[float]:

@@ -8,7 +8,7 @@ from reading import Read
 from experiments.reports import shown_tasks
 from experiments.reports.charts import Point, Series, intervals, lines
 from experiments.reports.histograms import bars, reliability
-from experiments.reports.scales import fitting, plain_number
+from experiments.reports.scales import fitting, plain_number, shortened
 from metajax.metric import ACCURACY, Metric
 
 
@@ -120,3 +120,38 @@ def test_a_logarithmic_spread_has_round_ticks():
   _, ticks = _spread(values, Metric('mse', higher_is_better=False))
   assert {'0.01', '0.1', '1'} <= {*ticks}
   assert not {'0.0019', '0.0043'} & {*ticks}
+
+
+@pytest.mark.parametrize(
+  'name', ['strokes-maml-5way-1shot-' * 4 + 'seed0', 'W' * 90, '漢' * 90]
+)
+def test_a_long_name_is_shortened_and_whole_when_pointed_at(name):
+  read = Read(
+    intervals('t', [(name, Point(3, 0)), ('short', Point(3, 0))], 'x')
+  )
+  assert not read.faults
+  whole, shown = read.texts[read.texts.index(name) :][:2]
+  assert (whole, shown.count('…')) == (name, 1)
+  first, last = shown.split('…')
+  assert name.startswith(first)
+  assert name.endswith(last)
+  assert len(first) + len(last) >= 10
+  assert 'short' in read.texts
+
+
+def test_a_name_with_room_is_left_as_it_is():
+  assert shortened('protonet', 12) == 'protonet'
+  assert len(shortened('i' * 50, 12)) > len(shortened('w' * 50, 12))
+
+
+def test_names_that_are_too_long_for_their_place_stand_above():
+  names = [f'sinusoid-maml-10shot-{steps}-steps' for steps in (10, 20)]
+  read = Read(intervals('t', [(name, Point(3, 0)) for name in names], 'x'))
+  assert {*names} <= {*read.texts}  # which a middle left out makes the same
+  places = [
+    float(each['y'])
+    for each in read.named('text')
+    if each['class'] == 'name above'
+  ]
+  dots = [float(each['cy']) for each in read.named('circle')]
+  assert places[0] < dots[0] < places[1] < dots[1]
