@@ -23,6 +23,8 @@ from experiments.reports.drawing import (
 )
 from experiments.reports.scales import Scale, fitting
 
+_FEW = 0.01  # of all predictions; of a bin of fewer the accuracy is chance
+
 __all__ = ['bars', 'histogram', 'reliability']
 
 
@@ -104,7 +106,8 @@ def reliability(
   Args:
     title: what is read out in place of the picture.
     bins: start and end of the confidence of each, the accuracy, and how many
-      there are; only bins in which something is.
+      there are; only bins in which something is. Bins of less than 1% of all
+      are drawn faint.
   """
   side = HEIGHT - BOTTOM - 60
   x = Scale(0, 100, LEFT, WIDTH - RIGHT, False, (0, 20, 40, 60, 80, 100))
@@ -123,12 +126,13 @@ def reliability(
       f'confidence {100 * low:.0f} to {100 * high:.0f}%: {100 * accuracy:.1f}%'
       f' right, {number:,} of {total:,} predictions'
     )
+    style = 'bar' if number >= _FEW * total else 'bar faint'
     strip = 32 * number / most
-    for style, top, height in (
-      ('bar', y(100 * accuracy), side - y(100 * accuracy)),
+    for kind, top, height in (
+      (style, y(100 * accuracy), side - y(100 * accuracy)),
       ('bar pale', base - strip, strip),
     ):
-      parts.append(bar(style, left, top, width, max(height, 0.5), text))
+      parts.append(bar(kind, left, top, width, max(height, 0.5), text))
   parts.append(rule('strong', x(0), y(0), x(100), y(100)))
   keys = [
     key('accuracy', 'box'), key('as confident as right', 'strong'),

@@ -222,7 +222,7 @@ def _curves(run: Run) -> Section:
     for name, value, _ in baselines(run)
   }
   made = list[tuple[str, Markup, str]]()
-  if _steps(run):
+  if _steps(run) > 1:  # of one, the headline says both ends
     made.append(by_step([('mean', run.outcome['test'])], run.metric, levels))
   if curve := learning_curve([('', run.metrics)], run.metric, levels):
     made.append(curve)

@@ -224,7 +224,8 @@ def _curves(runs: Mapping[str, Run], metric: Metric) -> Section:
   several = [
     (name, run.outcome['test'])
     for name, run in runs.items()
-    if len(run.outcome['test'][f'{metric.name}_by_step']) > 1
+    if len(run.outcome['test'][f'{metric.name}_by_step'])
+    > 2  # before and after is no curve
   ]
   if several:
     made.append(by_step(several, metric))

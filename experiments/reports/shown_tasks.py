@@ -327,6 +327,12 @@ def _calibration(
       f' calibration error {100 * error:.1f} %, over 15 bins of all {asked} of'
       f' the first {found["tasks"]:,} test tasks together.'
     )
+    least = 0.01 * sum(each['queries'] for each in found['bins'])
+    if any(each['queries'] < least for each in found['bins']):
+      notes.append(
+        'Bars of less than 1 % of the predictions are faint: so few say little'
+        ' of how often such predictions are right.'
+      )
     if of_each is not None:
       notes.append(
         f'Over each task by itself it is {100 * of_each:.1f} % in the mean; of'

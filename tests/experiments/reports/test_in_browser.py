@@ -127,3 +127,16 @@ def test_a_chart_is_read_by_keys_and_a_command_is_copied(browser, pages):
   button.click()
   assert button.text in ('Copy', 'Copied')
   assert browser.get_log('browser') == []
+
+
+@pytest.mark.parametrize('width', [400, 1400])
+def test_the_button_covers_nothing_of_the_command(browser, pages, width):
+  show(browser, pages['run'], width, 'light')
+  button, command = (
+    browser.find_element(By.CSS_SELECTOR, each).rect
+    for each in ('.command .copy', '.command pre')
+  )
+  assert (
+    button['y'] + button['height'] <= command['y']
+    or command['x'] + command['width'] <= button['x']
+  )

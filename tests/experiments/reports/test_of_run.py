@@ -8,7 +8,7 @@ from made_up import DATA, NASTY, OUTCOME, changed, workdir
 from reading import Read
 
 from experiments import report
-from experiments.reports import of_run
+from experiments.reports import of_run, of_runs
 from experiments.runner.errors import UsageError
 
 
@@ -171,3 +171,27 @@ def test_what_is_no_run_that_has_ended_is_refused(tmp_path):
     with pytest.raises(UsageError, match=reason):
       report.run(report.Settings(runs=(str(path),)))
     assert not (path / 'report.html').exists()
+
+
+def test_before_and_after_one_step_is_no_curve(tmp_path):
+  outcome = changed(
+    OUTCOME, test__accuracy_by_step=[0.2, 0.87654321],
+    test__ci95_by_step=[0.0, 0.012345678], test__accuracy_before=0.2,
+  )  # fmt: skip
+  folder = workdir(tmp_path / 'one', outcome, metrics=None)
+  assert 'By inner step' not in page_of(folder)
+  assert 'before adaptation 20.0 %' in Read(page_of(folder)).text
+  other = workdir(tmp_path / 'other', outcome, metrics=None)
+  both = of_runs.write([folder, other], tmp_path / 'both').read_text()
+  assert 'By inner step' not in both
+
+
+def test_few_predictions_of_a_bin_are_said(tmp_path):
+  bins = [
+    {'low': 0.0, 'high': 0.5, 'confidence': 0.4, 'accuracy': 1.0, 'queries': 1},
+    {'low': 0.5, 'high': 1, 'confidence': 0.9, 'accuracy': 0.9, 'queries': 999},
+  ]
+  data = changed(DATA, calibration__bins=bins)
+  assert 'less than 1 % of' in page_of(workdir(tmp_path / 'few', data=data))
+  data = changed(DATA, calibration__bins=bins[1:])
+  assert 'less than 1 % of' not in page_of(workdir(tmp_path / 'no', data=data))

@@ -155,3 +155,13 @@ def test_names_that_are_too_long_for_their_place_stand_above():
   ]
   dots = [float(each['cy']) for each in read.named('circle')]
   assert places[0] < dots[0] < places[1] < dots[1]
+
+
+def test_bins_of_hardly_any_predictions_are_faint_and_it_is_said():
+  bins = [(0.2, 0.4, 1.0, 5), (0.4, 0.6, 0.5, 95), (0.8, 1.0, 0.9, 900)]
+  styles = [
+    each['class'] for each in Read(reliability('t', bins)).named('rect')
+  ]
+  assert [style for style in styles if 'pale' not in style] == [
+    'bar faint tip', 'bar tip', 'bar tip', 'bar ',
+  ]  # fmt: skip
