@@ -117,15 +117,16 @@ def best_of(
   metric: Metric,
   value: float | None,
   half: float | None,
+  remark: str = '',
 ) -> Markup:
-  """The headline of several: the best of them."""
+  """The headline of several: the best of them, and what is to be said of it."""
   return pieces.headline(
     'not finite' if value is None else metric.format(value),
     value,
     '' if value is None or half is None else metric.format(half),
     metric.unit,
     f'{name}, the best of {among} by {label_of(metric)} at test; ±'
-    ' is a 95% interval over tasks',
+    f' is a 95% interval over tasks{remark}',
     {},
   )
 

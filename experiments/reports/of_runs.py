@@ -12,7 +12,7 @@ from experiments.reports.again import flag, said
 from experiments.reports.curves import by_step, learning_curve
 from experiments.reports.measures import label_of, shown
 from experiments.reports.of_comparison import best_of, linked, results
-from experiments.reports.of_run import Run, read, title
+from experiments.reports.of_run import DATA, Run, read, title
 from experiments.reports.page import Section
 from experiments.reports.scales import count
 from experiments.runner.data_digest import DIGEST
@@ -86,8 +86,9 @@ def _page(
   best = runs[ranked[0]].outcome['test']
   titles = list(dict.fromkeys(title(run) for run in runs.values()))
   headline = best_of(
-    ranked[0], count(len(runs), 'run'), metric, best[metric.name], best['ci95']
-  )
+    ranked[0], count(len(runs), 'run'), metric, best[metric.name], best['ci95'],
+    _not_alike(runs),
+  )  # fmt: skip
   return page.page(
     'Runs of metajax, side by side',
     ' and '.join(titles) if len(titles) < 3 else f'{len(runs)} runs',
@@ -169,38 +170,88 @@ def _caution(runs: Mapping[str, Run]) -> Markup:
   )
 
 
+def _not_alike(runs: Mapping[str, Run]) -> str:
+  """What the headline says where the best may be that of an easier test."""
+  (_, first), *others = runs.items()
+  differ = dict.fromkeys(
+    each for _, run in others for each in _other_tests(run, first)
+  )
+  if not differ:
+    return ''
+  return (
+    f'; these runs were not tested alike ({"; ".join(differ)}), so that it may'
+    ' be the best for that reason'
+  )
+
+
+def _other_tests(run: Run, base: Run) -> list[str]:
+  """In what the tests of two runs differ; precision aside, as above."""
+  names = dict.fromkeys([*base.protocol, *run.protocol])
+  found = [
+    f'{name.replace("_", " ")}: {_told(base, name)} against {_told(run, name)}'
+    for name in names
+    if name != 'precision' and base.protocol.get(name) != run.protocol.get(name)
+  ]
+  if not found and _tasks_of(run) != _tasks_of(base):
+    found.append('other data at test')
+  return found
+
+
+def _told(run: Run, name: str) -> str:
+  value = run.protocol.get(name)
+  return 'none' if value is None else str(value)
+
+
 def _paired(runs: Mapping[str, Run]) -> Section:
-  """Differences to the first run on the same tasks, where they are the same."""
+  """Differences to the first run on the same tasks, or why there is none."""
   (base, first), *others = runs.items()
-  metric, rows = first.metric, list[list[str]]()
+  metric, rows, notes = first.metric, list[list[str]](), list[Markup]()
   for name, run in others:
-    if _tasks_of(run) != _tasks_of(first) or not (run.data and first.data):
+    named = f'{_with_seed(name, run)} minus {_with_seed(base, first)}'
+    if reason := _unpaired(run, first):
+      notes.append(
+        pieces.paragraph(f'There is none of {named}, as {reason}.')
+      )  # fmt: skip
       continue
-    a, b = (
-      np.array(each['values'], np.float64) for each in (run.data, first.data)
-    )
-    if a.shape != b.shape or len(a) < 2 or not np.isfinite(a - b).all():
-      continue
+    a, b = _values(run), _values(first)
     difference = (a - b).mean()
     # As `metajax.confidence_interval` has it, which would want a device.
     half = 1.96 * (a - b).std(ddof=1) / len(a) ** 0.5
     sure = 'yes' if abs(difference) > half else 'no'
     sign = '+' if difference > 0 else ''
     rows.append(
-      [f'{_with_seed(name, run)} minus {_with_seed(base, first)}',
-       f'{sign}{metric.format_interval(difference, half)}', sure]
-    )  # fmt: skip
-  if not rows:
-    return Section('', Markup(''))
-  return Section(
-    'Difference on the same tasks',
-    pieces.table(
+      [named, f'{sign}{metric.format_interval(difference, half)}', sure]
+    )
+  table = Markup('')
+  if rows:
+    table = pieces.table(
       [['runs', metric.heading, 'more than chance'], *rows],
       'The mean difference over test tasks, which both runs had, with its 95%'
       ' interval: narrower than those of the two, as a hard task is hard for'
       ' both',
-    ),
-  )
+    )
+  return Section('Difference on the same tasks', table + pieces.join(notes))
+
+
+def _unpaired(run: Run, base: Run) -> str:
+  """Why two runs have no difference on the same tasks; empty if they have."""
+  if _tasks_of(run) != _tasks_of(base):
+    differ = '; '.join(_other_tests(run, base))
+    return f'their test tasks are not the same ({differ})'
+  if not (run.data and base.data):
+    return f'a workdir lacks {DATA}, which has the value of each task'
+  a, b = _values(run), _values(base)
+  if a.shape != b.shape:
+    return f'their numbers of values differ ({len(b)} against {len(a)})'
+  if len(a) < 2:
+    return 'one task has no interval'
+  if not np.isfinite(a - b).all():
+    return 'some of their values are not finite'
+  return ''
+
+
+def _values(run: Run) -> np.ndarray:
+  return np.array((run.data or {})['values'], np.float64)
 
 
 def _with_seed(name: str, run: Run) -> str:

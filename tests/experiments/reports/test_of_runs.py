@@ -64,7 +64,11 @@ def test_the_difference_is_that_on_each_task(better, worse, tmp_path):
   outcome = changed(OUTCOME, protocol__test_seed=7)
   other = workdir(tmp_path / 'other', outcome)
   text = Read(of_runs.write([better, other], tmp_path / 'b').read_text()).text
-  assert 'Difference on the same tasks' not in text
+  assert (
+    'There is none of other minus better, as their test tasks are not the same'
+    ' (test seed: 1 against 7).'
+  ) in text
+  assert 'more than chance' not in text
   assert 'not tested alike, but with another test seed.' in text
 
 
@@ -152,3 +156,18 @@ def test_what_holds_several_runs_names_its_command(tmp_path, name, command):
     (tmp_path / each).write_text('{}')
   with pytest.raises(UsageError, match=f'several runs; experiments.{command} '):
     report.run(report.Settings(runs=(str(tmp_path),)))
+
+
+def test_the_best_of_other_numbers_of_tasks_is_said_to_be_so(better, tmp_path):
+  outcome = changed(OUTCOME, protocol__test_tasks=2)
+  other = workdir(tmp_path / 'other', outcome, DATA | {'values': [0.5, 1.0]})
+  page = of_runs.write([better, other], tmp_path / 'both').read_text()
+  text = Read(page).text
+  headline = text.partition('the best of 2 runs')[2]
+  assert 'not tested alike (test tasks: 4 against 2), so that' in headline
+  assert 'none of other minus better, as their test tasks are not the' in text
+  same = workdir(tmp_path / 'same', data=None)
+  page = of_runs.write([better, same], tmp_path / 'same_tasks').read_text()
+  text = Read(page).text
+  assert 'not tested alike' not in text
+  assert 'same minus better, as a workdir lacks report.json' in text
