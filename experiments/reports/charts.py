@@ -84,7 +84,7 @@ def lines(
     levels: values that are drawn as lines across, by their names.
     y_limits: what the y axis does not go beyond, such as 0 and 100%.
     may_be_log: whether the y axis is logarithmic where values differ by much.
-    x_is_log: the same of the x axis.
+    x_is_log: whether the x axis is logarithmic, where it is above 0.
     x_is_whole: whether the x axis counts something.
     x_ticks: where the x axis has its ticks; it chooses them without.
     diagonal: the name of a line on which x is y, which both axes then share.
@@ -101,7 +101,7 @@ def lines(
   if diagonal:
     x_values = y_values = x_values + y_values
   x = fitting(
-    x_values, LEFT, WIDTH - RIGHT, may_be_log=x_is_log, whole=x_is_whole,
+    x_values, LEFT, WIDTH - RIGHT, is_log=x_is_log, whole=x_is_whole,
     at=x_ticks,
   )  # fmt: skip
   y = fitting(

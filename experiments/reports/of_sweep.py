@@ -12,6 +12,7 @@ from experiments.reports.curves import Figure, limits_of
 from experiments.reports.measures import label_of
 from experiments.reports.page import Section
 from experiments.reports.scales import count
+from experiments.runner.records import read_record
 from experiments.runner.settings import Base
 from metajax.metric import Metric
 
@@ -78,10 +79,9 @@ def write(
     ' so a test will find it worse',
     dict(_said(trials[0][0])),
   )
+  table = _table(trials, _numbers(workdir, trials[:_LISTED]), metric)
   sections = [
-    Section(
-      'Settings', pieces.figures(_drawn(figures)) + _table(trials, metric)
-    ),
+    Section('Settings', pieces.figures(_drawn(figures)) + table),
     Section('The best, as a command', pieces.command(best)),
     command_and_settings(config, own),
   ]
@@ -157,15 +157,37 @@ def _slice(name: str, trials: Trials, log: bool, metric: Metric) -> Markup:
   )
 
 
-def _table(trials: Trials, metric: Metric) -> Markup:
+def _numbers(workdir: Path, trials: Trials) -> list[str]:
+  """The numbers that trials have in the study, by what they tried and reached.
+
+  Empty ones where `sweep.json` has no such trial.
+  """
+  path = workdir / 'sweep.json'
+  known = read_record(path, 'workdir')['trials'] if path.exists() else []
+  found = list[str]()
+  for params, reached in trials:
+    place = next(
+      (
+        place
+        for place, each in enumerate(known)
+        if each['state'] == 'complete'
+        and each['settings'] == params
+        and each['value'] in (reached, None)  # what is not finite is not kept
+      ),
+      None,
+    )
+    found.append('' if place is None else str(known.pop(place)['number']))
+  return found
+
+
+def _table(trials: Trials, numbers: Sequence[str], metric: Metric) -> Markup:
   names = list(trials[0][0])
+  listed = zip(trials[:_LISTED], numbers, strict=False)
   lines = [
-    [
-      str(place),
-      metric.format(reached),
-      *(value for _, value in _said(params)),
-    ]
-    for place, (params, reached) in enumerate(trials[:_LISTED], 1)
+    [number, metric.format(reached), *(value for _, value in _said(params))]
+    for (params, reached), number in listed
   ]
-  caption = f'The best {count(len(lines), "trial")}'
-  return pieces.table([['', metric.heading, *names], *lines], caption, names=1)
+  caption = f'The best {count(len(lines), "trial")}, by their numbers'
+  return pieces.table(
+    [['trial', metric.heading, *names], *lines], caption, names=1
+  )

@@ -54,6 +54,7 @@ def fitting(
   end: float,
   *,
   may_be_log: bool = False,
+  is_log: bool = False,
   whole: bool = False,
   limits: tuple[float, float] | None = None,
   most: int = 7,
@@ -67,16 +68,20 @@ def fitting(
     end: place of the largest.
     may_be_log: whether it is logarithmic where values differ by much, or where
       its ticks are known.
+    is_log: whether it is logarithmic where all values are above 0.
     whole: whether ticks are whole numbers.
     limits: what the scale does not go beyond.
     most: ticks, about.
     at: where the ticks are, if they are known.
   """
   low, high = (min(values), max(values)) if values else (0.0, 1.0)
-  if may_be_log and (is_wide(values) or (at and low > 0)):
+  is_log = is_log or (may_be_log and (is_wide(values) or bool(at)))
+  if is_log and low > 0:
     # A little room, and a tick at 1, 2 and 5 of a power, or at powers.
     low, high = low / 1.15, high * 1.15
     marks = at or _log_ticks(low, high, most)
+    if len(marks) < 2:  # of a range within 1, 2 and 5 of a power
+      marks = _ticks(low, high, most, whole)
     return Scale(low, high, start, end, True, tuple(marks))
   room = _MARGIN * (high - low) or abs(low) * 0.1 or 0.5
   low, high = low - room, high + room

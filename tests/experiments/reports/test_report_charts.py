@@ -35,6 +35,15 @@ def test_a_wide_scale_is_logarithmic_where_it_may_be():
   assert not fitting([-1, 10], 0, 100, may_be_log=True).is_log
 
 
+@pytest.mark.parametrize('values', [[0.011, 0.018], [0.01, 0.2], [5, 5]])
+def test_a_scale_that_is_logarithmic_has_ticks(values):
+  scale = fitting(values, 0, 100, is_log=True)
+  assert scale.is_log
+  assert len(scale.ticks) > 1
+  assert all(scale.low <= tick <= scale.high for tick in scale.ticks)
+  assert not fitting([0, *values], 0, 100, is_log=True).is_log
+
+
 def test_numbers_of_ticks_are_short():
   shown = [plain_number(each) for each in (1000, 0.30000000000000004, 2.5)]
   assert shown == ['1,000', '0.3', '2.5']
