@@ -13,7 +13,7 @@ worse than the median of others at a rung.
 The workdir receives the study (`study.db`), `sweep.json`, `report.html`,
 `importance.png`, `parallel.png` and `best.flags`, the best settings, for the
 command that is printed. The same command goes on after whatever stopped it. It
-needs optuna: pip install 'metajax[sweep]'.
+needs optuna: pip install -e '.[sweep]'. See docs/guides/sweep.md.
 """
 
 import functools
@@ -57,7 +57,8 @@ EXPERIMENTS: dict[str, ModuleType] = {
   'images': images, 'sinusoid': sinusoid, 'text': text
 }  # fmt: skip
 
-# What an experiment has, and a sweep has no use for.
+# What an experiment has, and a sweep has no use for: not in its --help, and
+# refused.
 _UNUSED = (
   'seeds', 'load', 'load_seed', 'load_share', 'other_data', 'test_only',
   'resume', 'dry_run', 'profile', 'mesh', 'shard', 'distributed', 'fold',
@@ -278,13 +279,14 @@ def _checked(settings: Any) -> tuple[search.Searched, ...]:
   for name in _UNUSED:
     if getattr(settings, name, None) != getattr(usual, name, None):
       raise UsageError(name, 'has no meaning for a sweep; leave it out')
-  if importlib.util.find_spec('optuna') is None:
-    raise UsageError(
-      'search', "needs optuna, which is not installed: pip install 'optuna>=4'"
-    )
   if not settings.search.strip():
     raise UsageError(
       'search', 'says what is tried, such as inner_lr=log:0.01:1'
+    )
+  if importlib.util.find_spec('optuna') is None:
+    raise UsageError(
+      'search',
+      "needs optuna, which is not installed; pip install -e '.[sweep]' does it",
     )
   given = given_of(settings)
   searched = search.parse(settings.search, type(given), given)
@@ -308,7 +310,7 @@ def _checked(settings: Any) -> tuple[search.Searched, ...]:
 
 def main() -> int:
   """The binary, whose flags are those of the experiment, too."""
-  return flags.main(settings_of(_named(sys.argv[1:])), _start)
+  return flags.main(settings_of(_named(sys.argv[1:])), _start, hidden=_UNUSED)
 
 
 def _named(arguments: Sequence[str]) -> str:

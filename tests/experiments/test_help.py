@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from experiments import self_destruct, sweep
 from experiments.runner import help as helping
 from experiments.runner.settings import (
   OneOf,
@@ -14,18 +15,24 @@ from experiments.runner.settings import (
   setting,
   settings,
 )
-from experiments.self_destruct import _UNUSED
 
 BINARIES = (
   'images', 'text', 'sinusoid', 'tables', 'completion', 'multimodal',
   'incremental', 'self_destruct', 'compare', 'by_shots', 'methods', 'predict',
-  'export', 'benchmark', 'weak_scaling', 'overheads', 'inner_memory',
+  'export', 'sweep', 'benchmark', 'weak_scaling', 'overheads', 'inner_memory',
 )  # fmt: skip
+# What is refused, and not shown.
+HIDDEN = {
+  'self_destruct': {*self_destruct._UNUSED, 'adapt'},
+  'sweep': set(sweep._UNUSED),
+}
 GROUPS = ['Of this experiment', *helping._PARTS.values(), 'Help']
 
 
 def settings_of(name):
   """The class of settings of a binary."""
+  if name == 'sweep':
+    return sweep.settings_of('images')
   if name in ('weak_scaling', 'overheads', 'inner_memory'):
     name = f'benchmark.{name}'
   elif name == 'benchmark':
@@ -51,8 +58,7 @@ def test_help_has_every_flag_once_in_its_group_within_80_columns(
   assert max(map(len, lines)) <= 80
   assert '2147483647' not in ended.stdout
   flags = re.findall(r'^  --(?:\[no\])?(\w+):', ended.stdout, re.MULTILINE)
-  hidden = {*_UNUSED, 'adapt'} if name == 'self_destruct' else set()
-  wanted = {*said(settings_of(name))} - hidden
+  wanted = {*said(settings_of(name))} - HIDDEN.get(name, set())
   assert sorted(flags) == sorted({*wanted, 'help', 'helpfull'})
   headings = [line for line in lines if line in GROUPS]
   assert headings == [each for each in GROUPS if each in headings]

@@ -15,6 +15,7 @@ from experiments import images, sinusoid, sweep
 from experiments.data import images as data_sets
 from experiments.data.samplers import Wanted
 from experiments.runner.errors import UsageError
+from experiments.runner.settings import said
 from experiments.runner.trials import grouped, run_group
 
 pytest.importorskip('optuna')
@@ -204,6 +205,26 @@ def test_what_cannot_be_swept_is_refused(tmp_path, given, message):
   with pytest.raises(UsageError, match=message):
     sweep.run(settings)
   assert list(tmp_path.iterdir()) == []
+
+
+def test_without_optuna_one_line_says_what_to_install(monkeypatch):
+  monkeypatch.setattr(sweep.importlib.util, 'find_spec', lambda name: None)
+  settings = sweep.settings_of('sinusoid')(**TINY)
+  with pytest.raises(UsageError, match='--search: says what is tried'):
+    sweep.run(settings)  # nothing is called wrong that was not given
+  with pytest.raises(UsageError, match=r"install -e '\.\[sweep\]' does it"):
+    sweep.run(settings.replace(search='outer_lr=0.1:1'))
+
+
+@pytest.mark.parametrize(
+  'name',
+  [name for name in sweep._UNUSED if name in said(sweep.settings_of('images'))],
+)
+def test_what_help_leaves_out_is_refused(name):
+  usual = sweep.settings_of('images')()
+  object.__setattr__(usual, name, object())  # whatever it is
+  with pytest.raises(UsageError, match=f'--{name}: has no meaning for a sweep'):
+    sweep._checked(usual)
 
 
 @pytest.mark.parametrize(
