@@ -5,7 +5,7 @@
 meta-trains MAML (second order, 5-way 1-shot) on procedural handwriting, tests
 it on held-out classes, and prints a table: accuracy before adaptation and
 after each inner step, with its 95% interval, next to the pixel baseline. It
-takes about two minutes on two CPU cores and needs no download. See
+takes a few minutes on two CPU cores and needs no download. See
 docs/results.md for what it and the following commands print, and for how long
 they take:
 
