@@ -578,17 +578,28 @@ def records(random: Generator, folder: Path) -> Input:
         f'--workdir={folder / "by_shots"}', f'--runs={folder / "run"}',
         '--shots=1', '--queries=1', '--eval_tasks=2',
       ],
-      settings_alone(by_shots, run=by_shots.run),
+      settings_alone(by_shots, run=begun(by_shots.run)),
     ),
     'compare': (
       [
         f'--workdir={folder / "compare"}', '--dataset=npz', data, '--ways=2',
         '--methods=pixels', '--eval_tasks=2',
       ],
-      settings_alone(compare, run=compare.run),
+      settings_alone(compare, run=begun(compare.run)),
     ),
   }[binary]  # fmt: skip
   return Input(binary, arguments, door, kept)
+
+
+def begun(run: Callable[[Any], int]) -> Callable[[Any], int]:
+  """Goes on with a comparison that was begun with the same settings."""
+
+  def go_on(settings: Any) -> int:
+    record = json.dumps(settings.given())
+    (Path(settings.workdir) / 'config.json').write_text(record)
+    return run(settings)
+
+  return go_on
 
 
 def resumed(argv: list[str]) -> int:

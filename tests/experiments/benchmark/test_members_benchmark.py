@@ -14,10 +14,11 @@ def test_a_row_compares_as_many_runs_with_each_other():
     }
   ]
   assert members._row('sinusoid', 'seeds', turns, 8) == [
-    'sinusoid', '8 seeds', '1', '2.00 (2.00-2.00)', '1.00 (1.00-1.00)', '5.0'
+    'sinusoid', '8 seeds', '1', '2.00 (2.00-2.00)', '1.00 (1.00-1.00)', '5.0',
+    f'{8 * (4 + 1) / (5 + 4):.2f}',
   ]  # fmt: skip
   assert members._row('sinusoid', 'one', turns, 8) == [
-    'sinusoid', '1', '2', '', '', '4.0'
+    'sinusoid', '1', '2', '', '', '4.0', ''
   ]  # fmt: skip
 
 
