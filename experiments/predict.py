@@ -68,11 +68,6 @@ __all__ = ['Settings', 'Trained', 'run']
 
 # On the terminal, rows and characters of a name.
 _SHOWN, _LONG = 20, 30
-# What messages about data advise that only settings of training can do.
-_OF_TRAINING = (
-  '; skip_unreadable leaves them out', '; max_image_pixels raises that',
-  '; image_size resizes all', ', or leave the column out',
-)  # fmt: skip
 
 
 @settings
@@ -189,10 +184,7 @@ def _blaming(flag: str) -> Iterator[None]:
     named = error.parameter
     if named not in said(Settings):  # it is a setting of training alone
       named = None
-    text = str(error)
-    for remedy in _OF_TRAINING:
-      text = text.removesuffix(remedy)
-    raise UsageError(named or flag, text) from error
+    raise UsageError(named or flag, error.fault) from error
 
 
 def table(names: list[str], found: Prediction | Values) -> list[list[str]]:

@@ -134,8 +134,7 @@ def run(settings: Settings) -> int:
   print(tables.markdown(cells, 1), end='', flush=True)
   for steps in settings.steps:
     cells.append(_row(settings, steps))
-    *_, line = tables.markdown([cells[0], cells[-1]], 1).split('\n', 2)
-    print(line, end='', flush=True)
+    print(tables.markdown_lines(cells[-1:]), end='', flush=True)
   of_measurement.write(
     workdir, settings,
     title='Memory and arithmetic of a long inner loop',

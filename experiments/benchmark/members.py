@@ -95,8 +95,7 @@ def run(settings: Settings) -> int:
     ]
     found[workload] = turns
     rows = [_row(workload, kind, turns, settings.members) for kind in KINDS]
-    *_, lines = tables.markdown([_HEADER, *rows], _NAMES).split('\n', 2)
-    print(lines, end='', flush=True)
+    print(tables.markdown_lines(rows), end='', flush=True)
     cells += rows
     write_json(path / 'members.json', found)
   of_measurement.write(

@@ -102,10 +102,7 @@ def _of_one_task(
   path: Path, columns: Sequence[str], task_column: str | None
 ) -> tuple[np.ndarray, str | None]:
   """Rows, and the task that they are of, where a column says it."""
-  try:
-    rows, names = tasks.load_columns(path, columns, task_column)
-  except DataError as error:  # columns are the run's, so nobody can change them
-    raise DataError(str(error)) from error
+  rows, names = tasks.load_columns(path, columns, task_column)
   if len(names) > 1:
     raise DataError(
       f'{path}: rows are of {len(names)} tasks, {task_column}'

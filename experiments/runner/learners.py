@@ -23,6 +23,7 @@ from experiments.runner.problem import (
   Judge,
   Problem,
   make_judge,
+  no_tasks,
   unwrapped,
   weights_of,
 )
@@ -273,23 +274,19 @@ def _shape(entry: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
 
 def _problem_of(experiment: Any, given: Any, network: Network) -> Problem:
   """A problem without tasks."""
-
-  def nothing(*arguments: Any) -> Any:
-    raise NotImplementedError
-
   return Problem(
     name='',
     settings=given,
     recipe=network.recipe,
     objective=experiment.objective,
     model=network.model,
-    train=nothing,
-    validation=nothing,
-    test=nothing,
+    train=no_tasks,
+    validation=no_tasks,
+    test=no_tasks,
     metric=ACCURACY,
     protocol={},
-    baseline=nothing,
-    draw=nothing,
+    baseline=no_tasks,
+    draw=no_tasks,
   )
 
 

@@ -53,6 +53,7 @@ __all__ = [
   'evaluated',
   'judged',
   'make_judge',
+  'no_tasks',
   'on_features',
   'ready',
   'steps_judged',
@@ -72,6 +73,11 @@ class Tested(NamedTuple):
 
   validation: SampleTask
   test: SampleTask
+
+
+def no_tasks(*_: Any) -> Any:
+  """Stands for the tasks of a problem that is made without data."""
+  raise RuntimeError('this problem was made without data, and has no tasks')
 
 
 class Problem(NamedTuple):

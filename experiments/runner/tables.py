@@ -15,7 +15,9 @@ from rich.cells import cell_len
 
 from experiments.runner.errors import printable
 
-__all__ = ['markdown', 'plain', 'say', 'show', 'three_digits']
+__all__ = [
+  'markdown', 'markdown_lines', 'plain', 'say', 'show', 'three_digits'
+]  # fmt: skip
 
 
 def three_digits(value: float) -> str:
@@ -32,13 +34,15 @@ def markdown(table: Sequence[Sequence[str]], names: int = 1) -> str:
   """The table as Markdown has it."""
   header, *lines = table
   rule = [*['---'] * names, *['---:'] * (len(header) - names)]
-  shown = [
-    [printable(cell).replace('|', r'\|') for cell in cells]
-    for cells in (header, *lines)
-  ]
-  return ''.join(
-    f'| {" | ".join(cells)} |\n' for cells in (shown[0], rule, *shown[1:])
+  return markdown_lines([header, rule, *lines])
+
+
+def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
+  """More lines of such a table, for one that is printed as it comes."""
+  shown = (
+    [printable(cell).replace('|', r'\|') for cell in cells] for cells in lines
   )
+  return ''.join(f'| {" | ".join(cells)} |\n' for cells in shown)
 
 
 def say(text: str) -> None:

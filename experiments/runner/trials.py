@@ -20,6 +20,7 @@ from experiments.runner.problem import (
   Problem,
   judged,
   make_judge,
+  no_tasks,
 )
 from experiments.runner.search import as_settings
 from experiments.runner.training import MAX_SKIPPED_IN_A_ROW
@@ -118,10 +119,6 @@ def _takes_rates(experiment: Experiment, settings: Common) -> bool:
   return True
 
 
-def _nothing(key: jax.Array) -> Any:
-  raise NotImplementedError
-
-
 def _with_rates(problem: Problem, rates: Mapping[str, Any]) -> Problem:
   recipe: Recipe = problem.recipe._replace(**rates)
   return problem._replace(recipe=recipe)
@@ -215,7 +212,7 @@ def _fold(experiment: Experiment, group: Group, fold: str | None) -> _Fold:
 
   # Programs of tests are kept, and the data of a fold are not to be with them.
   without_tasks = problem._replace(
-    train=_nothing, validation=_nothing, test=_nothing
+    train=no_tasks, validation=no_tasks, test=no_tasks
   )
 
   def tested(values: Mapping[str, Any]) -> Any:

@@ -156,8 +156,8 @@ def _parse(column: Column, text: Any) -> np.ndarray:
     for index, cell in enumerate(text.to_pylist()):
       if not _NUMBER.fullmatch(cell):
         raise DataError(
-          f'{column.at(index)}: {cell[:40]!r} is not a number; mend the cell,'
-          ' or leave the column out'
+          f'{column.at(index)}: {cell[:40]!r} is not a number; mend the cell',
+          in_training=', or leave the column out',
         ) from None
     raise
   return numbers

@@ -125,8 +125,9 @@ def _decode(
     except _TooLargeError as error:
       raise DataError(
         f'{origin}: {picture.name} has {error} pixels, more than the'
-        f' {max_image_pixels} that are allowed; max_image_pixels raises that',
+        f' {max_image_pixels} that are allowed',
         parameter='max_image_pixels',
+        in_training='; max_image_pixels raises that',
       ) from error
     except MemoryError as error:
       raise DataError(
@@ -150,7 +151,8 @@ def _decode(
     height, width = array.shape[1:3]
     raise DataError(
       f'{origin}: {len(sizes)} of {number} images are not {width} x {height}'
-      f' pixels as the first one is: {_some(sizes)}; image_size resizes all'
+      f' pixels as the first one is: {_some(sizes)}',
+      in_training='; image_size resizes all',
     )
   images = array[: len(kept)]
   return (images[..., 0] if grey else images), np.asarray(kept)
@@ -239,7 +241,7 @@ def _complain(
     f' {_some(unreadable)}'
   )
   if not skip:
-    raise DataError(f'{message}; skip_unreadable leaves them out')
+    raise DataError(message, in_training='; skip_unreadable leaves them out')
   warnings.warn(printable(f'{message}; they are left out'), stacklevel=4)
 
 

@@ -22,10 +22,15 @@ class DataError(ValueError):
       files may hold anything.
     parameter: of the function that was called, if it is to be changed, and not
       the data.
+    in_training: how the message goes on where data are for training, which can
+      do without some of them, or take them otherwise. `fault` is without it.
   """
 
-  def __init__(self, message: str, parameter: str | None = None) -> None:
-    super().__init__(printable(message))
+  def __init__(
+    self, message: str, parameter: str | None = None, in_training: str = ''
+  ) -> None:
+    super().__init__(printable(message + in_training))
+    self.fault = printable(message)
     self.parameter = parameter
 
 
