@@ -18,8 +18,12 @@ LIBTPU = 'libtpu==0.0.52; platform_machine == "x86_64"'
 TEXT = ['tokenizers>=0.21']
 SWEEP = ['optuna>=4.0']
 SERVE = ['prometheus_client>=0.20', 'starlette>=0.40', 'uvicorn>=0.30']
+CONTROL = ['gymnax>=1.0']  # environments that are pure JAX
+BASELINES = ['scikit-learn>=1.5']  # small data sets, and models to compare with
 TEST = [
   *TEXT,
+  *CONTROL,
+  *BASELINES,
   *SWEEP,
   *SERVE,
   'hypothesis>=6.100',
@@ -63,6 +67,8 @@ setup(
   ],
   extras_require={
     'text': TEXT,
+    'control': CONTROL,
+    'baselines': BASELINES,
     'sweep': SWEEP,
     'serve': SERVE,
     'test': TEST,
