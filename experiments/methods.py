@@ -10,7 +10,7 @@ and for which kinds of problem there is a recipe. docs/methods.md has it.
 import inspect
 import sys
 
-from experiments.recipes import images, regression, text
+from experiments.recipes import control, images, regression, text
 from experiments.recipes.kinds import methods
 from experiments.runner import flags, tables
 from experiments.runner.plugins import import_plugins
@@ -24,7 +24,7 @@ from metajax.algorithms.table import ALGORITHMS
 
 __all__ = ['Settings', 'run', 'table']
 
-_KINDS = (images, regression, text)
+_KINDS = (images, regression, text, control)
 
 
 @settings

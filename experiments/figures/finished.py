@@ -15,6 +15,7 @@ from metajax.runs.writers import read_json_lines
 
 __all__ = [
   'draw_curves',
+  'of_task',
   'outputs_of',
   'seeds_of',
   'task_of_test',
@@ -100,17 +101,23 @@ def seeds_of(run: Finished) -> list[int]:
 
 def tested(
   run: Finished, sample: SampleTask, count: int
-) -> list[tuple[Task, np.ndarray]]:
+) -> list[tuple[Task, Any]]:
   """Draws the first test tasks, with outputs after 0, 1, ... inner steps."""
   _, outputs = outputs_of(run, sample, range(count))
   return [
-    (task_of_test(sample, index), outputs[index]) for index in range(count)
+    (task_of_test(sample, index), of_task(outputs, index))
+    for index in range(count)
   ]
+
+
+def of_task(outputs: Any, place: int) -> Any:
+  """The outputs of one task, leaves `[steps + 1, queries, ...]`."""
+  return jax.tree.map(lambda leaf: leaf[place], outputs)
 
 
 def outputs_of(
   run: Finished, sample: SampleTask, indices: Sequence[int]
-) -> tuple[Any, np.ndarray]:
+) -> tuple[Any, Any]:
   """Predicts the queries of test tasks, as the test has.
 
   Args:
@@ -119,8 +126,8 @@ def outputs_of(
     indices: their numbers.
 
   Returns:
-    Targets `[tasks, queries, ...]`, and outputs `[tasks, steps + 1, queries,
-    ...]` after 0, 1, ... inner steps.
+    Targets, leaves `[tasks, queries, ...]`, and outputs, leaves `[tasks,
+    steps + 1, queries, ...]` after 0, 1, ... inner steps.
   """
   alone = jax.process_count() == 1  # others are not here to help
   if run.ready is not None and sample is run.problem.test and alone:
@@ -140,7 +147,7 @@ def outputs_of(
     chunk_size=1 if isinstance(learner, Frozen) else 4,
     mesh=mesh,
   )
-  return targets, np.asarray(outputs)
+  return targets, jax.tree.map(np.asarray, outputs)
 
 
 def task_of_test(sample: SampleTask, index: int) -> Task:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.data.samplers import Classes
-from experiments.figures.finished import outputs_of, seeds_of
+from experiments.figures.finished import of_task, outputs_of, seeds_of
 from experiments.reports import of_run
 from experiments.reports.again import given
 from experiments.reports.examples import Show, names_in
@@ -70,15 +70,15 @@ def gather(
   indices = [*range(number if are_classes else 0), *chosen.values()]
   targets, outputs = outputs_of(run, problem.test, indices)
   tasks = [
-    show(run, index, of_task)
+    show(run, index, of_task(outputs, place))
     | {
       'which': which,
       'number': index,
       'value': float(values[index]),
       'before': float(by_step[index, 0]) if by_step.shape[1] > 1 else None,
     }
-    for (which, index), of_task in zip(
-      chosen.items(), outputs[-len(chosen) :], strict=True
+    for place, (which, index) in enumerate(
+      chosen.items(), len(indices) - len(chosen)
     )
   ]
   found = {
@@ -92,7 +92,10 @@ def gather(
   if besides is not None:
     found['besides'] = {
       name: besides(
-        run, 0, outputs_of(run, each.test, [0])[1][0], sample=each.test
+        run,
+        0,
+        of_task(outputs_of(run, each.test, [0])[1], 0),
+        sample=each.test,
       )
       | {'which': name, 'number': 0, 'value': None, 'before': None}
       for name, each in problem.besides.items()

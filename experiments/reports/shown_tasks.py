@@ -238,8 +238,19 @@ def _along(x: Sequence[float | None], y: Sequence[float | None]) -> list[Point]:
   ]
 
 
+def _ways(task: Mapping[str, Any]) -> Markup:
+  drawn = [
+    Series(each['name'], _along(each['x'], each['y']), color, each['style'])
+    for color, each in enumerate(task['ways'])
+  ]
+  return lines(
+    task['title'], drawn, task['x_label'], task['y_label'], x_is_whole=False
+  )
+
+
 _BODIES = {
   'classes': _classes, 'images': _images, 'curve': _curve, 'points': _points,
+  'ways': _ways,
 }  # fmt: skip
 
 

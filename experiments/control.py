@@ -1,0 +1,110 @@
+"""Meta-reinforcement learning: environments that differ from task to task.
+
+  python -m experiments.control
+
+meta-trains MAML on two-dimensional navigation, where a point has to find a goal
+that it cannot see, and tests it on new goals: the return of an episode before
+adaptation and after each of three updates, each from 20 episodes, with 95%
+intervals, beside one who does nothing and one who knows the goal. Other
+environments, methods and losses:
+
+  python -m experiments.control --environment=rooms --algorithm=meta_sgd
+  python -m experiments.control --environment=my_module:MyEnvironment
+  python -m experiments.control --surrogate=lvc --outer=trpo
+
+See docs/guides/control.md. The workdir receives `result.json`, `metrics.jsonl`,
+`tensorboard/`, `checkpoints/`, a page about all of it, `report.html`, and
+pictures: `learning_curve.png`, `return_by_inner_step.png`, `test_tasks.png`.
+"""
+
+import sys
+from functools import partial
+
+from experiments.data.control import ControlData, load
+from experiments.figures.control import draw
+from experiments.recipes import control as kind
+from experiments.recipes.kinds import methods, published
+from experiments.recipes.overrides import with_settings
+from experiments.reports.gathered import report
+from experiments.reports.rollouts import rollouts
+from experiments.runner.acting import acting
+from experiments.runner.common import Common, algorithm
+from experiments.runner.errors import UsageError
+from experiments.runner.experiment import Experiment
+from experiments.runner.networks import make_model
+from experiments.runner.problem import Problem, tested_how
+from experiments.runner.settings import settings
+from metajax.algorithms.recipe import Recipe
+from metajax.control.advantages import advantages
+from metajax.control.policies import policy_for
+from metajax.control.rollouts import rollout_model
+from metajax.control.surrogates import surrogate_objective
+from metajax.metric import Metric
+
+__all__ = ['EXPERIMENT', 'RETURN', 'Settings', 'make_problem', 'make_recipe',
+           'run']  # fmt: skip
+
+RETURN = Metric('return', higher_is_better=True, label='return of an episode')
+
+
+@settings
+class Settings(Common, ControlData):
+  """The shared settings and those of acting."""
+
+  algorithm: str = algorithm('maml', lambda: sorted(methods(kind)))
+
+
+def make_recipe(settings: Settings) -> Recipe:
+  """The recipe of the method, as the settings change it."""
+  return with_settings(published(kind, settings.algorithm), settings)
+
+
+def make_problem(settings: Settings, recipe: Recipe) -> Problem:
+  """Makes the environment, its tasks, and the policy."""
+  data = load(settings, recipe)
+  environment = data.environment
+  network = make_model(settings, recipe, environment.actions.size)
+  policy = policy_for(environment.actions, network)
+  try:
+    objective = surrogate_objective(
+      settings.surrogate,
+      advantages(settings.value, settings.discount, settings.trace),
+      settings.causality,
+    )
+  except ValueError as error:
+    raise UsageError('causality', str(error)) from error
+  name = settings.environment.replace(':', '.')
+  return Problem(
+    name=f'control-{name}-{settings.algorithm}-{recipe.shots}shot'
+    f'-{settings.seed_name}',
+    settings=settings,
+    recipe=recipe,
+    objective=objective,
+    model=rollout_model(policy, environment, data.steps),
+    train=data.train,
+    validation=data.test,
+    test=data.test,
+    metric=RETURN,
+    protocol={
+      'dataset': settings.environment,
+      'shots': recipe.shots,
+      'queries': recipe.queries,
+      **data.protocol,
+      'surrogate': settings.surrogate,
+      **tested_how(settings),
+    },
+    baseline=partial(
+      acting, environment=environment, steps=data.steps, known=data.known
+    ),
+    draw=partial(draw, places=data.places),
+    report=partial(report, show=partial(rollouts, places=data.places)),
+  )
+
+
+EXPERIMENT = Experiment(
+  Settings, make_recipe, make_problem, small_operations=True
+)
+run = EXPERIMENT.run
+
+if __name__ == '__main__':
+  sys.exit(EXPERIMENT.main())

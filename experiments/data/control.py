@@ -1,0 +1,239 @@
+"""Environments: from settings to distributions of tasks of episodes."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+
+from experiments.runner.errors import UsageError, suggestion
+from experiments.runner.settings import (
+  Base,
+  Finite,
+  OneOf,
+  Share,
+  Text,
+  Whole,
+  setting,
+  settings,
+)
+from metajax.algorithms.recipe import Recipe
+from metajax.base import PyTree, SampleTask
+from metajax.control.advantages import Baseline
+from metajax.control.environments import Environment, as_environment
+from metajax.control.navigation import Navigation, draw_goal, towards_goal
+from metajax.control.rollouts import Act, episode_tasks
+from metajax.control.surrogates import SURROGATES
+from metajax.equality import by_value
+
+__all__ = ['WORLDS', 'ControlData', 'Loaded', 'World', 'load']
+
+_NONE: Mapping[str, Act] = MappingProxyType({})
+
+
+class FromZero(Finite):
+  """A number from 0 to 1."""
+
+  allowed = 'a number from 0 to 1'
+
+  def holds(self, number: float) -> bool:
+    """Whether a finite number is allowed."""
+    return 0 <= number <= 1
+
+
+@settings
+class ControlData(Base):
+  """What is acted in, and how its returns become gradients."""
+
+  environment: str = setting(
+    'navigation', Text(),
+    'what is acted in: a name, or MODULE:NAME of an environment with the'
+    ' interface of gymnax, an object or what makes one',
+    of='tasks', resume=False, forwarded=True,
+  )  # fmt: skip
+  episode_steps: int | None = setting(
+    None, Whole(), 'the most steps of an episode [default: the environment]',
+    of='tasks', resume=False, forwarded=True,
+  )  # fmt: skip
+  surrogate: str = setting(
+    'dice', OneOf(list(SURROGATES)),
+    'the loss of a rollout, inner and outer',
+    of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+  causality: float = setting(
+    1.0, FromZero(),
+    'of dice: discount of how far one choice bears on the derivative of later'
+    ' ones; below 1 it has less variance and a bias',
+    of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+  value: Baseline = setting(
+    'linear', OneOf(get_args(Baseline)),
+    'the baseline of advantages: linear in features of observations and time,'
+    ' the mean return from each step on, or none',
+    of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+  discount: float = setting(
+    0.99, Share(), 'of rewards to come, where it learns from them',
+    of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+  trace: float = setting(
+    1.0, FromZero(),
+    'lambda of generalised advantage estimation: 1 for whole returns, 0 for'
+    ' one step',
+    of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+
+
+class World(NamedTuple):
+  """A row of the table: an environment, and what its tasks differ in."""
+
+  make: Callable[[], Any]  # an environment with gymnax's interface
+  steps: int  # of an episode
+  # key -> parameters; None: they are the default ones, and tasks differ in
+  # what a reset draws.
+  draw: Callable[[jax.Array], PyTree] | None = None
+  # What is known without learning, by name.
+  known: Mapping[str, Act] = _NONE
+  # What observations show on a picture, such as places; None: rewards.
+  places: tuple[str, str] | None = None
+
+
+class Loaded(NamedTuple):
+  """An environment that has been looked at, and its tasks."""
+
+  environment: Environment
+  steps: int
+  train: SampleTask
+  test: SampleTask
+  known: Mapping[str, Act]
+  protocol: dict[str, Any]
+  places: tuple[str, str] | None
+
+
+def _nothing(
+  observation: jax.Array, noise: jax.Array, parameters: PyTree
+) -> jax.Array:
+  """The action of one who does not move."""
+  del observation, parameters
+  return jnp.zeros_like(noise)
+
+
+def _of_gymnax(name: str) -> Callable[[], Any]:
+  """Makes an environment of gymnax, where that is installed."""
+
+  def make() -> Any:
+    try:
+      gymnax = importlib.import_module('gymnax')
+    except ImportError as error:
+      raise UsageError(
+        'environment',
+        f'{name} is of gymnax, which is not installed; pip install'
+        " 'metajax[control]'",
+      ) from error
+    return gymnax.make(name)[0]
+
+  return make
+
+
+def _draw_cart(key: jax.Array) -> PyTree:
+  """Poles from short to long, and motors from weak to strong."""
+  usual = _of_gymnax('CartPole-v1')().default_params
+  length, force = jax.random.split(key)
+  return usual.replace(
+    length=jax.random.uniform(length, minval=0.25, maxval=1.5),
+    force_mag=jax.random.uniform(force, minval=4.0, maxval=16.0),
+  )
+
+
+WORLDS: dict[str, World] = {
+  'navigation': World(
+    Navigation, 100, draw_goal,
+    {'nothing': _nothing, 'oracle': towards_goal}, ('x', 'y'),
+  ),
+  'rooms': World(_of_gymnax('FourRooms-misc'), 50),
+  'maze': World(_of_gymnax('MetaMaze-misc'), 50),
+  'cartpole': World(_of_gymnax('CartPole-v1'), 100, _draw_cart),
+}  # fmt: skip
+
+
+@by_value
+def _always(parameters: Any) -> Callable[[jax.Array], PyTree]:
+  return lambda key: jax.tree.map(jnp.asarray, parameters)
+
+
+def load(given: Any, recipe: Recipe) -> Loaded:
+  """Makes the environment that settings name, and its tasks.
+
+  Raises:
+    UsageError: if there is none of that name, or it is none.
+  """
+  world = _world(given.environment)
+  try:
+    environment = as_environment(world.make())
+  except ValueError as error:
+    raise UsageError('environment', str(error)) from error
+  steps = given.episode_steps or world.steps
+  draw = world.draw or _always(environment.parameters)
+  one_start = world.draw is None
+  return Loaded(
+    environment,
+    steps,
+    episode_tasks(
+      draw,
+      recipe.train_shots or recipe.shots,
+      recipe.train_queries or recipe.queries,
+      one_start=one_start,
+    ),
+    episode_tasks(draw, recipe.shots, recipe.queries, one_start=one_start),
+    world.known,
+    {
+      'episode_steps': steps,
+      'tasks_differ_in': 'what a reset draws' if one_start else 'parameters',
+    },
+    world.places,
+  )
+
+
+def _world(name: str) -> World:
+  if ':' in name:
+    return _own(name)
+  if name not in WORLDS:
+    names = [*WORLDS, 'MODULE:NAME']
+    raise UsageError(
+      'environment',
+      f'there is no {name!r}; there are {", ".join(names)}'
+      f'{suggestion(name, list(WORLDS))}',
+    )
+  return WORLDS[name]
+
+
+def _own(name: str) -> World:
+  """An environment of the user's.
+
+  It may say what tasks differ in by a method `draw_parameters(key)`, and how
+  long an episode is by `max_steps_in_episode` of its parameters.
+  """
+  module, _, path = name.partition(':')
+  try:
+    found: Any = importlib.import_module(module)
+    for part in path.split('.'):
+      found = getattr(found, part)
+  except (Exception, SystemExit) as error:
+    raise UsageError(
+      'environment',
+      f'{name} cannot be imported ({type(error).__name__}: {error}); name it'
+      ' as MODULE:NAME, of a module that Python finds',
+    ) from error
+  try:
+    made = found() if callable(found) else found
+  except Exception as error:
+    raise UsageError(
+      'environment',
+      f'{name} cannot be made ({type(error).__name__}: {error}); it is to be'
+      ' an environment, or what makes one without arguments',
+    ) from error
+  usual = getattr(made, 'default_params', None)
+  steps = getattr(usual, 'max_steps_in_episode', 100)
+  return World(lambda: made, int(steps), getattr(made, 'draw_parameters', None))
