@@ -144,10 +144,10 @@ def able(name: str, what: str, has: Callable[[Surrogate], bool]) -> Surrogate:
   found = SURROGATES.get(name)
   if found is not None and has(found):
     return found
-  names = [other for other, each in SURROGATES.items() if has(each)]
-  what = f'{what} cannot use' if found is not None else 'there is no'
-  end = ' can' if found is not None else ''
-  raise ValueError(f'{what} the surrogate {name!r}; {", ".join(names)}{end}')
+  names = ', '.join(other for other, each in SURROGATES.items() if has(each))
+  if found is None:
+    raise ValueError(f'there is no surrogate {name!r}; there are {names}')
+  raise ValueError(f'{what} cannot use the surrogate {name!r}; {names} can')
 
 
 @by_value
