@@ -13,7 +13,7 @@ the table of all methods in
 
 from typing import TYPE_CHECKING
 
-from metajax import models, tasks
+from metajax import bilevel, models, tasks
 from metajax.adaptation.gradient_learner import gradient_learner
 from metajax.adaptation.learned_descent import learned_descent
 from metajax.adaptation.outer_optimizers import freeze, outer_optimizer
@@ -98,6 +98,7 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'adam',
       'alternate',
       'backprop',
+      'bilevel',
       'by_value',
       'candidates',
       'check',

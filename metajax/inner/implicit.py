@@ -50,11 +50,21 @@ from metajax.inner._hoisting import (
   with_rule,
 )
 
-__all__ = ['Loss', 'Solution', 'Solve', 'implicit_minimum', 'implicit_root']
+__all__ = [
+  'LinearSolve',
+  'Loss',
+  'Solution',
+  'Solve',
+  'check_solver',
+  'implicit_minimum',
+  'implicit_root',
+]
 
 Loss = Callable[[PyTree], jax.Array]
 Solve = Callable[[Loss, PyTree], tuple[PyTree, PyTree]]
 Function = Callable[[PyTree], PyTree]
+# From the product with a matrix A, and v, a u with A u = v, or about so.
+LinearSolve = Callable[[Callable[[PyTree], PyTree], PyTree], PyTree]
 SolveRoot = Callable[[Function, PyTree], tuple[PyTree, PyTree]]
 
 
@@ -76,6 +86,7 @@ def implicit_minimum(
   tolerance: float = 1e-5,
   damping: float = 0.0,
   probe: jax.Array | float = 0.0,
+  linear_solve: LinearSolve | None = None,
 ) -> tuple[PyTree, Solution]:
   """A minimum, as a differentiable function of all that the loss closes over.
 
@@ -94,6 +105,8 @@ def implicit_minimum(
     probe: a number that counts nothing. Its gradient is the residual of the
       linear system relative to the cotangent, `|v - H u| / |v|`: how far from
       solved it was when the method ended.
+    linear_solve: `(product, v) -> u` in place of conjugate gradients, which
+      `max_iterations` and `tolerance` are of; it closes over nothing traced.
 
   Returns:
     The parameters that `solve` returns, and a `Solution`, of which there is no
@@ -116,9 +129,7 @@ def implicit_minimum(
     >>> round(float(value), 4), round(float(slope), 4)
     (2.0, 0.3333)
   """
-  _check_solver(max_iterations, tolerance)
-  if not damping >= 0:
-    raise ValueError(f'damping must be 0 or more, got {damping}')
+  check_solver(max_iterations, tolerance, damping)
   hoisted = hoist(loss, start)
 
   def pure(params: PyTree, constants: list) -> jax.Array:
@@ -152,7 +163,10 @@ def implicit_minimum(
         direction,
       )
 
-    direction, _ = cg(product, right, tol=tolerance, maxiter=max_iterations)
+    if linear_solve is None:
+      direction, _ = cg(product, right, tol=tolerance, maxiter=max_iterations)
+    else:
+      direction = linear_solve(product, right)
     _, (_, change) = jax.jvp(
       lambda params: gradients(params, varied, fixed), (at,), (direction,)
     )
@@ -206,7 +220,7 @@ def implicit_root(
     >>> round(float(value), 4), round(float(slope), 4)
     (2.0, 0.3333)
   """
-  _check_solver(max_iterations, tolerance)
+  check_solver(max_iterations, tolerance)
   hoisted = hoist(function, start)
   if jax.tree.map(jnp.shape, hoisted.shapes) != jax.tree.map(jnp.shape, start):
     raise ValueError(
@@ -245,12 +259,21 @@ def implicit_root(
   return _solution(found, pull_back, start, hoisted.constants, probe)
 
 
-def _check_solver(max_iterations: int, tolerance: float) -> None:
-  """Refuses what would end the solver before it has begun."""
+def check_solver(
+  max_iterations: int, tolerance: float, damping: float = 0.0
+) -> None:
+  """Refuses what would end the linear solver before it has begun.
+
+  Raises:
+    ValueError: if `max_iterations` is not positive, `tolerance` not from 0 to
+      below 1, or `damping` negative.
+  """
   if max_iterations < 1:
     raise ValueError(f'max_iterations must be 1 or more, got {max_iterations}')
   if not 0 <= tolerance < 1:
     raise ValueError(f'tolerance must be from 0 to below 1, got {tolerance}')
+  if not damping >= 0:
+    raise ValueError(f'damping must be 0 or more, got {damping}')
 
 
 # From where it is, what of the constants is differentiated, the rest, and a
