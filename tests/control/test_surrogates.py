@@ -102,7 +102,7 @@ def test_a_value_takes_nothing_from_the_derivatives_of_dice(value):
 def hessian_of_single_steps(steps, of_squares):
   """The mean over trajectories of the terms of one step, written out.
 
-  .. math:: E \\sum_t (\\nabla^2 \\ell_t + \\nabla \\ell_t \\nabla \\ell_t^T) R_t
+  .. math:: E \\sum_t (\\nabla^2 l_t + \\nabla l_t \\nabla l_t^T) R_t
   """
   inputs, chances = listed(process(steps))
   place = table()
@@ -228,7 +228,7 @@ def test_a_clipped_step_has_no_slope_where_it_has_gone_far_enough():
 
 
 def test_what_cannot_be_used_is_refused_with_the_names_of_what_can():
-  with pytest.raises(ValueError, match='PPO cannot use .*lvc.*clipped can'):
+  with pytest.raises(ValueError, match=r'PPO cannot use .*lvc.*clipped can'):
     able('lvc', 'PPO', lambda surrogate: surrogate.repeats)
   with pytest.raises(ValueError, match="no surrogate 'dicy'"):
     surrogate_objective('dicy', EXACT)
