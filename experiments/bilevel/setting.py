@@ -1,0 +1,62 @@
+"""What a bilevel problem of experiments is: all that is particular to one."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from metajax.base import Batch, Objective, PyTree, Task
+from metajax.bilevel import Problem
+
+__all__ = ['Data', 'Kind', 'Rival', 'as_they_are', 'nothing_more']
+
+
+class Rival(NamedTuple):
+  """Hyper-parameters that nobody had to learn, to compare with."""
+
+  hyperparams: PyTree
+  support: Batch | None = None  # to train on in place of the training set
+
+
+class Data(NamedTuple):
+  """A problem's data of one seed."""
+
+  task: Task  # training set and validation set
+  test: Batch
+  draw: Callable[[jax.Array], PyTree]  # hyper-parameters, for random search
+  rivals: Mapping[str, Rival]
+  truth: Any = None  # what hyper-parameters should tell, where it is known
+
+
+class Kind(NamedTuple):
+  """A bilevel problem, and the defaults of its settings."""
+
+  about: str  # one line
+  problem: Problem
+  objective: Objective  # on validation and on test
+  data: Callable[[int], dict[str, Data]]  # of a seed; several: by distribution
+  optimizer: Callable[[float], optax.GradientTransformation]  # from a rate
+  inner_lr: float
+  inner_steps: int
+  outer_lr: float
+  outer_steps: int
+  seeds: int
+  random: str  # what random search draws
+  # What is tested of hyper-parameters that were learned.
+  settle: Callable[[PyTree], PyTree]
+  # What else can be said of them, numbers by name.
+  measure: Callable[[Data, PyTree], dict[str, float]]
+  # What pictures need of them, as JSON has it.
+  show: Callable[[Data, PyTree], dict[str, Any]]
+
+
+def as_they_are(hyperparams: PyTree) -> PyTree:
+  """Tests what was learned."""
+  return hyperparams
+
+
+def nothing_more(data: Data, hyperparams: PyTree) -> dict[str, float]:
+  """Says no more of them."""
+  del data, hyperparams
+  return {}
