@@ -29,16 +29,19 @@ from experiments.reports.gathered import report
 from experiments.reports.rollouts import rollouts
 from experiments.runner.acting import acting
 from experiments.runner.common import Common, algorithm
-from experiments.runner.errors import UsageError
 from experiments.runner.experiment import Experiment
 from experiments.runner.networks import make_model
+from experiments.runner.outer_steps import (
+  objective_of,
+  outer_steps,
+  usual_surrogate,
+)
 from experiments.runner.problem import Problem, tested_how
 from experiments.runner.settings import settings
 from metajax.algorithms.recipe import Recipe
 from metajax.control.advantages import advantages
 from metajax.control.policies import policy_for
 from metajax.control.rollouts import rollout_model
-from metajax.control.surrogates import surrogate_objective
 from metajax.metric import Metric
 
 __all__ = ['EXPERIMENT', 'RETURN', 'Settings', 'make_problem', 'make_recipe',
@@ -65,21 +68,18 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   environment = data.environment
   network = make_model(settings, recipe, environment.actions.size)
   policy = policy_for(environment.actions, network)
-  try:
-    objective = surrogate_objective(
-      settings.surrogate,
-      advantages(settings.value, settings.discount, settings.trace),
-      settings.causality,
-    )
-  except ValueError as error:
-    raise UsageError('causality', str(error)) from error
+  estimate = advantages(settings.value, settings.discount, settings.trace)
+  outer = outer_steps(settings, recipe, policy, estimate)
+  at_once = settings.outer != 'adam'  # one step is of all tasks
+  if at_once:
+    recipe = recipe._replace(chunk_size=recipe.tasks_per_step)
   name = settings.environment.replace(':', '.')
   return Problem(
     name=f'control-{name}-{settings.algorithm}-{recipe.shots}shot'
     f'-{settings.seed_name}',
     settings=settings,
     recipe=recipe,
-    objective=objective,
+    objective=objective_of(settings, estimate),
     model=rollout_model(policy, environment, data.steps),
     train=data.train,
     validation=data.test,
@@ -90,12 +90,16 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
       'shots': recipe.shots,
       'queries': recipe.queries,
       **data.protocol,
-      'surrogate': settings.surrogate,
+      'surrogate': usual_surrogate(settings),
+      'outer': settings.outer,
       **tested_how(settings),
     },
     baseline=partial(
       acting, environment=environment, steps=data.steps, known=data.known
     ),
+    around=outer.around,
+    optimizer=outer.optimizer,
+    at_once=at_once,
     draw=partial(draw, places=data.places),
     report=partial(report, show=partial(rollouts, places=data.places)),
   )

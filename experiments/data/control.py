@@ -57,9 +57,17 @@ class ControlData(Base):
     None, Whole(), 'the most steps of an episode [default: the environment]',
     of='tasks', resume=False, forwarded=True,
   )  # fmt: skip
-  surrogate: str = setting(
-    'dice', OneOf(list(SURROGATES)),
-    'the loss of a rollout, inner and outer',
+  surrogate: str | None = setting(
+    None, OneOf(list(SURROGATES)),
+    'the loss of a rollout, inner and outer [default: dice; likelihood_ratio'
+    ' with --outer=ppo or trpo]',
+    of='method', resume=False, forwarded=True,
+  )  # fmt: skip
+  outer: str = setting(
+    'adam', OneOf(['adam', 'ppo', 'trpo']),
+    'the outer step: a gradient for the optimiser of the method; several'
+    ' updates of a clipped loss on the same episodes (PPO; with'
+    ' likelihood_ratio inside it is ProMP); or a step within a trust region',
     of='method', resume=False, forwarded=True,
   )  # fmt: skip
   causality: float = setting(
@@ -140,11 +148,34 @@ def _of_gymnax(name: str) -> Callable[[], Any]:
 def _draw_cart(key: jax.Array) -> PyTree:
   """Poles from short to long, and motors from weak to strong."""
   usual = _of_gymnax('CartPole-v1')().default_params
-  length, force = jax.random.split(key)
+  length_key, force_key = jax.random.split(key)
+  length = jax.random.uniform(length_key, minval=0.25, maxval=1.5)
   return usual.replace(
-    length=jax.random.uniform(length, minval=0.25, maxval=1.5),
-    force_mag=jax.random.uniform(force, minval=4.0, maxval=16.0),
+    length=length,
+    polemass_length=usual.masspole * length,
+    force_mag=jax.random.uniform(force_key, minval=4.0, maxval=16.0),
   )
+
+
+class _Rooms:
+  """FourRooms of gymnax, with a goal that is drawn and not observed."""
+
+  def __init__(self) -> None:
+    self._rooms = _of_gymnax('FourRooms-misc')()
+    usual = self._rooms.default_params
+    self.name = self._rooms.name
+    self.default_params = usual.replace(resample_goal_pos=True)
+    self.action_space = self._rooms.action_space
+
+  def reset(self, key: jax.Array, parameters: PyTree) -> Any:
+    """The first place; the goal is in the state alone."""
+    seen, state = self._rooms.reset(key, parameters)
+    return seen[:2], state
+
+  def step(self, *arguments: Any) -> Any:
+    """The next place, and what comes with it."""
+    seen, *others = self._rooms.step(*arguments)
+    return (seen[:2], *others)
 
 
 WORLDS: dict[str, World] = {
@@ -152,7 +183,7 @@ WORLDS: dict[str, World] = {
     Navigation, 100, draw_goal,
     {'nothing': _nothing, 'oracle': towards_goal}, ('x', 'y'),
   ),
-  'rooms': World(_of_gymnax('FourRooms-misc'), 50),
+  'rooms': World(_Rooms, 50),
   'maze': World(_of_gymnax('MetaMaze-misc'), 50),
   'cartpole': World(_of_gymnax('CartPole-v1'), 100, _draw_cart),
 }  # fmt: skip

@@ -101,6 +101,8 @@ def train_and_test(
   # Devices share the tasks of a run, or the seeds.
   if settings.seeds > 1:
     mesh = cluster.make_mesh(settings, settings.seeds, 'seeds')
+  elif problem.at_once:
+    mesh = None
   else:
     mesh = cluster.make_mesh(settings, problem.recipe.tasks_per_step)
   problem = problem._replace(mesh=mesh)
@@ -326,7 +328,7 @@ def _make_train_step(
   def make(rule: Rule) -> TrainStep:
     return make_train_step(
       problem.meta_learner(),
-      problem.algorithm.optimizer(problem.recipe),
+      (problem.optimizer or problem.algorithm.optimizer)(problem.recipe),
       problem.train,
       tasks_per_step=problem.recipe.tasks_per_step,
       chunk_size=chunk_size,

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from experiments.runner.common import Common
@@ -108,6 +109,9 @@ class Problem(NamedTuple):
   more: Callable[['Problem', 'Judge', PyTree], dict[str, Any]] | None = None
   # What stands around the method, such as a second loss.
   around: Callable[[Any], MetaLearner | Frozen] | None = None
+  # The outer optimiser; that of the method without one.
+  optimizer: Callable[[Recipe], optax.GradientTransformation] | None = None
+  at_once: bool = False  # whether a step wants all of its tasks on one device
   writers: tuple[Writer, ...] = ()  # where else metrics go
   mesh: Mesh | None = None  # of devices; the default device alone without one
   reading: Reading | None = None  # of examples, for use; None: it is not kept

@@ -1,0 +1,120 @@
+"""Environments: what is one, and what is refused."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metajax.control import Navigation, as_environment
+
+
+class Counter:
+  """Counts up; each test breaks something of it."""
+
+  name = 'counter'
+  default_params = ()
+
+  def action_space(self, parameters):
+    return SimpleNamespace(n=3)
+
+  def reset(self, key, parameters):
+    return jnp.zeros(1), jnp.zeros(())
+
+  def step(self, key, state, action, parameters):
+    state = state + action
+    return state[None], state, state, state > 5, {}
+
+
+def test_actions_are_choices_or_numbers_between_bounds():
+  assert as_environment(Counter()).actions[:2] == ('discrete', 3)
+  actions = as_environment(Navigation()).actions
+  assert actions[:2] == ('continuous', 2)
+  np.testing.assert_allclose(actions.high, [0.1, 0.1])
+
+
+def test_actions_are_stretched_to_the_bounds_and_cut_off_there():
+  world = as_environment(Navigation())
+  _, state = world.reset(jax.random.key(0), jnp.zeros(2))
+  action = jnp.array([0.5, -7.0])
+  place, *_ = world.step(jax.random.key(0), state, action, jnp.zeros(2))
+  np.testing.assert_allclose(place, [0.05, -0.1], rtol=1e-6)
+
+
+def test_two_that_are_made_alike_are_equal():
+  """So what is compiled for one serves the other."""
+  first, second = (as_environment(Navigation()) for _ in range(2))
+  assert first.step == second.step
+
+
+def test_one_that_computes_in_numpy_is_refused_in_a_line():
+  class InNumpy(Counter):
+    def step(self, key, state, action, parameters):
+      state = np.asarray(state) + np.asarray(action)
+      return np.asarray(state)[None], state, state, state > 5, {}
+
+  with pytest.raises(ValueError, match='counter: step cannot be traced') as no:
+    as_environment(InNumpy())
+  assert '\n' not in str(no.value)
+  assert 'jax.numpy' in str(no.value)
+
+
+def test_one_that_remembers_in_its_attributes_is_refused():
+  class Branches(Counter):
+    def step(self, key, state, action, parameters):
+      if state > 2:  # asks for a value
+        state = state + 1
+      return super().step(key, state, action, parameters)
+
+  with pytest.raises(ValueError, match='no pure JAX environment'):
+    as_environment(Branches())
+
+
+@pytest.mark.parametrize(
+  ('changed', 'text'),
+  [
+    ({'reset': None}, 'has no reset'),
+    ({'step': lambda *_: (1, 2)}, 'five or six values'),
+    ({'reset': lambda *_: jnp.zeros(1)}, r'\(observation, state\)'),
+    ({'reset': lambda *_: ({'a': 1}, 0)}, 'one array'),
+    ({'action_space': lambda *_: SimpleNamespace()}, 'n choices, or low'),
+    (
+      {
+        'step': lambda key, state, action, _: (
+          jnp.zeros(1), state, jnp.zeros(2), False, {},
+        )
+      },
+      'one number',
+    ),
+    (
+      {
+        'step': lambda key, state, action, _: (
+          jnp.zeros(1), (state, 1), 0.0, False, {},
+        )
+      },
+      'like the one',
+    ),
+  ],
+)  # fmt: skip
+def test_what_is_no_environment_is_refused(changed, text):
+  broken = Counter()
+  for name, value in changed.items():
+    setattr(broken, name, value)
+  with pytest.raises(ValueError, match=text):
+    as_environment(broken)
+
+
+@pytest.mark.in_ci
+def test_point_robot_of_gymnax_is_another_world():
+  """What the docs say of it: a goal of each episode, and more to observe."""
+  gymnax = pytest.importorskip('gymnax')
+  environment, parameters = gymnax.make('PointRobot-misc')
+  world = as_environment(environment)
+  assert world.observation.shape == (6,)
+  assert not parameters.dense_reward
+  goals = [
+    world.reset(jax.random.key(seed), parameters)[1].goal for seed in (0, 1)
+  ]
+  np.testing.assert_allclose(np.linalg.norm(goals, axis=1), 1, rtol=1e-5)
+  assert not np.allclose(*goals)
