@@ -101,10 +101,8 @@ def train_and_test(
   # Devices share the tasks of a run, or the seeds.
   if settings.seeds > 1:
     mesh = cluster.make_mesh(settings, settings.seeds, 'seeds')
-  elif problem.at_once:
-    mesh = None
   else:
-    mesh = cluster.make_mesh(settings, problem.recipe.tasks_per_step)
+    mesh = cluster.make_mesh(settings, *problem.divided)
   problem = problem._replace(mesh=mesh)
   with shown('checking that method and tasks fit'):
     _check_fit(problem)

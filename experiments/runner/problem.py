@@ -121,6 +121,13 @@ class Problem(NamedTuple):
     """The row of the method."""
     return ALGORITHMS[self.settings.algorithm]
 
+  @property
+  def divided(self) -> tuple[int, str]:
+    """How many parts of a step devices may share, and of what."""
+    if self.at_once:
+      return 1, 'step'
+    return self.recipe.tasks_per_step, 'tasks_per_step'
+
   def meta_learner(self) -> MetaLearner | Frozen:
     """The method as it is trained."""
     recipe = self.recipe
