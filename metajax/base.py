@@ -51,6 +51,7 @@ Metrics = dict[str, jax.Array]
 # example that is padding. Minus infinity would make the loss of such a class
 # infinite, and gradients that meet it (inf - inf, 0 * inf) no numbers.
 EXCLUDED = -1e30
+_HeadKind = Literal['outputs', 'features', 'maps', 'words', 'memory', 'none']
 
 
 class Batch(NamedTuple):
@@ -213,10 +214,10 @@ class Head(NamedTuple):
   `outputs`: a linear layer called `head`, an output for every class or target.
   `features`: a vector for every example, of `size` numbers where it is given.
   `maps`: maps of features, `[examples, height, width, channels]`. `words`:
-  scores of all words at every place of a text. `none`: it takes no network.
+  scores of words at each place. `memory`: outputs at each step. `none`: none.
   """
 
-  kind: Literal['outputs', 'features', 'maps', 'words', 'none'] = 'outputs'
+  kind: _HeadKind = 'outputs'
   size: int | None = None  # of a vector of features
   warps: bool = False  # whether linear layers called `warp_...` are in it
 

@@ -114,7 +114,11 @@ def _with_network(recipe: Recipe, settings: Common, row: Algorithm) -> Recipe:
   assert recipe.network is not None  # that of the kind of problem, at least
   network = ENCODERS[recipe.network]
   if settings.depth is not None and network.depth is None:
-    able = [name for name, each in ENCODERS.items() if each.depth]
+    able = [
+      name
+      for name, each in ENCODERS.items()
+      if each.depth and row.head.kind in each.heads
+    ]
     raise UsageError(
       'depth',
       f'is {settings.depth}, but {recipe.network} has no choice of it;'

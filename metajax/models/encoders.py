@@ -7,7 +7,7 @@ it.
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 
@@ -15,6 +15,7 @@ from metajax.base import Head, Model
 from metajax.equality import by_value
 from metajax.models.attention import transformer
 from metajax.models.networks import conv4, mlp, resnet12
+from metajax.models.sequences import decoder, gru
 
 __all__ = ['ENCODERS', 'Encoder', 'encoder']
 
@@ -46,12 +47,13 @@ def encoder(
   Args:
     name: of a row of `ENCODERS`.
     head: what the method wants at its end.
-    num_outputs: of the last layer, where the head is `'outputs'`.
+    num_outputs: of the last layer, where the head is `'outputs'` or
+      `'memory'`.
     width: channels of convolutions, or units of layers.
     depth: number of layers or blocks, where the network has a choice.
 
   Returns:
-    The model.
+    The model; a `SequenceModel` where the head is `'memory'`.
 
   Raises:
     ValueError: if there is no such network, or it cannot have this head, or
@@ -76,7 +78,11 @@ def encoder(
       f'{name} cannot end in {head.describe()}; {", ".join(able)} can'
     )
   if depth is not None and row.depth is None:
-    able = [other for other, each in ENCODERS.items() if each.depth]
+    able = [
+      other
+      for other, each in ENCODERS.items()
+      if each.depth and head.kind in each.heads
+    ]
     raise ValueError(f'{name} has no depth to choose; {", ".join(able)} have')
   return row.make(
     head, num_outputs, width or row.width, depth or row.depth or 0, head.warps
@@ -129,6 +135,23 @@ def _transformer(
   outputs = num_outputs if head.kind == 'outputs' else head.size
   return _on_sequences(
     transformer(outputs, width=width, depth=depth, heads=math.gcd(width, 4))
+  )
+
+
+def _gru(
+  head: Head, num_outputs: int, width: int, depth: int, warps: bool
+) -> Model:
+  del head, depth, warps  # it is a memory, of one layer, and has none
+  return cast(Model, gru(num_outputs, width=width))
+
+
+def _decoder(
+  head: Head, num_outputs: int, width: int, depth: int, warps: bool
+) -> Model:
+  del head, warps  # it is a memory, and has none
+  heads = math.gcd(width, 4)
+  return cast(
+    Model, decoder(num_outputs, width=width, depth=depth, heads=heads)
   )
 
 
@@ -195,4 +218,6 @@ ENCODERS: dict[str, Encoder] = {
   'resnet12': Encoder(_resnet12, width=64),
   'mlp': Encoder(_mlp, width=64, depth=2, has_warps=True),
   'transformer': Encoder(_transformer, width=64, depth=2),
+  'gru': Encoder(_gru, width=64, heads=('memory',)),
+  'decoder': Encoder(_decoder, width=32, depth=2, heads=('memory',)),
 }

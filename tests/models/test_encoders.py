@@ -28,7 +28,17 @@ def outputs(model, inputs=IMAGES):
   return result.shape, paths
 
 
-@pytest.mark.parametrize('name', ENCODERS)
+MEMORIES = [name for name in ENCODERS if 'memory' in ENCODERS[name].heads]
+
+
+@pytest.mark.parametrize('name', MEMORIES)
+def test_a_memory_has_outputs_at_every_step(name):
+  model = encoder(name, Head('memory'), 7, width=4)
+  sequences = jax.ShapeDtypeStruct((3, 5, 2), jnp.float32)
+  assert outputs(model, sequences)[0] == (3, 5, 7)
+
+
+@pytest.mark.parametrize('name', [n for n in ENCODERS if n not in MEMORIES])
 def test_every_network_ends_in_what_is_asked_for(name):
   heads = ENCODERS[name].heads
   assert {'outputs', 'features'} <= set(heads)
