@@ -11,6 +11,7 @@ environments, methods and losses:
   python -m experiments.control --environment=rooms --algorithm=meta_sgd
   python -m experiments.control --environment=my_module:MyEnvironment
   python -m experiments.control --surrogate=lvc --outer=trpo
+  python -m experiments.control --environment=bandit --algorithm=rl2
 
 See docs/guides/control.md. The workdir receives `result.json`, `metrics.jsonl`,
 `tensorboard/`, `checkpoints/`, a page about all of it, `report.html`, and
@@ -20,13 +21,15 @@ pictures: `learning_curve.png`, `return_by_inner_step.png`, `test_tasks.png`.
 import sys
 from functools import partial
 
-from experiments.data.control import ControlData, load
+from experiments.data.control import ControlData, Loaded, load
+from experiments.figures.bandits import draw as draw_bandit
 from experiments.figures.control import draw
 from experiments.recipes import control as kind
 from experiments.recipes.kinds import methods, published
 from experiments.recipes.overrides import with_settings
 from experiments.reports.gathered import report
 from experiments.reports.rollouts import rollouts
+from experiments.runner import remembering
 from experiments.runner.acting import acting
 from experiments.runner.common import Common, algorithm
 from experiments.runner.experiment import Experiment
@@ -42,6 +45,7 @@ from metajax.algorithms.recipe import Recipe
 from metajax.control.advantages import advantages
 from metajax.control.policies import policy_for
 from metajax.control.rollouts import rollout_model
+from metajax.control.trials import returned
 from metajax.metric import Metric
 
 __all__ = ['EXPERIMENT', 'RETURN', 'Settings', 'make_problem', 'make_recipe',
@@ -59,12 +63,58 @@ class Settings(Common, ControlData):
 
 def make_recipe(settings: Settings) -> Recipe:
   """The recipe of the method, as the settings change it."""
+  remembering.check_settings(settings)
   return with_settings(published(kind, settings.algorithm), settings)
 
 
 def make_problem(settings: Settings, recipe: Recipe) -> Problem:
-  """Makes the environment, its tasks, and the policy."""
+  """Makes the environment, its tasks, and what acts in it."""
   data = load(settings, recipe)
+  remembers = remembering.remembers(settings)
+  problem = (_by_memory if remembers else _by_gradient)(settings, recipe, data)
+  if settings.environment != 'bandit':
+    return problem
+  pulls = data.steps * (settings.trial_episodes or 1)
+  return problem._replace(
+    baseline=partial(remembering.bandit_baselines, pulls=pulls),
+    draw=partial(draw_bandit, pulls=pulls),
+  )
+
+
+def _by_memory(settings: Settings, recipe: Recipe, data: Loaded) -> Problem:
+  """A memory of all that was seen in a trial adapts without a gradient."""
+  environment, steps = data.environment, data.steps
+  model = remembering.remembering_model(settings, recipe, environment, steps)
+  name = settings.environment.replace(':', '.')
+  return Problem(
+    name=f'control-{name}-{settings.algorithm}-{settings.seed_name}',
+    settings=settings,
+    recipe=recipe._replace(chunk_size=recipe.tasks_per_step),
+    objective=returned,
+    model=model,
+    train=data.train,
+    validation=data.test,
+    test=data.test,
+    metric=RETURN._replace(label='return of a trial'),
+    protocol={
+      'dataset': settings.environment,
+      'shots': 0,  # it sees no episode before those of the trial
+      'queries': recipe.queries,
+      **data.protocol,
+      'trial_episodes': settings.trial_episodes or 1,
+      **tested_how(settings),
+    },
+    baseline=partial(
+      remembering.trial_baselines, environment=environment, steps=steps
+    ),
+    at_once=True,
+    draw=draw,
+    report=partial(report, show=partial(rollouts, places=None)),
+  )
+
+
+def _by_gradient(settings: Settings, recipe: Recipe, data: Loaded) -> Problem:
+  """A network that sees one observation is adapted by gradients of returns."""
   environment = data.environment
   network = make_model(settings, recipe, environment.actions.size)
   policy = policy_for(environment.actions, network)

@@ -22,6 +22,7 @@ from experiments.runner.settings import (
 from metajax.algorithms.recipe import Recipe
 from metajax.base import PyTree, SampleTask
 from metajax.control.advantages import Baseline
+from metajax.control.bandits import BernoulliBandit
 from metajax.control.environments import Environment, as_environment
 from metajax.control.navigation import Navigation, draw_goal, towards_goal
 from metajax.control.rollouts import Act, episode_tasks
@@ -31,6 +32,7 @@ from metajax.equality import by_value
 __all__ = ['WORLDS', 'ControlData', 'Loaded', 'World', 'load']
 
 _NONE: Mapping[str, Act] = MappingProxyType({})
+_ARMS, _PULLS = 5, 10  # of a bandit, by default
 
 
 class FromZero(Finite):
@@ -55,6 +57,15 @@ class ControlData(Base):
   )  # fmt: skip
   episode_steps: int | None = setting(
     None, Whole(), 'the most steps of an episode [default: the environment]',
+    of='tasks', resume=False, forwarded=True,
+  )  # fmt: skip
+  arms: int | None = setting(
+    None, Whole(2), 'of a bandit [default: 5]',
+    of='tasks', resume=False, forwarded=True,
+  )  # fmt: skip
+  trial_episodes: int | None = setting(
+    None, Whole(), 'episodes of a trial, for a method with a memory, which is'
+    ' kept from one to the next [default: 1]',
     of='tasks', resume=False, forwarded=True,
   )  # fmt: skip
   surrogate: str | None = setting(
@@ -200,7 +211,7 @@ def load(given: Any, recipe: Recipe) -> Loaded:
   Raises:
     UsageError: if there is none of that name, or it is none.
   """
-  world = _world(given.environment)
+  world = _world(given)
   try:
     environment = as_environment(world.make())
   except ValueError as error:
@@ -222,22 +233,38 @@ def load(given: Any, recipe: Recipe) -> Loaded:
     {
       'episode_steps': steps,
       'tasks_differ_in': 'what a reset draws' if one_start else 'parameters',
+      **(
+        {'arms': given.arms or _ARMS} if given.environment == 'bandit' else {}
+      ),
     },
     world.places,
   )
 
 
-def _world(name: str) -> World:
+def _world(given: Any) -> World:
+  name = given.environment
+  if name == 'bandit':
+    return _bandit(given.arms or _ARMS, given.episode_steps or _PULLS)
+  if given.arms is not None:
+    raise UsageError(
+      'arms', f'is of a bandit; give --environment=bandit, not {name}'
+    )
   if ':' in name:
     return _own(name)
   if name not in WORLDS:
-    names = [*WORLDS, 'MODULE:NAME']
+    names = [*WORLDS, 'bandit', 'MODULE:NAME']
     raise UsageError(
       'environment',
       f'there is no {name!r}; there are {", ".join(names)}'
-      f'{suggestion(name, list(WORLDS))}',
+      f'{suggestion(name, [*WORLDS, "bandit"])}',
     )
   return WORLDS[name]
+
+
+def _bandit(arms: int, pulls: int) -> World:
+  """Arms of unknown chances; an episode is all pulls of one bandit."""
+  bandit = BernoulliBandit(arms, pulls)
+  return World(lambda: bandit, pulls, bandit.sample)
 
 
 def _own(name: str) -> World:

@@ -146,6 +146,8 @@ def reward_curves(
   for place, step in enumerate(moments):
     so_far = np.cumsum(np.mean(trajectory.rewards[step], axis=0))
     name = f'after {count_steps(step)}' if step else 'before adaptation'
+    if not last:
+      name = 'in a trial'  # of a memory, which takes no steps
     color = COLORS[place - 1] if step else GREY
     axes.plot(np.arange(1, len(so_far) + 1), so_far, color=color, label=name)
   axes.set_xlabel('step of an episode')

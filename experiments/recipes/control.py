@@ -19,6 +19,18 @@ _MAML = Recipe(
   log_every=10, checkpoint_every=50,
 )  # fmt: skip
 
+# Of a method with a memory, an episode is a part of a trial, and shots are
+# none that it looks at. Its own Adam takes the steps, at the inner rate, of
+# which the outer one is a share.
+_RL2 = Recipe(
+  network='gru', width=64,
+  shots=1, queries=1, chunk_size=128,
+  inner_lr=5e-3, inner_steps=0, eval_inner_steps=0,
+  outer_lr=1.0, outer_schedule='linear', tasks_per_step=128, steps=2000,
+  log_every=25, checkpoint_every=500,
+  options={'discount': 0.9},
+)  # fmt: skip
+
 RECIPES: dict[str, Recipe] = {
   'maml': _MAML,
   'fomaml': _MAML,
@@ -27,4 +39,6 @@ RECIPES: dict[str, Recipe] = {
     inner_lr=1e-3, outer_lr=1.0, outer_schedule='linear'
   ),
   'es_maml': _MAML,
+  'rl2': _RL2,
+  'rl2_attention': _RL2._replace(network='decoder', width=32, depth=2),
 }

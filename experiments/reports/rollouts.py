@@ -32,7 +32,10 @@ def rollouts(
   moments = [step for step in sorted({0, 1, last}) if step <= last]
   if places is None:
     return _ways('the sum of rewards so far', 'step', 'sum of rewards', [
-      _way(_name(step), np.arange(1, len(total) + 1), total, step)
+      _way(
+        _name(step) if last else 'in a trial',
+        np.arange(1, len(total) + 1), total, step or not last,
+      )
       for step in moments
       for total in (np.cumsum(np.mean(outputs.rewards[step], axis=0)),)
     ])  # fmt: skip

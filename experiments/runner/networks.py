@@ -45,6 +45,8 @@ def make_model(settings: Common, recipe: Recipe, num_outputs: int) -> Model:
       'network',
       f'{settings.algorithm} wants {head.describe()} of a network: {error}',
     ) from error
+  if head.kind == 'memory':
+    return model  # a `SequenceModel`, which computes in float32
   return with_precision(model, settings.precision)
 
 

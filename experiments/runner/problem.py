@@ -384,9 +384,13 @@ def steps_judged(problem: Problem) -> Judged:
   """After which inner steps a method is judged.
 
   After the last one alone where a network stands on pretrained weights: each
-  of the others would cost as much, for all queries.
+  of the others would cost as much, for all queries. A memory adapts while it is
+  tested, so there are no others.
   """
-  return 'last_step' if isinstance(problem.model, Frozen) else 'every_step'
+  row = ALGORITHMS.get(problem.settings.algorithm)  # some are in no table
+  remembers = row is not None and row.head.kind == 'memory'
+  alone = remembers or isinstance(problem.model, Frozen)
+  return 'last_step' if alone else 'every_step'
 
 
 def tested_how(settings: Common) -> dict[str, Any]:

@@ -152,8 +152,9 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
   table.add_section()
   for name, value in outcome['baseline'].items():
     if value is not None and not name.endswith('ci95'):
-      label = f'{name.removesuffix(f"_{metric.name}")} baseline'
-      table.add_row(label, metric.format(value), '')
+      of = name.removesuffix(f'_{metric.name}')
+      half = outcome['baseline'].get(f'{of}_ci95')
+      table.add_row(f'{of} baseline', *_cells(metric, value, half))
   if apart := outcome.get('out_of_scope'):
     table.add_section()
     for name, label in _OUT_OF_SCOPE.items():

@@ -14,6 +14,7 @@ from metajax.adaptation.outer_optimizers import outer_optimizer
 from metajax.algorithms.delta_encoder import LABELS as DELTA_ENCODER
 from metajax.algorithms.maml_plus_plus import LABELS as MAML_PLUS_PLUS
 from metajax.algorithms.reptile import LABELS as REPTILE
+from metajax.algorithms.rl2 import LABELS as RL2
 from metajax.devices.parallel import ChunkSize
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
   'interpolation',
   'outer_rate',
   'plain_adam',
+  'whole_steps',
 ]
 
 Evaluation = Literal['transductive', 'support', 'population']
@@ -107,6 +109,11 @@ def counted_adam(recipe: Recipe) -> optax.GradientTransformation:
 def interpolation(recipe: Recipe) -> optax.GradientTransformation:
   """Reptile's outer step: towards the adapted weights, at a rate up to 1."""
   return outer_optimizer(optax.sgd(outer_rate(recipe)), REPTILE)
+
+
+def whole_steps(recipe: Recipe) -> optax.GradientTransformation:
+  """RL²'s outer step: to where its own steps have led, at a rate of 1."""
+  return outer_optimizer(optax.sgd(outer_rate(recipe)), RL2)
 
 
 def delta_encoder_optimizer(recipe: Recipe) -> optax.GradientTransformation:

@@ -46,9 +46,11 @@ from metajax.algorithms.recipe import (
   delta_encoder_optimizer,
   interpolation,
   plain_adam,
+  whole_steps,
 )
 from metajax.algorithms.relationnet import relationnet
 from metajax.algorithms.reptile import reptile
+from metajax.algorithms.rl2 import rl2
 from metajax.algorithms.row import (
   Algorithm,
   AnyRecipe,
@@ -145,6 +147,20 @@ def _from_classes(
 
 _STEPS = ('inner_lr', 'inner_steps')
 
+# The network of a recipe is what makes it one of recurrence or of attention.
+_RL2 = Algorithm(
+  lambda model, objective, recipe: rl2(
+    model, objective, recipe.inner_lr, **recipe.options
+  ),
+  whole_steps,
+  head=Head('memory'),
+  weights=_params,
+  adapts_by_gradient=False,
+  adapts_at_random=True,
+  options=own_options(rl2),
+  factory=rl2,
+)
+
 ALGORITHMS: dict[str, Algorithm] = {
   'maml': gradient_method(maml),
   'fomaml': gradient_method(fomaml),
@@ -226,6 +242,8 @@ ALGORITHMS: dict[str, Algorithm] = {
   'metaicl': closed_form_method(
     metaicl, head=Head('words'), adapts_at_random=True
   ),
+  'rl2': _RL2,
+  'rl2_attention': _RL2,
   'cnp': Algorithm(
     _make_neural_process,
     weights=_params,

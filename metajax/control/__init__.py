@@ -6,7 +6,14 @@ on anything else.
 """
 
 from metajax.control.advantages import advantages
+from metajax.control.bandits import BernoulliBandit, thompson_sampling
 from metajax.control.environments import Actions, Environment, as_environment
+from metajax.control.indices import (
+  gittins_index,
+  index_policy,
+  optimal_policy,
+  optimal_return,
+)
 from metajax.control.navigation import Navigation
 from metajax.control.policies import Policy, categorical, gaussian, policy_for
 from metajax.control.rollouts import (
@@ -20,10 +27,12 @@ from metajax.control.surrogates import (
   Surrogate,
   surrogate_objective,
 )
+from metajax.control.trials import num_scores, returned, trial_model
 
 __all__ = [
   'SURROGATES',
   'Actions',
+  'BernoulliBandit',
   'Environment',
   'Episodes',
   'Navigation',
@@ -35,7 +44,15 @@ __all__ = [
   'categorical',
   'episode_tasks',
   'gaussian',
+  'gittins_index',
+  'index_policy',
+  'num_scores',
+  'optimal_policy',
+  'optimal_return',
   'policy_for',
+  'returned',
   'rollout_model',
   'surrogate_objective',
+  'thompson_sampling',
+  'trial_model',
 ]

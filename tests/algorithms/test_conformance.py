@@ -36,9 +36,11 @@ CLASSES, EXAMPLES, SIDE = 6, 8, 4
 BATCH = 12  # images, where a method trains on classes
 KEY = jax.random.key(0)
 
-# Those that read tokens, which have tests of their own.
+# Those that read tokens, or act, which have tests of their own.
 ON_TOKENS = {
-  name for name, row in ALGORITHMS.items() if row.head.kind == 'words'
+  name
+  for name, row in ALGORITHMS.items()
+  if row.head.kind in ('words', 'memory')
 }
 # Without a recipe for images, either, but for those of regression alone.
 ON_IMAGES = sorted(
