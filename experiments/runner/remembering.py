@@ -11,7 +11,7 @@ from experiments.runner.networks import make_model
 from experiments.runner.problem import TEST_SEED, Problem
 from experiments.runner.progress import shown
 from metajax.algorithms.recipe import Recipe
-from metajax.algorithms.rl2 import rl2
+from metajax.algorithms.rl2 import RL2Params, rl2
 from metajax.algorithms.table import ALGORITHMS
 from metajax.base import Model, SampleTask, as_key
 from metajax.control import bandits, indices
@@ -114,7 +114,7 @@ def trial_baselines(
   learner = rl2(model, problem.objective)
   with shown('testing random') as progress:
     found = evaluate(
-      learner, problem.objective, (), problem.test,
+      learner, problem.objective, RL2Params((), ()), problem.test,
       key=jax.random.key(TEST_SEED),
       num_tasks=problem.settings.eval_tasks, judged='last_step',
       progress=progress,
