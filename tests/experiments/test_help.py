@@ -18,6 +18,7 @@ from experiments.runner.settings import (
 
 BINARIES = (
   'images', 'text', 'sinusoid', 'tables', 'completion', 'multimodal',
+  'hypergradients',
   'incremental', 'self_destruct', 'compare', 'by_shots', 'methods', 'predict',
   'export', 'sweep', 'benchmark', 'weak_scaling', 'overheads', 'inner_memory',
 )  # fmt: skip

@@ -10,6 +10,7 @@ from experiments import (
   by_shots,
   compare,
   completion,
+  hypergradients,
   images,
   incremental,
   multimodal,
@@ -23,6 +24,7 @@ from experiments.runner.errors import UsageError
 from experiments.runner.settings import Base, Text, Whole, said, setting
 
 BINARIES = [
+  hypergradients,
   by_shots, compare, completion, images, incremental, multimodal, self_destruct,
   sinusoid, tables, text,
 ]  # fmt: skip
