@@ -4,9 +4,9 @@
 
 meta-trains MAML on two-dimensional navigation, where a point has to find a goal
 that it cannot see, and tests it on new goals: the return of an episode before
-adaptation and after each of three updates, each from 20 episodes, with 95%
-intervals, beside one who does nothing and one who knows the goal. Other
-environments, methods and losses:
+adaptation and after an update from 20 episodes (--eval_inner_steps for more of
+them), with 95% intervals, beside one who does nothing and one who knows the
+goal. Other environments, methods and losses:
 
   python -m experiments.control --environment=rooms --algorithm=meta_sgd
   python -m experiments.control --environment=my_module:MyEnvironment

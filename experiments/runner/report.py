@@ -1,6 +1,7 @@
 """What an experiment says at its end: a table, and `result.json`."""
 
 import importlib.metadata
+import math
 import platform
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -128,12 +129,14 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
   if several:
     table.add_column('95% over seeds', justify='right')
   means = test[f'{metric.name}_by_step']
+  # A mean that is no number is None in the record, too.
+  by_step = len(means) > 1 or test[f'{metric.name}_before'] is not None
   for step, intervals in enumerate(
     zip(means, *_intervals_by_step(test), strict=True)
   ):
     if _is_shown(step, len(means)):
       table.add_row(
-        _name_of(step, test[f'{metric.name}_before'] is not None),
+        _name_of(step, by_step),
         *_cells(metric, *intervals),
       )
   table.add_section()
@@ -176,10 +179,12 @@ def _intervals_by_step(test: Mapping[str, Any]) -> list[list[float | None]]:
   ]
 
 
-def _cells(metric: Metric, mean: float, *halves: float | None) -> list[str]:
+def _cells(
+  metric: Metric, mean: float | None, *halves: float | None
+) -> list[str]:
   """A mean and halves of its intervals, as the table has them."""
   return [
-    metric.format(mean),
+    metric.format(math.nan if mean is None else mean),
     *(
       '' if half is None else f'\N{PLUS-MINUS SIGN} {metric.format(half)}'
       for half in halves
