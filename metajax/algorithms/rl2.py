@@ -69,7 +69,7 @@ LABELS = RL2Params('weights', 'state')
 def rl2(
   model: Model,
   objective: Objective,
-  learning_rate: float = 5e-3,
+  learning_rate: float = 3e-3,
   *,
   passes: int = 1,
   minibatches: int = 1,
