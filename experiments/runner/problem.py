@@ -383,13 +383,12 @@ def _texts_of_a_task(sample: SampleTask) -> int:
 def steps_judged(problem: Problem) -> Judged:
   """After which inner steps a method is judged.
 
-  After the last one alone where a network stands on pretrained weights: each
-  of the others would cost as much, for all queries. A memory adapts while it is
-  tested, so there are no others.
+  The last alone where a network stands on pretrained weights, as others would
+  cost as much, and of a memory, which adapts while it is tested.
   """
   row = ALGORITHMS.get(problem.settings.algorithm)  # some are in no table
-  remembers = row is not None and row.head.kind == 'memory'
-  alone = remembers or isinstance(problem.model, Frozen)
+  alone = row is not None and row.head.kind == 'memory'
+  alone |= isinstance(problem.model, Frozen)
   return 'last_step' if alone else 'every_step'
 
 
