@@ -383,13 +383,12 @@ def _texts_of_a_task(sample: SampleTask) -> int:
 def steps_judged(problem: Problem) -> Judged:
   """After which inner steps a method is judged.
 
-  The last alone where a network stands on pretrained weights, as others would
-  cost as much, and of a memory, which adapts while it is tested.
+  The last of a memory, and on pretrained weights: others would cost as much.
   """
   row = ALGORITHMS.get(problem.settings.algorithm)  # some are in no table
-  alone = row is not None and row.head.kind == 'memory'
-  alone |= isinstance(problem.model, Frozen)
-  return 'last_step' if alone else 'every_step'
+  if (row and row.head.kind == 'memory') or isinstance(problem.model, Frozen):
+    return 'last_step'
+  return 'every_step'
 
 
 def tested_how(settings: Common) -> dict[str, Any]:
