@@ -32,7 +32,7 @@ from metajax.objectives import cross_entropy
 
 __all__ = ['ARCHITECTURE', 'named']
 
-_TRAINING, _VALIDATION, _TEST = 100, 200, 500
+_TRAINING, _VALIDATION, _TEST = 100, 100, 500
 _CHANNELS = 6
 _PATCH, _PATCHES = 3, 5  # pixels of a pattern, and how many lie in an image
 # What there is to choose from, at every place of the cell.
@@ -199,9 +199,9 @@ ARCHITECTURE = Kind(
   data=_data,
   optimizer=optax.adam,
   inner_lr=0.02,
-  inner_steps=40,
-  outer_lr=0.4,
-  outer_steps=12,
+  inner_steps=30,
+  outer_lr=0.15,
+  outer_steps=15,
   seeds=3,
   random='one of the 18 cells',
   settle=_settle,
