@@ -1,11 +1,13 @@
 """Task distributions: functions `sample(key) -> Task` that run inside jit."""
 
+from metajax.tasks.bicycle import Car
 from metajax.tasks.captions import (
   Described,
   caption,
   caption_tokenizer,
   described_strokes,
 )
+from metajax.tasks.car import CarRanges, car
 from metajax.tasks.cifar import load_cifar100, load_fc100
 from metajax.tasks.completion import completion
 from metajax.tasks.episodes import (
@@ -69,6 +71,8 @@ from metajax.tasks.text import (
 from metajax.tasks.words import WordTokenizer, word_tokenizer
 
 __all__ = [
+  'Car',
+  'CarRanges',
   'DataError',
   'Described',
   'Duplicates',
@@ -89,6 +93,7 @@ __all__ = [
   'area_under_curve',
   'caption',
   'caption_tokenizer',
+  'car',
   'classification',
   'classification_places',
   'completion',
