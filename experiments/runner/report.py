@@ -13,6 +13,7 @@ import rich.table
 
 from experiments.runner.problem import Problem, Trained
 from experiments.runner.tables import plain, say
+from experiments.runner.tables import show as show_table
 from metajax.base import PyTree
 from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR, Metric
 from metajax.runs.evaluation import Evaluation
@@ -165,7 +166,26 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
       table.add_row(label, mean, f'\N{PLUS-MINUS SIGN} {half}')
   console = rich.console.Console()
   console.print(table)
+  if rides := outcome.get('closed_loop'):
+    show_table(_of_rides(rides, problem.settings), title='in closed loop')
   say(describe(outcome['protocol']))
+
+
+def _of_rides(
+  rides: Mapping[str, Mapping[str, float]], settings: Any
+) -> list[list[str]]:
+  """A line for each model that has driven cars."""
+  head = 'm from the middle', '95% interval', 'm after 3 s foretold'
+  lines = [[f'{settings.rides} unseen cars, by', *head, 'left the road %']]
+  for name, found in rides.items():
+    lines.append([
+      name,
+      f'{found["lateral_error"]:.3f}',
+      f'\N{PLUS-MINUS SIGN} {found["ci95"]:.3f}',
+      f'{found["foretold_error"]:.2f}',
+      f'{100 * found["left_the_road"]:.0f}',
+    ])  # fmt: skip
+  return lines
 
 
 def _intervals_by_step(test: Mapping[str, Any]) -> list[list[float | None]]:

@@ -240,26 +240,26 @@ def _planned(
     )
 
   def plan(start: jax.Array, knots: jax.Array) -> jax.Array:
-    def step(_: int, knots: jax.Array) -> jax.Array:
-      def flat(each: jax.Array) -> jax.Array:
-        return residuals(each.reshape(knots.shape), start)
+    def flat(each: jax.Array) -> jax.Array:
+      return residuals(each.reshape(knots.shape), start)
 
-      now = flat(knots.ravel())
-      slopes = jax.jacfwd(flat)(knots.ravel())
+    def twice(each: jax.Array) -> tuple[jax.Array, jax.Array]:
+      found = flat(each)
+      return found, found  # so that slopes and values are compiled once
+
+    def step(_: int, flat_knots: jax.Array) -> jax.Array:
+      slopes, now = jax.jacfwd(twice, has_aux=True)(flat_knots)
       curvature = slopes.T @ slopes + _DAMPING * jnp.eye(knots.size)
       change = jnp.linalg.solve(curvature, slopes.T @ now)
-      change = jnp.clip(change, -0.5, 0.5)
       # Where the whole step does not help, a quarter of it may.
-      tries = [
-        knots - share * change.reshape(knots.shape) for share in (1, 0.25)
-      ]
-      costs = [jnp.sum(flat(each.ravel()) ** 2) for each in tries]
-      knots = jnp.where(costs[1] < jnp.sum(now**2), tries[1], knots)
-      return jnp.where(
-        costs[0] < jnp.minimum(costs[1], jnp.sum(now**2)), tries[0], knots
-      )
+      shares = jnp.array([[0.0], [1.0], [0.25]])
+      tries = flat_knots[None] - shares * jnp.clip(change, -0.5, 0.5)[None]
+      costs = jnp.sum(jax.vmap(flat)(tries) ** 2, axis=1)
+      # A cost that is not a number is none to choose.
+      return tries[jnp.argmin(jnp.where(jnp.isfinite(costs), costs, jnp.inf))]
 
-    return jax.lax.fori_loop(0, planner.num_steps, step, knots)
+    found = jax.lax.fori_loop(0, planner.num_steps, step, knots.ravel())
+    return found.reshape(knots.shape)
 
   return plan
 

@@ -147,14 +147,16 @@ def _levenberg_marquardt(
 ) -> tuple[jax.Array, jax.Array]:
   """Least squares; a step that does not help is not taken, and damped more."""
 
+  def twice(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    found = residuals(z)
+    return found, found  # so that slopes and values are compiled once
+
   def step(carry: Any, _: None) -> Any:
     z, damping, loss = carry
-    slopes = jax.jacfwd(residuals)(z)
+    slopes, now = jax.jacfwd(twice, has_aux=True)(z)
     curvature = slopes.T @ slopes
     scale = jnp.diag(jnp.diag(curvature) + 1e-6)
-    change = jnp.linalg.solve(
-      curvature + damping * scale, slopes.T @ residuals(z)
-    )
+    change = jnp.linalg.solve(curvature + damping * scale, slopes.T @ now)
     tried = jnp.clip(z - change, -_FARTHEST, _FARTHEST)
     better = jnp.sum(residuals(tried) ** 2)
     helps = better < loss

@@ -18,9 +18,9 @@ from experiments.runner.settings import (
 
 BINARIES = (
   'images', 'text', 'sinusoid', 'tables', 'completion', 'multimodal',
-  'hypergradients',
-  'incremental', 'self_destruct', 'compare', 'by_shots', 'methods', 'predict',
-  'export', 'sweep', 'benchmark', 'weak_scaling', 'overheads', 'inner_memory',
+  'hypergradients', 'incremental', 'self_destruct', 'compare', 'by_shots',
+  'methods', 'predict', 'export', 'sweep', 'benchmark', 'weak_scaling',
+  'overheads', 'inner_memory', 'car',
 )  # fmt: skip
 # What is refused, and not shown.
 HIDDEN = {
