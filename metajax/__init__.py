@@ -13,7 +13,7 @@ the table of all methods in
 
 from typing import TYPE_CHECKING
 
-from metajax import bilevel, models, tasks
+from metajax import bilevel, learned, models, tasks
 from metajax.adaptation.gradient_learner import gradient_learner
 from metajax.adaptation.learned_descent import learned_descent
 from metajax.adaptation.outer_optimizers import freeze, outer_optimizer
@@ -42,6 +42,7 @@ from metajax.estimators import (
   backprop,
   displacement,
   evolution,
+  evolution_of,
   gradient_of,
 )
 from metajax.inner.accumulate import accumulate
@@ -113,12 +114,14 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'ensemble',
       'evaluate',
       'evolution',
+      'evolution_of',
       'freeze',
       'gradient_learner',
       'gradient_of',
       'hardest',
       'implicit_minimum',
       'implicit_root',
+      'learned',
       'learned_descent',
       'load',
       'make_mesh',

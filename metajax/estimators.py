@@ -30,6 +30,7 @@ __all__ = [
   'backprop',
   'displacement',
   'evolution',
+  'evolution_of',
   'gradient_of',
   'query_loss',
 ]
@@ -273,6 +274,49 @@ def evolution(
   References:
     Song et al. (2020), ES-MAML: simple Hessian-free meta learning.
   """
+
+  def task_loss(
+    key: jax.Array, meta_params: PyTree, task: Task
+  ) -> tuple[jax.Array, Metrics]:
+    adapted, _ = learner.adapt(key, meta_params, task.support)
+    return query_loss(learner, objective, adapted, task, key)
+
+  return evolution_of(
+    task_loss, num_pairs=num_pairs, scale=scale, chunk_size=chunk_size
+  )
+
+
+@by_value
+def evolution_of(
+  task_loss: TaskLoss,
+  *,
+  num_pairs: int = 16,
+  scale: float = 0.1,
+  chunk_size: int = 1,
+) -> MetaGradient:
+  """Tries any loss of a task at random places, as `gradient_of` derives it.
+
+  Args:
+    task_loss: `(key, meta_params, task) -> (loss, metrics)`; both ends of a
+      pair have the same key.
+    num_pairs: see `evolution`.
+    scale: see `evolution`.
+    chunk_size: see `evolution`.
+
+  Returns:
+    The estimator, of which `evolution` is a case.
+
+  Raises:
+    ValueError: see `evolution`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from metajax.tasks import sinusoid
+    >>> tasks = jax.vmap(sinusoid(5, 5))(jax.random.split(jax.random.key(0)))
+    >>> slope = evolution_of(lambda key, scale, task: (3 * scale, {}))
+    >>> bool(slope(jax.random.key(1), jnp.float32(3.0), tasks)[0] > 0)
+    True
+  """
   if not scale > 0:
     raise ValueError(f'scale must be above 0, got {scale}')
   if chunk_size < 1 or num_pairs < 1 or num_pairs % chunk_size:
@@ -288,9 +332,7 @@ def evolution(
     learned, buffers = halves
 
     def loss(learned: PyTree) -> tuple[jax.Array, Metrics]:
-      meta_params = partition.merge(learned, buffers)
-      adapted, _ = learner.adapt(adapt_key, meta_params, task.support)
-      return query_loss(learner, objective, adapted, task, adapt_key)
+      return task_loss(adapt_key, partition.merge(learned, buffers), task)
 
     def pair(key: jax.Array) -> tuple[jax.Array, PyTree]:
       direction = _normal_like(key, learned)

@@ -18,7 +18,8 @@ FILES = sorted(
 WINGS = (
   'equality', 'base', 'inner', 'models', 'tasks', 'objectives', 'metric',
   'precision', 'normalisation', 'estimators', 'devices', 'adaptation',
-  'control', 'bilevel', 'algorithms', 'wrappers', 'runs', 'testing',
+  'control', 'bilevel', 'learned', 'algorithms', 'wrappers', 'runs',
+  'testing',
 )  # fmt: skip
 
 every_file = pytest.mark.parametrize('path', FILES, ids=str)

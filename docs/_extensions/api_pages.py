@@ -22,6 +22,7 @@ WINGS = {
   'metajax.runs': 'Training, tests and checkpoints',
   'metajax.inner': 'Inner loops',
   'metajax.adaptation': 'Pieces of adaptation',
+  'metajax.learned': 'Learned optimisers and losses',
   'metajax.wrappers': 'Around a method',
   'metajax.devices': 'Devices',
   'metajax.testing': 'Testing a method',

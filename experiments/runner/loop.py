@@ -307,13 +307,13 @@ def recorded(problem: Problem) -> dict[str, Any]:
 def _check_fit(problem: Problem) -> None:
   """Refuses a method that does not fit the tasks, by where it comes from."""
   learner: Learner | MetaLearner | Frozen = problem.meta_learner()
-  sample = problem.train
+  sample, tasks = problem.train, problem.recipe.tasks_per_step
   if problem.algorithm.trains_on == 'classes':
     # A batch of all classes is no task that the method adapts to.
     learner = Learner(learner.init, learner.adapt, learner.predict)
     sample = problem.test
   try:
-    check(learner, problem.objective, sample)
+    check(learner, problem.objective, sample, tasks)
   except ValueError as error:
     name = problem.settings.algorithm
     origin = 'plugin' if name in registered() else 'algorithm'

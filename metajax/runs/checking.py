@@ -42,6 +42,7 @@ def check(
   learner: Learner | MetaLearner | Frozen,
   objective: Objective,
   sample: SampleTask,
+  num_tasks: int = 1,
 ) -> None:
   """Refuses what does not fit together, in one line and before compiling it.
 
@@ -55,10 +56,10 @@ def check(
     objective: what it is judged by.
     sample: the task distribution; of one `ByStep`, what it is at; of one that
       alternates, each of its parts.
+    num_tasks: of an outer step, for what keeps a state for each of them.
 
   Raises:
-    ValueError: if something does not fit; it says what, and the error that it
-      follows from is its cause.
+    ValueError: if something does not fit, with the error that it follows from.
 
   Example:
     >>> import metajax
@@ -76,7 +77,7 @@ def check(
   shapes = _task_shapes(sample)
   for name, part in parts_of(sample).items():
     try:
-      _check_part(learner, objective, part, shapes[name], [*shapes.values()])
+      _check_part(learner, objective, part, name, shapes, num_tasks)
     except ValueError as error:
       if not name:
         raise
@@ -87,18 +88,19 @@ def _check_part(
   learner: Learner | MetaLearner | Frozen,
   objective: Objective,
   sample: SampleTask,
-  task: Task,
-  others: list[Task],
+  name: str,
+  shapes: dict[str, Task],
+  num_tasks: int,
 ) -> None:
-  key = jax.random.key(0)
-  meta_params, outputs = _adapted_shapes(learner, task, others)
+  key, task = jax.random.key(0), shapes[name]
+  meta_params, outputs = _adapted_shapes(learner, task, [*shapes.values()])
   if isinstance(task.query, Batch):
     judge = partial(loss_and_metrics, objective)
     _stage('objective', judge, outputs.query, task.query.targets)
   frozen = as_frozen(learner)
   if isinstance(frozen.made(), MetaLearner):
     tasks = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), task
+      lambda x: jax.ShapeDtypeStruct((num_tasks, *x.shape), x.dtype), task
     )
     result = _stage_of(frozen, 'grad', key, meta_params, tasks)
     check_gradient(result, meta_params)

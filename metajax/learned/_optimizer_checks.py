@@ -1,0 +1,66 @@
+"""What a learned optimiser is not made for, refused in one line."""
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from metajax.base import PyTree
+from metajax.inner import partition
+
+__all__ = ['check_alike', 'check_params', 'check_steps']
+
+
+def check_steps(num_steps: Any) -> None:
+  """Refuses what is no number of steps."""
+  try:
+    number = operator.index(num_steps)
+  except TypeError:
+    number = 0
+  if number < 1:
+    raise ValueError(
+      f'num_steps must be a whole number from 1, got {num_steps!r}'
+    )
+
+
+def check_params(params: PyTree) -> None:
+  """Refuses parameters that it could not move."""
+
+  def look(path: str, leaf: Any) -> None:
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+      raise ValueError(
+        'a learned optimiser moves real floating-point numbers, but'
+        f' {path or "the parameter"} is {jnp.result_type(leaf)}; hide it from'
+        ' the optimiser (metajax.adaptation.outer_optimizers.freeze_buffers)'
+      )
+
+  partition.map_with_path(look, params)
+
+
+def check_alike(gradient: PyTree, moments: PyTree, params: PyTree) -> None:
+  """Refuses gradients, or a state, of other parameters."""
+  if params is None:
+    raise ValueError(
+      'a learned optimiser has to see the parameters: call'
+      ' update(gradient, state, params)'
+    )
+  wanted = _shapes(params)
+  for name, tree in (('gradient', gradient), ('state', moments)):
+    if (found := _shapes(tree)) != wanted:
+      path = next(
+        path
+        for path in [*wanted, *found]
+        if wanted.get(path) != found.get(path)
+      )
+      raise ValueError(
+        f'the {name} is not of these parameters: {path or "the parameter"} has'
+        f' shape {found.get(path, "none")} there, and'
+        f' {wanted.get(path, "none")} here; call init(params) for a state of'
+        ' these'
+      )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+  names = partition.paths(tree)
+  return dict(zip(names, map(jnp.shape, jax.tree.leaves(tree)), strict=True))
