@@ -2,10 +2,11 @@
 
   python examples/learned_loss.py
 
-In the inner loop a small network, the judge, says how bad a prediction is for
-its target. Its parameters are meta-parameters, like the start of the regressor.
-A fifth of the support targets is wrong; the outer loss is the squared error on
-queries, which are right: so the judge learns to adapt in spite of such targets.
+In the inner loop a small network, the judge (`metajax.learned.learned_loss`),
+says how bad a prediction is for its target. Its parameters are meta-parameters,
+like the start of the regressor. A fifth of the support targets is wrong; the
+outer loss is the squared error on queries, which are right: so the judge learns
+to adapt in spite of such targets.
 
 The method is a `Learner` made by hand, `descend` on the learned loss, with
 `backprop` as its estimator. It prints the error on new tasks before and after
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 import metajax
+from metajax import learned
 from metajax.models import mlp
 
 SQUARED = metajax.mean_squared_error
@@ -36,18 +38,9 @@ def corrupted_wave(key: jax.Array) -> metajax.Task:
   return metajax.Task(support, metajax.Batch(x[20:], y[20:]))
 
 
-def draw_judge(key: jax.Array, width: int = 32) -> dict[str, jax.Array]:
-  """Parameters of the judge."""
-  numbers = jax.random.normal(key, (3, width))
-  offset, second = jnp.zeros((1, width)), numbers[2] / width**0.5
-  return {'first': numbers[:2] / 2, 'offset': offset, 'second': second}
-
-
 def judge(params, outputs, targets):
   """The learned loss, a mean over examples; smooth, and never negative."""
-  pairs = jnp.concatenate([outputs, targets], axis=1)
-  hidden = jnp.tanh(pairs @ params['first'] + params['offset'])
-  return jnp.mean(jax.nn.softplus(hidden @ params['second']))
+  return learned.learned_loss(params)(outputs, targets)[0]
 
 
 def learned_loss(model: metajax.Model) -> metajax.MetaLearner:
@@ -55,7 +48,8 @@ def learned_loss(model: metajax.Model) -> metajax.MetaLearner:
 
   def init(key, inputs):
     keys = jax.random.split(key)
-    return {'start': model.init(keys[0], inputs), 'judge': draw_judge(keys[1])}
+    start = model.init(keys[0], inputs)
+    return {'start': start, 'judge': learned.init_learned_loss(keys[1])}
 
   def adapt(key, meta_params, support):
     def loss(params, step):  # of the whole support set, in every step

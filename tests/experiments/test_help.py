@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments import self_destruct, sweep
+from experiments import learned_optimizer, self_destruct, sweep
 from experiments.runner import help as helping
 from experiments.runner.settings import (
   OneOf,
@@ -20,12 +20,13 @@ BINARIES = (
   'images', 'text', 'sinusoid', 'tables', 'completion', 'multimodal',
   'hypergradients', 'incremental', 'self_destruct', 'compare', 'by_shots',
   'methods', 'predict', 'export', 'sweep', 'benchmark', 'weak_scaling',
-  'overheads', 'inner_memory', 'car',
+  'overheads', 'inner_memory', 'car', 'learned_optimizer',
 )  # fmt: skip
 # What is refused, and not shown.
 HIDDEN = {
   'self_destruct': {*self_destruct._UNUSED, 'adapt'},
   'sweep': set(sweep._UNUSED),
+  'learned_optimizer': {*learned_optimizer._UNUSED, 'mesh'},
 }
 GROUPS = ['Of this experiment', *helping._PARTS.values(), 'Help']
 
