@@ -37,6 +37,9 @@ class Algorithm(NamedTuple):
   # gradient does, and what does not leaves features of an example as they are.
   adapts_weights: bool | None = None
   adapts_at_random: bool = False  # another key, another meta-gradient
+  # Whether it takes one example of a support set after another, each by itself:
+  # a network that normalises by the batch has none then.
+  on_streams: bool = False
   more_metrics: tuple[str, ...] = ()  # beside those of the objective
   # 'classes': training "tasks" are batches with the labels of all classes.
   trains_on: Literal['tasks', 'classes'] = 'tasks'

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metajax.algorithms.alfa import alfa
 from metajax.algorithms.anil import anil
+from metajax.algorithms.anml import anml
 from metajax.algorithms.boil import boil
 from metajax.algorithms.cavia import cavia
 from metajax.algorithms.delta_encoder import delta_encoder
@@ -25,6 +26,7 @@ from metajax.algorithms.hallucination import (
 )
 from metajax.algorithms.imaml import imaml
 from metajax.algorithms.in_context import in_context
+from metajax.algorithms.la_maml import la_maml
 from metajax.algorithms.leo import leo
 from metajax.algorithms.lr_d2 import lr_d2
 from metajax.algorithms.maml import maml
@@ -36,6 +38,7 @@ from metajax.algorithms.metaicl import metaicl
 from metajax.algorithms.metaoptnet import metaoptnet
 from metajax.algorithms.multi_task import multi_task
 from metajax.algorithms.neural_process import neural_process
+from metajax.algorithms.oml import oml
 from metajax.algorithms.protomaml import protomaml
 from metajax.algorithms.protonet import protonet
 from metajax.algorithms.r2d2 import r2d2
@@ -263,6 +266,11 @@ ALGORITHMS: dict[str, Algorithm] = {
   'multi_task': _from_classes(multi_task, *_STEPS),
   'nearest_mean': _from_classes(nearest_mean),
   'transfer': _from_classes(transfer, *_STEPS, adapts_by_gradient=True),
+  'oml': _from_classes(oml, *_STEPS, adapts_by_gradient=True, on_streams=True),
+  'anml': _from_classes(
+    anml, *_STEPS, adapts_by_gradient=True, on_streams=True
+  ),
+  'la_maml': gradient_method(la_maml, weights=_params, on_streams=True),
   'pixels': Algorithm(
     lambda model, objective, recipe: nearest_class_mean(
       objective, recipe.ways

@@ -71,6 +71,7 @@ class _Conv4(nn.Module):
   lowering: Lowering
   warps: bool
   halvings: int
+  normalisation: str
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -86,7 +87,17 @@ class _Conv4(nn.Module):
       )(hidden)
       if self.warps:
         hidden = _warp(index, self.width)(hidden)
-      hidden = BatchNorm(pool=pool, lowering=self.lowering)(hidden)
+      if self.normalisation == 'batch':
+        hidden = BatchNorm(pool=pool, lowering=self.lowering)(hidden)
+      else:
+        hidden = nn.GroupNorm(num_groups=1, epsilon=1e-3)(hidden)
+        if pool > 1:
+          hidden = max_pool(
+            hidden,
+            pool,
+            lowering=self.lowering,
+            name=f'{name_of(self)}: max_pool',
+          )
       hidden = nn.relu(hidden)
     if self.pool == 'mean':
       hidden = jnp.mean(hidden, axis=(1, 2))
@@ -110,6 +121,7 @@ def conv4(
   lowering: Lowering = 'auto',
   warps: bool = False,
   halvings: int = 4,
+  normalisation: Literal['batch', 'example'] = 'batch',
 ) -> Model:
   """The four-layer convolutional network of few-shot learning.
 
@@ -127,13 +139,17 @@ def conv4(
     warps: whether a linear map of the channels called `warp_...`, the identity
       at first, stands after every convolution (see `metajax.warpgrad`).
     halvings: how many of the layers halve the side, the first ones.
+    normalisation: by the statistics of the batch, or of each example by itself,
+      over all of its pixels and channels (group normalisation with one group),
+      which is the same for one example alone as among others: where examples
+      come one at a time (`metajax.oml`).
 
   Returns:
     A model of inputs `[examples, height, width, channels]`.
 
   Raises:
-    ValueError: if `downsample` or `pool` is none of the above, or `halvings`
-      is not from 0 to 4.
+    ValueError: if `downsample`, `pool` or `normalisation` is none of the above,
+      or `halvings` is not from 0 to 4.
 
   References:
     Vinyals et al. (2016), Matching networks for one shot learning.
@@ -147,9 +163,16 @@ def conv4(
     raise ValueError(f"pool must be 'mean', 'flatten' or 'none', got {pool!r}")
   if not 0 <= halvings <= 4:
     raise ValueError(f'halvings must be from 0 to 4, got {halvings}')
+  if normalisation not in ('batch', 'example'):
+    raise ValueError(
+      f"normalisation must be 'batch' or 'example', got {normalisation!r}"
+    )
   return network(
-    _Conv4(num_outputs, width, downsample, pool, lowering, warps, halvings)
-  )
+    _Conv4(
+      num_outputs, width, downsample, pool, lowering, warps, halvings,
+      normalisation,
+    )
+  )  # fmt: skip
 
 
 class _ResidualBlock(nn.Module):

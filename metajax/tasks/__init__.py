@@ -44,6 +44,7 @@ from metajax.tasks.splits import (
   split_by_seed,
   split_groups_by_seed,
 )
+from metajax.tasks.streams import arriving, class_streams
 from metajax.tasks.strokes import strokes, strokes_classification
 from metajax.tasks.tables import (
   Standardisation,
@@ -91,9 +92,11 @@ __all__ = [
   'WordTokenizer',
   'accuracy_with_rejection',
   'area_under_curve',
+  'arriving',
   'caption',
   'caption_tokenizer',
   'car',
+  'class_streams',
   'classification',
   'classification_places',
   'completion',

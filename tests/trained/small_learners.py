@@ -9,6 +9,7 @@ import numpy as np
 from experiments.recipes import images, regression
 from experiments.recipes.kinds import methods, published
 from metajax import testing
+from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS
 from metajax.base import Batch, Model
 from metajax.models import conv4
@@ -23,10 +24,13 @@ SHAPE = [4, 4, 1]
 def make_learner(name: str, batch_norm: bool = False) -> TrainedLearner:
   """A learner of a method, with meta-parameters that are drawn."""
   row = ALGORITHMS[name]
-  on_images = name in methods(images)
-  kind = images if on_images else regression
-  recipe = published(kind, name, WAYS, SHOTS) if on_images else published(
-    kind, name)  # fmt: skip
+  on_images = name in methods(images) or row.on_streams
+  if row.on_streams:  # which has a recipe for neither
+    recipe = Recipe(inner_lr=0.1)
+  elif on_images:
+    recipe = published(images, name, WAYS, SHOTS)
+  else:
+    recipe = published(regression, name)
   recipe = recipe._replace(
     train_classes=6, inner_steps=2, eval_inner_steps=2, steps=20, ways=WAYS
   )
