@@ -10,7 +10,9 @@ from metajax.trained.exporting import PLATFORMS, export
 from metajax.trained.loading import load
 from metajax.trained.portable import (
   Adapted,
+  DriftAlarm,
   LearnerError,
+  Online,
   Prediction,
   TrainedLearner,
   Values,
@@ -23,7 +25,9 @@ __all__ = [
   'Adapted',
   'Built',
   'Compiled',
+  'DriftAlarm',
   'LearnerError',
+  'Online',
   'Prediction',
   'Reliability',
   'TrainedLearner',

@@ -1,10 +1,12 @@
 """Adapt-and-predict of a method, as functions of arrays on batches of tasks."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metajax.base import Batch, Learner, MetaLearner, PyTree, Task
 from metajax.equality import Frozen, as_frozen
@@ -26,6 +28,9 @@ class Built(NamedTuple):
   weights: list[Any]  # meta-parameters, and what the learner stands on
   names: list[str]  # of the weights
   support: Batch  # shapes of a support set
+  # (weights, state, inputs, targets, keys) -> state, from that state on; None:
+  # what was adapted is not of the form of what was learned before.
+  go_on: Callable[..., list[Any]] | None = None
 
 
 class Compiled:
@@ -35,6 +40,7 @@ class Compiled:
     self.built = built
     self._weights = built.weights
     self._adapt, self._predict = jax.jit(built.adapt), jax.jit(built.predict)
+    self._go_on = None if built.go_on is None else jax.jit(built.go_on)
 
   def adapt(self, inputs: Any, targets: Any, keys: Any) -> list[Any]:
     """What was adapted, of a batch of tasks."""
@@ -43,6 +49,25 @@ class Compiled:
   def predict(self, state: list[Any], support: Any, queries: Any) -> Any:
     """Outputs for queries, of a batch of tasks."""
     return self._predict(self._weights, state, support, queries)
+
+  @property
+  def goes_on(self) -> bool:
+    """Whether a method can adapt further, from what it has adapted."""
+    return self._go_on is not None
+
+  def go_on(
+    self, state: list[Any], inputs: Any, targets: Any, keys: Any
+  ) -> list[Any]:
+    """Adapts from a state in place of what was learned before."""
+    assert self._go_on is not None  # or `goes_on` says so
+    return list(self._go_on(self._weights, state, inputs, targets, keys))
+
+  def digest(self) -> str:
+    """SHA-256 of the weights."""
+    total = hashlib.sha256()
+    for each in self._weights:
+      total.update(np.asarray(each).tobytes())
+    return total.hexdigest()
 
   def num_outputs(self) -> int:
     """How many numbers are predicted for a query; nothing is computed."""
@@ -94,6 +119,7 @@ def build(
     return learner.adapt(jax.random.wrap_key_data(key), meta_params, support)[0]
 
   form = _form(adapt_all, weights, support)
+  learned = jax.tree.structure(meta_params)
 
   def adapt(
     weights: list[Any], inputs: Any, targets: Any, key: Any
@@ -102,12 +128,22 @@ def build(
     each = zip(leaves, form.same, strict=True)
     return [leaf for leaf, same in each if same is None]
 
+  def leaves_of(weights: list[Any], state: list[Any]) -> list[Any]:
+    own = iter(state)
+    return [next(own) if s is None else weights[s] for s in form.same]
+
+  def go_on(
+    weights: list[Any], state: list[Any], inputs: Any, targets: Any, key: Any
+  ) -> list[Any]:
+    # What was learned before stands first among the weights.
+    start = leaves_of(weights, state)
+    return adapt([*start, *weights[len(start) :]], inputs, targets, key)
+
   def predict(
     weights: list[Any], state: list[Any], support: Any, queries: Any
   ) -> Any:
     learner, _ = made(weights)
-    own = iter(state)
-    leaves = [next(own) if s is None else weights[s] for s in form.same]
+    leaves = leaves_of(weights, state)
     adapted = jax.tree.unflatten(form.structure, leaves)
     task = Task(Batch(support, None), Batch(queries, None))
     return predict_queries(learner, adapted, task, normalisation)
@@ -121,6 +157,7 @@ def build(
       for path, _ in paths
     ],
     support,
+    _over_tasks(go_on) if form.structure == learned else None,
   )
 
 

@@ -1,7 +1,8 @@
 """What adapts to a few examples and predicts others."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -17,6 +18,9 @@ from .examples import (
   scaled,
   tokens,
 )
+
+if TYPE_CHECKING:
+  from .online import Online
 
 __all__ = [
   'Adapted',
@@ -123,6 +127,35 @@ class TrainedLearner:
       programs = self.for_classes(len(classes))
     state = programs.adapt(inputs[None], targets[None], keys([seed]))
     return Adapted(self, programs, state, inputs, classes)
+
+  def update(self, examples: Any, seed: int = 0) -> 'Online':
+    """Begins to learn online: more examples can be told to what it returns.
+
+    Args:
+      examples: see `Online.update`.
+      seed: of methods that draw something at random.
+
+    Returns:
+      What goes on learning, predicts, and can be saved. The learner itself
+      stays as it is.
+
+    Raises:
+      LearnerError: as `Online.update`; and if the method cannot go on from what
+        it has learned.
+    """
+    from .online import start  # it is made of learners
+
+    return start(self).update(examples, seed)
+
+  def resume(self, path: str | Path) -> 'Online':
+    """Goes on with what `Online.save` has kept of this learner.
+
+    Raises:
+      LearnerError: if the file is missing, damaged, or of another learner.
+    """
+    from .online import resume
+
+    return resume(self, path)
 
   def for_classes(self, number: int) -> Programs:
     """Programs for so many classes.

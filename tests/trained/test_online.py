@@ -1,0 +1,220 @@
+"""Learning after deployment: exact sums, further steps, files, and an alarm."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from small_learners import make_learner
+
+from metajax.trained import DriftAlarm, LearnerError
+
+SHAPE = (4, 4, 1)
+
+
+def images(number, seed=0):
+  return np.random.default_rng(seed).uniform(size=(number, *SHAPE))
+
+
+def examples():
+  return {'a': images(3, 1), 'b': images(2, 2), 'c': images(4, 3)}
+
+
+def outputs(online):
+  return online.adapted().outputs(images(5, 9))
+
+
+@pytest.mark.parametrize('name', ['protonet', 'pixels'])
+def test_updates_are_one_adaptation_on_all(name):
+  learner = make_learner(name)
+  whole = learner.adapt(examples())
+  online = learner.update({'a': examples()['a'][:1]})
+  online.update({'b': examples()['b']})
+  online.update({'a': examples()['a'][1:], 'c': examples()['c']})
+  assert online.classes == whole.classes
+  assert online.counts == {'a': 3, 'b': 2, 'c': 4}
+  np.testing.assert_allclose(
+    outputs(online), whole.outputs(images(5, 9)), rtol=1e-4, atol=1e-5
+  )
+
+
+def test_no_order_and_no_division_matters_to_the_last_bit():
+  learner = make_learner('protonet')
+  at_once = learner.update(examples())
+  online = learner.update({name: part[:1] for name, part in examples().items()})
+  for name in ('c', 'a', 'b'):
+    for one in examples()[name][:0:-1]:
+      online.update({name: one[None]})
+  np.testing.assert_array_equal(outputs(at_once), outputs(online))
+
+
+@pytest.mark.in_ci
+def test_gradient_methods_take_further_steps_from_where_they_are():
+  learner = make_learner('maml')
+  online = learner.update(examples())
+  np.testing.assert_array_equal(
+    outputs(online), learner.adapt(examples()).outputs(images(5, 9))
+  )
+  before = outputs(online)
+  new = {'b': images(3, 8)}
+  online.update(new)
+  told = learner.adapt(examples())
+  programs, inputs = learner.programs, learner.inputs(new['b'])
+  state = programs.go_on(
+    told.state, inputs[None], np.ones((1, 3), np.int32), np.zeros((1, 2), 'u4')
+  )
+  assert np.abs(outputs(online) - before).max() > 1e-4
+  np.testing.assert_array_equal(
+    outputs(online), told._replace(state=state).outputs(images(5, 9))
+  )
+  # Of the new examples it has learned.
+  sure = online.predict(new['b']).probabilities[:, 1].mean()
+  assert sure > told.predict(new['b']).probabilities[:, 1].mean()
+
+
+@pytest.mark.parametrize(
+  ('name', 'batch_norm', 'text'),
+  [
+    ('r2d2', False, 'r2d2 keeps no sums or weights to go on from'),
+    ('protonet', True, 'protonet normalises by the support set here'),
+  ],
+)
+def test_what_cannot_go_on_says_why_in_one_line(name, batch_norm, text):
+  with pytest.raises(LearnerError, match=text) as error:
+    make_learner(name, batch_norm).update(examples())
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('given', 'text'),
+  [
+    ({}, 'there are no examples'),
+    ({'a': np.zeros((1, 5, 5, 1))}, "class 'a': images are"),
+    ({name: images(1) for name in 'abcd'}, 'of 4 classes'),
+    ((images(3), ['a', 'b']), '3 inputs and 2 labels'),
+    ({'a': np.full((1, *SHAPE), np.nan)}, 'finite'),
+  ],
+)
+def test_what_is_wrong_is_refused_and_changes_nothing(given, text):
+  online = make_learner('protonet').update(examples())
+  before = outputs(online)
+  with pytest.raises(LearnerError, match=text):
+    online.update(given)
+  np.testing.assert_array_equal(outputs(online), before)
+  assert online.counts == {'a': 3, 'b': 2, 'c': 4}
+
+
+def test_one_class_alone_answers_nothing():
+  online = make_learner('protonet').update({'a': images(2)})
+  with pytest.raises(LearnerError, match='two or more are told apart'):
+    online.predict(images(1))
+
+
+# Files.
+
+
+@pytest.mark.parametrize('name', ['protonet', 'maml'])
+def test_after_a_restart_every_bit_is_as_before(tmp_path, name):
+  learner = make_learner(name)
+  online = learner.update(examples())
+  online.alarm = DriftAlarm(0.3, 0.1, 4.0, level=0.7, seen=12)
+  online.save(tmp_path / 'state')
+  again = learner.resume(tmp_path / 'state')
+  np.testing.assert_array_equal(outputs(online), outputs(again))
+  assert (again.counts, again.alarm) == (online.counts, online.alarm)
+  for each in (online, again):
+    each.update({'b': images(1, 7)})
+  np.testing.assert_array_equal(outputs(online), outputs(again))
+
+
+def test_a_flipped_byte_is_noticed(tmp_path):
+  path = tmp_path / 'state'
+  learner = make_learner('protonet')
+  learner.update(examples()).save(path)
+  data = bytearray(path.read_bytes())
+  for place in (3, 20, 90, len(data) // 2, len(data) - 1):
+    changed = bytearray(data)
+    changed[place] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(LearnerError, match=r'not as it was|no state'):
+      learner.resume(path)
+
+
+def test_the_state_of_another_learner_is_refused(tmp_path):
+  make_learner('pixels').update(examples()).save(tmp_path / 'state')
+  with pytest.raises(LearnerError, match='by another learner, a pixels'):
+    make_learner('protonet').resume(tmp_path / 'state')
+  with pytest.raises(LearnerError, match='is not readable'):
+    make_learner('protonet').resume(tmp_path / 'none')
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from metajax.trained.portable import online
+os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+online._replace(Path(sys.argv[1]), b'new')
+"""
+
+
+@pytest.mark.in_ci
+def test_a_process_killed_before_the_file_is_whole_keeps_the_old_one(tmp_path):
+  path = tmp_path / 'state'
+  path.write_bytes(b'old')
+  done = subprocess.run(
+    [sys.executable, '-c', _KILLED, str(path)],
+    env={**os.environ, 'PYTHONPATH': os.getcwd(), 'JAX_PLATFORMS': 'cpu'},
+    check=False,
+  )
+  assert done.returncode == -signal.SIGKILL
+  assert path.read_bytes() == b'old'
+
+
+# The alarm.
+
+
+def test_an_alarm_has_the_rate_of_false_alarms_that_was_asked_for():
+  rng = np.random.default_rng(0)
+  alarm = DriftAlarm.calibrated(
+    rng.gamma(2, size=4000), horizon=200, false_alarms=0.1
+  )
+  raised = 0
+  for _ in range(400):
+    alarm.reset()
+    raised += alarm.update(rng.gamma(2, size=200))
+  assert 0.05 < raised / 400 < 0.16
+
+
+def test_an_alarm_comes_soon_after_scores_rise_and_says_when():
+  rng = np.random.default_rng(1)
+  alarm = DriftAlarm.calibrated(rng.normal(size=1000), horizon=200)
+  assert not alarm.update(rng.normal(size=100))
+  assert alarm.update(rng.normal(2, 1, size=30))
+  assert 100 < alarm.raised_at < 120
+
+
+@pytest.mark.parametrize(
+  ('scores', 'options', 'text'),
+  [
+    ([1.0] * 29, {}, '30 scores or more'),
+    ([1.0] * 40, {}, 'all scores are equal'),
+    ([float('nan')] * 40, {}, 'not finite'),
+    (list(range(40)), {'false_alarms': 0}, 'false_alarms'),
+  ],
+)
+def test_an_alarm_that_cannot_be_is_refused(scores, options, text):
+  with pytest.raises(LearnerError, match=text):
+    DriftAlarm.calibrated(scores, **options)
+
+
+def test_watching_asks_the_alarm():
+  online = make_learner('protonet').update(examples())
+  with pytest.raises(LearnerError, match='no alarm'):
+    online.watch(images(1))
+  scores = online.scores(images(60, 4))
+  assert ((scores >= 0) & (scores < 1)).all()
+  online.alarm = DriftAlarm.calibrated(scores, horizon=100)
+  assert not online.watch(images(5, 5))
+  assert online.alarm.seen == 5
