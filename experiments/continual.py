@@ -165,9 +165,9 @@ def run(settings: Settings) -> int:
     'seconds': time.perf_counter() - began,
   }
   write_json(workdir / RESULT, outcome)
-  write_text(workdir / 'continual.md', tables.markdown(table(outcome)))
+  write_text(workdir / 'continual.md', tables.markdown(table(outcome), names=2))
   _draw(settings, workdir, outcome)
-  tables.show(table(outcome))
+  tables.show(table(outcome), names=2)
   if outcome['drift'] is not None:
     tables.say(lines(outcome['drift']))
   names = f'{RESULT}, continual.md, continual.png, report.html'

@@ -234,7 +234,7 @@ def _omniglot(given: Any, each: int) -> Examples:
 def _text(given: Any, each: int) -> Examples:
   """Bags of words, of length 1."""
   data = texts.TextData(dataset=given.dataset, data_dir=given.data_dir)
-  splits = texts.read(Wanted(data, Recipe(shots=each, queries=1))).splits
+  splits = texts.read(Wanted(data, Recipe())).splits
   tokenize = tasks.word_tokenizer(splits.train.texts)
   trained, _ = tokenize(splits.train.texts.tolist(), None)
   counts = np.bincount(trained[trained >= 0])
@@ -269,6 +269,8 @@ def _by_class(
   inputs: np.ndarray, labels: np.ndarray, names: tuple[str, ...], each: int
 ) -> Part:
   """As many of each class as the smallest has, and at most some."""
+  if inputs.dtype == np.uint8 and inputs.ndim == 3:
+    inputs = inputs[..., None]  # images of one channel
   counts = np.bincount(labels, minlength=len(names))
   number = int(min(counts.min(), max(each, _EACH)))
   rows = [np.flatnonzero(labels == label)[:number]

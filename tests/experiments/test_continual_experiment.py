@@ -10,6 +10,7 @@ import pytest
 import metajax
 import metajax.testing
 from experiments import continual
+from experiments.data import continual as data
 from experiments.data.continual import Part
 from experiments.runner import stream_learners as learners
 from experiments.runner import streams
@@ -64,6 +65,7 @@ def test_all_methods_meet_the_same_streams_and_go_on(tmp_path, capsys):
   ('settings', 'text'),
   [
     ({'protocol': 'text', 'classes': 1000}, 'there are 120 test classes'),
+    ({'protocol': 'text', 'shots': 5000}, 'there are 60 examples'),
     ({'protocol': 'omniglot'}, 'data_dir'),
     ({'dataset': 'clinc150'}, '--protocol=text alone'),
     ({'data_dir': '/tmp'}, 'no meaning for --protocol=stream'),
@@ -173,3 +175,10 @@ def test_a_head_that_is_learned_is_what_oml_adapts():
     ours,
     adapted.head,
   )
+
+
+def test_images_have_an_axis_of_channels_and_classes_as_many_examples():
+  images = np.zeros((7, 4, 4), np.uint8)
+  labels = np.array([0, 1, 0, 1, 0, 1, 1])
+  found = data._by_class(images, labels, ('a', 'b'), 20)
+  assert found.inputs.shape == (2, 3, 4, 4, 1)
