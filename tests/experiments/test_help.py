@@ -20,7 +20,7 @@ BINARIES = (
   'images', 'text', 'sinusoid', 'tables', 'completion', 'multimodal',
   'hypergradients', 'incremental', 'self_destruct', 'compare', 'by_shots',
   'methods', 'predict', 'export', 'sweep', 'benchmark', 'weak_scaling',
-  'overheads', 'inner_memory', 'car', 'learned_optimizer',
+  'overheads', 'inner_memory', 'car', 'learned_optimizer', 'continual',
 )  # fmt: skip
 # What is refused, and not shown.
 HIDDEN = {

@@ -96,7 +96,8 @@ def test_weights_are_arguments_and_not_in_the_programs(tmp_path):
   assert set(sizes) == {
     'adapt.jax', 'predict.jax', 'weights.safetensors', 'README.md',
     *(f'learner/{name}.py'
-      for name in ('__init__', 'examples', 'exported', 'learner')),
+      for name in ('__init__', 'drift', 'examples', 'exported', 'learner',
+                     'online')),
   }  # fmt: skip
   assert manifest['platforms'] == ['cpu', 'cuda', 'tpu']
 

@@ -10,6 +10,7 @@ from experiments import (
   by_shots,
   compare,
   completion,
+  continual,
   hypergradients,
   images,
   incremental,
@@ -26,7 +27,7 @@ from experiments.runner.settings import Base, Text, Whole, said, setting
 BINARIES = [
   hypergradients,
   by_shots, compare, completion, images, incremental, multimodal, self_destruct,
-  sinusoid, tables, text,
+  sinusoid, tables, text, continual,
 ]  # fmt: skip
 every_binary = pytest.mark.parametrize(
   'binary', BINARIES, ids=lambda binary: binary.__name__.rpartition('.')[2]
