@@ -39,7 +39,7 @@ from metajax.tasks import arriving
 __all__ = ['METHODS', 'REPLAYED', 'Memory', 'empty', 'keep', 'recall']
 
 REPLAYED = 10  # kept examples beside a new one
-_SLOW = (0.001, 0.003, 0.01, 0.03)
+_SLOW = (1e-5, 1e-4, 1e-3, 0.01)
 _RATE_OF_RATES = 0.1  # of La-MAML
 _META_WAYS, _META_SHOTS, _META_QUERIES = 5, 5, 5  # of tasks from the buffer
 _META_RATE = 1e-4

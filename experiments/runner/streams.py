@@ -38,7 +38,7 @@ __all__ = [
   'told',
 ]
 
-RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
+RATES = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1)
 
 
 class Course(NamedTuple):
