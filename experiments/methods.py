@@ -11,6 +11,7 @@ import inspect
 import sys
 
 from experiments.recipes import control, images, regression, text
+from experiments.recipes import tables as on_tables
 from experiments.recipes.kinds import methods
 from experiments.runner import flags, tables
 from experiments.runner.plugins import import_plugins
@@ -24,7 +25,7 @@ from metajax.algorithms.table import ALGORITHMS
 
 __all__ = ['Settings', 'run', 'table']
 
-_KINDS = (images, regression, text, control)
+_KINDS = (images, regression, on_tables, text, control)
 
 
 @settings

@@ -22,23 +22,29 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from metajax.base import Metrics, Objective, PyTree
+from metajax.base import Metrics, Objective, PyTree, values_and_weights
 from metajax.objectives import (
   expected_calibration_error,
   loss_and_metrics,
   macro_f1,
   negative_log_likelihood,
+  weighted_mean,
 )
 
 __all__ = [
   'ACCURACY',
+  'AREA_UNDER_CURVE',
   'EXPECTED_CALIBRATION_ERROR',
   'LOSS',
   'MACRO_F1',
+  'MEAN_ABSOLUTE_ERROR',
   'MEAN_SQUARED_ERROR',
   'NEGATIVE_LOG_LIKELIHOOD',
+  'PAIRS_IN_ORDER',
   'Metric',
+  'pairs_in_order',
   'with_metrics',
 ]
 
@@ -109,9 +115,85 @@ class Metric(NamedTuple):
     return -value if self.higher_is_better else value
 
 
+def pairs_in_order(outputs: jax.Array, targets: PyTree) -> jax.Array:
+  r"""The share of pairs of other targets that outputs rank as these do.
+
+  .. math:: P(o > o' \mid t > t') + \tfrac12 P(o = o' \mid t > t')
+
+  Of two classes it is the area under the receiver operating characteristic, of
+  the logit of the second less that of the first; 1 is perfect, and 1/2 is
+  chance.
+
+  Args:
+    outputs: predictions `[examples]` or `[examples, 1]`; or logits
+      `[examples, 2]`, where targets are classes.
+    targets: numbers of the shape of the predictions, or integer classes
+      `[examples]`; or `Weighted` ones, of which those of weight 0 are in no
+      pair.
+
+  Returns:
+    A scalar in [0, 1]; nan where all targets are the same, so no pair is there.
+
+  Raises:
+    ValueError: if the shapes do not fit together.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> ratings = jnp.array([5.0, 3.0, 3.0])
+    >>> float(pairs_in_order(jnp.array([0.9, 0.1, 0.9]), ratings))
+    0.75
+  """
+  values, weights = values_and_weights(targets)
+  if jnp.issubdtype(jnp.result_type(values), jnp.integer):
+    if outputs.ndim != 2 or outputs.shape[1] != 2:
+      raise ValueError(
+        f'pairs_in_order takes logits of two classes, got {outputs.shape}'
+      )
+    outputs = outputs[:, 1] - outputs[:, 0]
+  if outputs.size != len(outputs) or values.size != len(outputs):
+    raise ValueError(
+      'pairs_in_order takes one output and one target an example; got'
+      f' {outputs.shape} and {values.shape}'
+    )
+  scores, values = outputs.reshape(-1), values.reshape(-1)
+  pairs = values[:, None] > values[None]
+  if weights is not None:
+    pairs = pairs & (weights[:, None] > 0) & (weights[None] > 0)
+  one, other = scores[:, None], scores[None]
+  won = jnp.where(one > other, 1.0, jnp.where(one == other, 0.5, 0.0))
+  won = jnp.where(jnp.isnan(one) | jnp.isnan(other), jnp.nan, won)
+  return jnp.sum(jnp.where(pairs, won, 0.0)) / jnp.sum(pairs)
+
+
+def _absolute_error(outputs: jax.Array, targets: PyTree) -> jax.Array:
+  values, weights = values_and_weights(targets)
+  errors = jnp.abs(outputs - values)
+  return weighted_mean(errors, weights)
+
+
 ACCURACY = Metric('accuracy', higher_is_better=True, unit='%')
 MEAN_SQUARED_ERROR = Metric(
   'mse', higher_is_better=False, label='mean squared error'
+)
+MEAN_ABSOLUTE_ERROR = Metric(
+  'mae',
+  higher_is_better=False,
+  label='mean absolute error',
+  measure=_absolute_error,
+)
+AREA_UNDER_CURVE = Metric(
+  'auc',
+  higher_is_better=True,
+  unit='%',
+  label='area under the ROC curve',
+  measure=pairs_in_order,
+)
+PAIRS_IN_ORDER = Metric(
+  'pairs_in_order',
+  higher_is_better=True,
+  unit='%',
+  label='pairs in order',
+  measure=pairs_in_order,
 )
 LOSS = Metric('loss', higher_is_better=False)
 MACRO_F1 = Metric(

@@ -294,3 +294,53 @@ def test_many_results(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   assert _load('many_results').main() == []
   assert 'no result.json under runs' in capsys.readouterr().out
+
+
+REAL = FOLDER.parents[1] / 'shared' / 'data'
+
+
+@pytest.mark.in_ci
+def test_movielens_table(tmp_path):
+  folder = REAL / 'movielens_small'
+  if not folder.exists():
+    pytest.skip('MovieLens is not here')
+  module = _load('movielens_table')
+  module.ROUNDS = 1
+  path = tmp_path / 'ratings.csv'
+  found = module.main(str(folder), str(path))
+  assert found == {'known': 403, 'tasks': 268}
+  table = metajax.tasks.load_table(
+    path, 'user', 'rating', order_column='timestamp'
+  )
+  assert len(table.task_names) == 268
+  # What is known of movies follows from other users alone: exchanging the
+  # ratings of the users of the table changes no feature.
+  ratings = (folder / 'ratings.csv').read_text().splitlines()
+  changed = []
+  for line in ratings[1:]:
+    user, movie, rating, time = line.split(',')
+    own = '0.5' if user in table.task_names else rating
+    changed.append(f'{user},{movie},{own},{time}')
+  (tmp_path / 'ratings.csv').write_text('\n'.join([ratings[0], *changed]))
+  (tmp_path / 'movies.csv').write_bytes((folder / 'movies.csv').read_bytes())
+  module.main(str(tmp_path), str(tmp_path / 'other.csv'))
+  other = metajax.tasks.load_table(
+    tmp_path / 'other.csv', 'user', 'rating', order_column='timestamp'
+  )
+  np.testing.assert_array_equal(other.features, table.features)
+  assert (other.targets == 0.5).all()
+
+
+@pytest.mark.in_ci
+def test_credit_table(tmp_path):
+  data = REAL / 'credit_default' / 'credit_default.csv'
+  if not data.exists():
+    pytest.skip('the clients are not here')
+  path = tmp_path / 'clients.csv'
+  found = _load('credit_table').main(str(data), str(path))
+  table = metajax.tasks.load_table(path, 'segment', 'default')
+  assert len(table.targets) == found['clients'] == 30_000 - found['left_out']
+  assert len(table.task_names) == found['segments'] > 20
+  assert np.bincount(table.tasks).min() >= 250
+  assert 'USER_ID' not in table.feature_names
+  np.testing.assert_array_equal(np.unique(table.targets), [0, 1])

@@ -55,6 +55,7 @@ RECIPES: dict[str, Recipe] = {
   'es_maml': _MAML,
   # Regression by methods that do not descend: as many tasks a step as MAML.
   'r2d2': _MAML,
+  'alpaca': _MAML,
   'in_context': _MAML._replace(width=64, depth=1),
   'cnp': _NEURAL_PROCESS,
   'anp': _NEURAL_PROCESS,

@@ -34,6 +34,7 @@ __all__ = [
   'names_in',
   'picture',
   'points',
+  'shares',
   'text_classes',
 ]
 
@@ -151,6 +152,20 @@ def points(run: Finished, index: int, outputs: np.ndarray) -> dict[str, Any]:
     ],
     'targets_left_out': max(0, true.shape[1] - _TARGETS),
   }
+
+
+def shares(run: Finished, index: int, outputs: np.ndarray) -> dict[str, Any]:
+  """A task of two classes: the probability of the second, and what it was."""
+  task = task_of_test(run.problem.test, index)
+  names = run.problem.protocol['targets']
+  last = len(outputs) - 1
+  predicted = {
+    _after(step, last): _numbers(softmax(outputs[step])[:, 1])
+    for step in sorted({0, last})
+  }
+  true = _numbers(np.asarray(task.query.targets))
+  targets = [{'name': names[0], 'true': true, 'predicted': predicted}]
+  return {'kind': 'points', 'targets': targets, 'targets_left_out': 0}
 
 
 def completed(run: Finished, index: int, outputs: np.ndarray) -> dict[str, Any]:

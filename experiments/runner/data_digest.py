@@ -39,6 +39,7 @@ _MAKE_SPLITS = frozenset({
   'dataset', 'data_dir', 'data_file', 'split_dir', 'split_seed', 'split_shares',
   'within_groups', 'image_size', 'skip_unreadable', 'task_column',
   'target_columns', 'feature_columns', 'text_column', 'label_column',
+  'target_type', 'order_column', 'train_on',
 })  # fmt: skip
 
 
@@ -61,6 +62,8 @@ def digests(splits: NamedTuple) -> Digests:
 def _digests_of(part: Any) -> dict[str, str]:
   names, values = hashlib.sha256(), hashlib.sha256()
   for held in part:
+    if held is None:  # such as an order that a table does not have
+      continue
     if isinstance(held, np.ndarray) and held.dtype == object:
       _add_texts(values, held)
     elif isinstance(held, np.ndarray):

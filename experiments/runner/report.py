@@ -11,6 +11,7 @@ import jax
 import rich.console
 import rich.table
 
+from experiments.runner.beside_rivals import rivals_table
 from experiments.runner.problem import Problem, Trained
 from experiments.runner.tables import plain, say
 from experiments.runner.tables import show as show_table
@@ -168,6 +169,9 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
   console.print(table)
   if rides := outcome.get('closed_loop'):
     show_table(_of_rides(rides, problem.settings), title='in closed loop')
+  if beside := outcome.get('rivals'):
+    title = f'the same queries, of {beside["tasks"]} tasks that differ'
+    show_table(rivals_table(beside), title=title)
   say(describe(outcome['protocol']))
 
 

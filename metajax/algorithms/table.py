@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metajax.algorithms.alfa import alfa
+from metajax.algorithms.alpaca import alpaca
 from metajax.algorithms.anil import anil
 from metajax.algorithms.anml import anml
 from metajax.algorithms.boil import boil
@@ -247,6 +248,16 @@ ALGORITHMS: dict[str, Algorithm] = {
   ),
   'rl2': _RL2,
   'rl2_attention': _RL2,
+  'alpaca': Algorithm(
+    lambda model, objective, recipe: alpaca(
+      model, objective, **recipe.options
+    ),
+    head=Head('features'),
+    weights=_params,
+    adapts_by_gradient=False,
+    options=own_options(alpaca),
+    factory=alpaca,
+  ),
   'cnp': Algorithm(
     _make_neural_process,
     weights=_params,

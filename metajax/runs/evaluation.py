@@ -40,6 +40,7 @@ __all__ = [
   'Evaluation',
   'Judged',
   'evaluate',
+  'example_key',
   'example_outputs',
   'example_task',
 ]
@@ -356,9 +357,14 @@ def _test_keys(key: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
   return task_key, adapt_key
 
 
+def example_key(key: jax.Array, index: int | jax.Array) -> jax.Array:
+  """What the test task number `index` of an evaluation is drawn by."""
+  return _test_keys(as_key(key), jnp.asarray(index, jnp.int32))[0]
+
+
 def example_task(sample: SampleTask, key: jax.Array, index: int = 0) -> Task:
   """The test task number `index` of an evaluation with this key."""
-  task_key, _ = _test_keys(as_key(key), jnp.int32(index))
+  task_key = example_key(key, index)
   if isinstance(sample, HostSampler):
     drawn = jax.tree.map(lambda leaf: leaf[0], sample.draw(task_key[None]))
     return _draw(as_argument(sample.decode), drawn)

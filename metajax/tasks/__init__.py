@@ -46,16 +46,15 @@ from metajax.tasks.splits import (
 )
 from metajax.tasks.streams import arriving, class_streams
 from metajax.tasks.strokes import strokes, strokes_classification
-from metajax.tasks.tables import (
+from metajax.tasks.synthetic_tables import synthetic_tables
+from metajax.tasks.table_episodes import table_tasks, task_of, two_classes
+from metajax.tasks.table_splits import (
   Standardisation,
-  Table,
   TableSplits,
-  load_columns,
-  load_table,
   split_table_by_seed,
   standardise,
-  table_tasks,
 )
+from metajax.tasks.tables import Table, load_columns, load_table
 from metajax.tasks.task_sizes import pad_task, split_episode
 from metajax.tasks.text import (
   Duplicates,
@@ -139,8 +138,11 @@ __all__ = [
   'standardise',
   'strokes',
   'strokes_classification',
+  'synthetic_tables',
   'table_tasks',
+  'task_of',
   'tune_threshold',
+  'two_classes',
   'with_classes_apart',
   'with_out_of_scope',
   'word_tokenizer',

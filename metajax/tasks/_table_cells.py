@@ -16,7 +16,7 @@ from metajax.tasks._table_files import TableFile
 from metajax.tasks.errors import DataError
 from metajax.tasks.names import normal_name
 
-__all__ = ['Column', 'read_ids', 'read_numbers']
+__all__ = ['Column', 'read_ids', 'read_numbers', 'read_order']
 
 # Text that stands for no number. No id is among them but the empty one: NA is
 # a country.
@@ -25,6 +25,8 @@ _MISSING = ('', 'na', 'n/a', 'nan', 'null', 'none')
 _BLURRED = 1e-4
 _DIGITS = re.compile(r'[+-]?\d+')
 _INTEGER = re.compile(r'0|-?[1-9]\d*')
+# Dates, with or without a time of day, sort as their characters do.
+_DATE = re.compile(r'\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?)?')
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.IGNORECASE)
 
 
@@ -53,26 +55,7 @@ def read_numbers(column: Column, *, blurred: bool = False) -> np.ndarray:
     DataError: names the first cell that is none, or not finite; or if values
       are so far from 0 that 32 bits lose what varies.
   """
-  import pyarrow
-
-  values = _plain(column.values)
-  kind = values.type
-  _refuse_nulls(column, values)
-  if _is_text(kind) or pyarrow.types.is_decimal(kind):
-    # Decimals as text too: pyarrow does not round them to the nearest.
-    numbers = _parse(column, values.cast(pyarrow.string()))
-  elif (
-    pyarrow.types.is_boolean(kind)
-    or pyarrow.types.is_integer(kind)
-    or pyarrow.types.is_floating(kind)
-  ):
-    numbers = values.cast(pyarrow.float64(), safe=False).to_numpy()
-  else:
-    raise DataError(
-      f'{column.file.path}, column {column.name!r}: its type {kind} is not'
-      ' numeric; allowed are integers, floating-point numbers, decimals,'
-      ' booleans and text of them; convert the column or leave it out'
-    )
+  numbers = _read(column)
   with np.errstate(over='ignore'):
     single: np.ndarray = np.asarray(numbers, np.float64).astype(np.float32)
   bad = np.flatnonzero(~np.isfinite(single))
@@ -88,6 +71,62 @@ def read_numbers(column: Column, *, blurred: bool = False) -> np.ndarray:
   if not blurred:
     _refuse_blurred(column, np.asarray(numbers, np.float64), single)
   return single
+
+
+def read_order(column: Column) -> np.ndarray:
+  """Which row comes before which: int32 ranks `[rows]`, equal where these are.
+
+  Raises:
+    DataError: names the first cell that is neither number nor date.
+  """
+  import pyarrow
+
+  values = _plain(column.values)
+  _refuse_nulls(column, values)
+  kind = values.type
+  if pyarrow.types.is_temporal(kind):
+    width = pyarrow.int32() if kind.bit_width == 32 else pyarrow.int64()
+    keys = values.cast(width).to_numpy()
+  elif _is_text(kind) and _DATE.fullmatch(str(values[0]).strip()):
+    keys = np.asarray([str(cell).strip() for cell in values.to_pylist()])
+    fits = [_DATE.fullmatch(key) and len(key) == len(keys[0]) for key in keys]
+    if not all(fits):
+      index = fits.index(next(fit for fit in fits if not fit))
+      raise DataError(
+        f'{column.at(index)}: {keys[index][:40]!r} cannot be sorted among dates'
+        f' such as {keys[0]!r}; write all in one form, or as numbers'
+      )
+  else:
+    keys = np.asarray(_read(column, 'be sorted'), np.float64)
+    if (bad := np.flatnonzero(~np.isfinite(keys))).size:
+      raise DataError(
+        f'{column.at(bad[0])}: {keys[bad[0]]} cannot be sorted; mend the cell'
+      )
+  return np.unique(keys, return_inverse=True)[1].astype(np.int32)
+
+
+def _read(column: Column, wanted: str = '') -> np.ndarray:
+  """The numbers of a column as they are."""
+  import pyarrow
+
+  values = _plain(column.values)
+  kind = values.type
+  _refuse_nulls(column, values)
+  if _is_text(kind) or pyarrow.types.is_decimal(kind):
+    # Decimals as text too: pyarrow does not round them to the nearest.
+    return _parse(column, values.cast(pyarrow.string()), wanted)
+  if (
+    pyarrow.types.is_boolean(kind)
+    or pyarrow.types.is_integer(kind)
+    or pyarrow.types.is_floating(kind)
+  ):
+    numbers: np.ndarray = values.cast(pyarrow.float64(), safe=False).to_numpy()
+    return numbers
+  raise DataError(
+    f'{column.file.path}, column {column.name!r}: its type {kind} is not'
+    ' numeric; allowed are integers, floating-point numbers, decimals,'
+    ' booleans and text of them; convert the column or leave it out'
+  )
 
 
 def _refuse_blurred(
@@ -130,7 +169,7 @@ def _missing(column: Column, index: int, text: str = '') -> DataError:
   )
 
 
-def _parse(column: Column, text: Any) -> np.ndarray:
+def _parse(column: Column, text: Any, wanted: str = '') -> np.ndarray:
   """Text as numbers, or as truth values where a column has nothing else."""
   import pyarrow
   import pyarrow.compute
@@ -154,6 +193,11 @@ def _parse(column: Column, text: Any) -> np.ndarray:
     numbers: np.ndarray = text.cast(pyarrow.float64()).to_numpy()
   except pyarrow.ArrowInvalid:
     for index, cell in enumerate(text.to_pylist()):
+      if not _NUMBER.fullmatch(cell) and wanted:
+        raise DataError(
+          f'{column.at(index)}: {cell[:40]!r} is neither a number nor a date'
+          f' such as 2026-01-31, and cannot {wanted}; mend the cell'
+        ) from None
       if not _NUMBER.fullmatch(cell):
         raise DataError(
           f'{column.at(index)}: {cell[:40]!r} is not a number; mend the cell',

@@ -174,11 +174,13 @@ def choose_columns(
   task_column: str,
   target_columns: Sequence[str],
   feature_columns: Sequence[str] | None,
-) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-  """The names of the task's column, of targets, and of features."""
+  order_column: str | None = None,
+) -> tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+  """The names of the task's column, of targets, features, and of the order."""
   path = file.path
   task = normal_name(task_column)
   targets = tuple(map(normal_name, target_columns))
+  order = () if order_column is None else (normal_name(order_column),)
   if not targets:
     raise DataError(
       'target_columns is empty; name one column or more that is to be'
@@ -191,7 +193,7 @@ def choose_columns(
       name
       for name in file.names
       if name
-      and name not in (task, *targets)
+      and name not in (task, *targets, *order)
       and not name.startswith(_PANDAS_INDEX)
     )
   else:
@@ -200,6 +202,7 @@ def choose_columns(
     'task_column': (task,),
     'target_columns': targets,
     'feature_columns': features,
+    'order_column': order,
   }
   uses = Counter[str]()
   for parameter, names in asked.items():
@@ -212,9 +215,10 @@ def choose_columns(
       twice = repeated[0]
       raise DataError(
         f'{path}: column {twice!r} is asked for {uses[twice]} times, and may'
-        ' be one of task, target and feature, once; got'
+        ' be one of task, target, feature and order, once; got'
         f' task_column={task!r}, target_columns={list(targets)},'
-        f' feature_columns={list(features)}',
+        f' feature_columns={list(features)}'
+        + (f', order_column={order[0]!r}' if order else ''),
         parameter,
       )
   if not features:
@@ -222,7 +226,7 @@ def choose_columns(
       f'{path}: no feature is left beside the task {task!r} and the targets'
       f' {listed(targets)}; the columns are {listed(file.names)}'
     )
-  return task, targets, features
+  return task, targets, features, order
 
 
 def refuse_repeated(path: Path, names: Sequence[str]) -> None:

@@ -468,7 +468,7 @@ def test_rows_are_an_argument_and_one_trace_serves_all_keys() -> None:
   np.testing.assert_array_equal(
     draw(changed, KEY).support.inputs, 2 * first.support.inputs
   )
-  assert len(jax.tree.leaves(sample)) == 4
+  assert len(jax.tree.leaves(sample)) == 5
   jaxpr = jax.make_jaxpr(lambda sample, key: sample(key))(sample, KEY)
   assert not any(jnp.size(constant) > 4 for constant in jaxpr.consts)
 

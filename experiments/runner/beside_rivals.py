@@ -1,0 +1,266 @@
+"""A method on tables beside its rivals: on the same queries, task by task.
+
+Tasks of a small table are drawn again and again, so an interval over draws
+would be too narrow: values are means of a task first, and intervals those over
+tasks that differ.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.runner.problem import (
+  TEST_SEED,
+  VALIDATION_SEED,
+  Judge,
+  Problem,
+)
+from experiments.runner.progress import shown
+from experiments.runner.rivals import Given, Rows, TaskOf, rivals
+from metajax.base import PyTree, SampleTask, as_argument
+from metajax.metric import (
+  AREA_UNDER_CURVE,
+  EXPECTED_CALIBRATION_ERROR,
+  MEAN_ABSOLUTE_ERROR,
+  MEAN_SQUARED_ERROR,
+  PAIRS_IN_ORDER,
+  Metric,
+)
+from metajax.objectives import confidence_interval
+from metajax.runs.evaluation import example_key, example_outputs
+
+__all__ = ['LOG_LOSS', 'Known', 'beside_rivals', 'rivals_table']
+
+LOG_LOSS = Metric('loss', False, unit='nats', label='log loss')
+_OF_CLASSES = (AREA_UNDER_CURVE, LOG_LOSS, EXPECTED_CALIBRATION_ERROR)
+_OF_NUMBERS = (MEAN_ABSOLUTE_ERROR, MEAN_SQUARED_ERROR, PAIRS_IN_ORDER)
+_VALIDATION = 100  # tasks by which rivals choose
+_BINS = 15
+
+
+class Known(NamedTuple):
+  """What is known of a table beside its tasks."""
+
+  train: Rows
+  classes: bool
+  column: int | None  # a prediction by itself
+  column_name: str
+  column_scale: tuple[float, float]
+  unit: float  # of the targets, a deviation of which is 1
+  # Which task of the table a key draws; None: no two draws are of one.
+  task_of: Callable[[SampleTask, jax.Array], jax.Array] | None
+
+  def of_column(self, features: np.ndarray) -> np.ndarray:
+    """What the column predicts, `[...]` of `[..., features]`; else 0."""
+    slope, shift = self.column_scale
+    if self.column is None:
+      return np.zeros(features.shape[:-1], features.dtype)
+    predicted: np.ndarray = slope * features[..., self.column] + shift
+    return predicted.astype(features.dtype)
+
+
+def beside_rivals(
+  problem: Problem, judge: Judge, meta_params: PyTree, known: Known
+) -> dict[str, Any]:
+  """The entry `rivals` of `result.json`.
+
+  Returns:
+    `tasks`, how many differ; and `rows`, the method first: its `name`, and of
+    each metric `mean` and `ci95`, and of rivals `difference`, by how much the
+    method has more, with `difference_ci95`, over the same tasks. Of
+    `calibration`, the error over the queries of all tasks, there is no
+    interval.
+  """
+  number = problem.settings.eval_tasks
+  keys = _keys(TEST_SEED, number)
+  _, outputs = example_outputs(
+    judge.learner,
+    judge.prepare(meta_params),
+    problem.test,
+    key=jax.random.key(TEST_SEED),
+    indices=range(number),
+    normalisation=judge.normalisation,
+  )
+  tasks = _tasks(problem.test, keys, known)
+  chosen = _tasks(
+    problem.validation,
+    _keys(VALIDATION_SEED, min(_VALIDATION, problem.settings.validation_tasks)),
+    known,
+  )
+  own = _scores(outputs[:, -1], known.classes)
+  asked = np.stack([task.query.features for task in tasks])
+  scores = {problem.settings.algorithm: own + known.of_column(asked)}
+  given = Given(known.train, chosen, known.classes, *known[2:5])
+  with shown('testing rivals') as progress:
+    found = rivals(given)
+    for done, (name, rival) in enumerate(found.items()):
+      progress(done, len(found))
+      scores[name] = np.stack([rival(task) for task in tasks])
+    progress(len(found), len(found))
+  groups = np.arange(number)
+  if known.task_of is not None:
+    sample = problem.test
+    of = jax.vmap(lambda key: known.task_of(sample, key))  # type: ignore[misc]
+    groups = np.unique(np.asarray(of(keys)), return_inverse=True)[1]
+  targets = np.stack([task.query.targets for task in tasks])
+  values = {
+    name: _measured(each, targets, known) for name, each in scores.items()
+  }
+  metrics = _OF_CLASSES if known.classes else _OF_NUMBERS
+  rows = [
+    _row(name, values, groups, metrics, problem.settings.algorithm)
+    for name in scores
+  ]
+  if known.classes:
+    for row in rows:
+      row['calibration'] = _calibration(scores[row['name']], targets)
+  return {
+    'rivals': {
+      'tasks': int(groups.max()) + 1,
+      'draws': number,
+      'metrics': [each._replace(measure=None)._asdict() for each in metrics],
+      'rows': rows,
+    }
+  }
+
+
+def _keys(seed: int, number: int) -> jax.Array:
+  of = jax.vmap(lambda index: example_key(jax.random.key(seed), index))
+  return of(jnp.arange(number))
+
+
+def _tasks(sample: SampleTask, keys: jax.Array, known: Known) -> list[TaskOf]:
+  """Tasks with whole targets, and not what a column leaves of them."""
+  draw = jax.jit(jax.vmap(lambda sample, key: sample(key), (None, 0)))
+  drawn = jax.tree.map(np.asarray, draw(as_argument(sample), keys))
+  found = []
+  for number in range(len(keys)):
+    task = jax.tree.map(lambda leaf, number=number: leaf[number], drawn)
+    whole = (
+      each.targets.reshape(-1) + known.of_column(each.inputs) for each in task
+    )
+    found.append(
+      TaskOf(
+        *(
+          Rows(each.inputs, targets)
+          for each, targets in zip(task, whole, strict=True)
+        )
+      )
+    )
+  return found
+
+
+def _scores(outputs: np.ndarray, classes: bool) -> np.ndarray:
+  """`[tasks, queries]`: log-odds of class 1, or what is predicted."""
+  if classes:
+    return outputs[..., 1] - outputs[..., 0]
+  return outputs[..., 0]
+
+
+def _measured(
+  scores: np.ndarray, targets: np.ndarray, known: Known
+) -> dict[str, np.ndarray]:
+  """Every metric of every draw."""
+  if not known.classes:
+    errors = known.unit * (scores - targets)
+    ranked = jax.vmap(PAIRS_IN_ORDER.measure)(  # type: ignore[arg-type]
+      jnp.asarray(scores), jnp.asarray(targets)
+    )
+    return {
+      'mae': np.abs(errors).mean(axis=1),
+      'mse': np.square(errors).mean(axis=1),
+      'pairs_in_order': np.asarray(ranked),
+    }
+  logits = jnp.stack([jnp.zeros(scores.shape), jnp.asarray(scores)], axis=-1)
+  classes = jnp.asarray(targets, jnp.int32)
+
+  def of(metric: Metric) -> np.ndarray:
+    assert metric.measure is not None
+    return np.asarray(jax.vmap(metric.measure)(logits, classes))
+
+  signs = np.where(targets > 0, -scores, scores)
+  return {
+    'auc': of(AREA_UNDER_CURVE),
+    'loss': np.logaddexp(0, signs).mean(axis=1),
+    'ece': of(EXPECTED_CALIBRATION_ERROR),
+  }
+
+
+def _row(
+  name: str,
+  values: Mapping[str, Mapping[str, np.ndarray]],
+  groups: np.ndarray,
+  metrics: Sequence[Metric],
+  method: str,
+) -> dict[str, Any]:
+  row: dict[str, Any] = {'name': name}
+  for metric in metrics:
+    own, reference = values[name][metric.name], values[method][metric.name]
+    mean, half = _over_tasks(own, groups)
+    row[metric.name] = {'mean': mean, 'ci95': half}
+    if name != method:
+      mean, half = _over_tasks(reference - own, groups)
+      row[metric.name] |= {'difference': mean, 'difference_ci95': half}
+  return row
+
+
+def _over_tasks(
+  values: np.ndarray, groups: np.ndarray
+) -> tuple[float, float | None]:
+  """The mean over tasks that differ; draws that say nothing are left out."""
+  known = np.isfinite(values)
+  sums = np.bincount(groups[known], values[known])
+  counts = np.bincount(groups[known])
+  means = sums[counts > 0] / counts[counts > 0]
+  if len(means) < 2:
+    return float(means.mean()) if len(means) else float('nan'), None
+  return float(means.mean()), float(confidence_interval(jnp.asarray(means)))
+
+
+def _calibration(scores: np.ndarray, targets: np.ndarray) -> float:
+  """The gap of shares and frequencies of class 1, over all queries at once."""
+  shares, targets = 1 / (1 + np.exp(-scores.ravel())), targets.ravel()
+  bins = np.clip((shares * _BINS).astype(int), 0, _BINS - 1)
+  gaps = np.bincount(bins, shares - targets, _BINS)
+  return float(np.abs(gaps).sum() / len(shares))
+
+
+def rivals_table(found: Mapping[str, Any]) -> list[list[str]]:
+  """The header, and a line for the method and each rival."""
+  metrics = [Metric(**each) for each in found['metrics']]
+  table = [['', *(each.heading for each in metrics)]]
+  first = metrics[0]
+  table[0].append(f'{first.heading} of method less')
+  pooled = 'calibration' in found['rows'][0]
+  if pooled:
+    table[0].append('ece of all %')
+  for row in found['rows']:
+    cells = [row['name']]
+    for metric in metrics:
+      own = row[metric.name]
+      cells.append(_cell(metric, own['mean'], own['ci95']))
+    own = row[first.name]
+    cells.append(_difference(first, own) if 'difference' in own else '')
+    if pooled:
+      cells.append(f'{100 * row["calibration"]:.1f}')
+    table.append(cells)
+  return table
+
+
+def _cell(metric: Metric, mean: float, half: float | None) -> str:
+  if half is None:
+    return metric.format(mean)
+  return metric.format_interval(mean, half)
+
+
+def _difference(metric: Metric, own: Mapping[str, Any]) -> str:
+  """With a digit more than the values, as differences are small."""
+  halves = own['difference'], own['difference_ci95']
+  return ' \N{PLUS-MINUS SIGN} '.join(
+    f'{metric.scale * value:.{metric.digits + 1}f}'
+    for value in halves
+    if value is not None
+  )

@@ -1,0 +1,190 @@
+"""What a method on tables has to beat: global models, and models of a task.
+
+All see what the method sees: rows of training tasks, the rows of validation
+tasks to choose how far to trust a task, and the support set. Queries are for
+measuring alone. Trees are those of scikit-learn (`pip install -e
+'.[baselines]'`), and are left out without it.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ['Given', 'Rows', 'TaskOf', 'rivals']
+
+# How many support examples a prior counts as much as, of which one is chosen;
+# and by how much a ridge on the columns of a task is held back.
+_COUNTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 1e9)
+_RIDGE = 10.0
+
+
+class Rows(NamedTuple):
+  """Rows of many tasks."""
+
+  features: np.ndarray  # [rows, features]
+  targets: np.ndarray  # [rows], numbers, or classes 0 and 1
+
+
+class TaskOf(NamedTuple):
+  """A task on the host."""
+
+  support: Rows
+  query: Rows
+
+
+class Given(NamedTuple):
+  """What rivals learn from."""
+
+  train: Rows
+  validation: list[TaskOf]
+  classes: bool
+  known: int | None  # the column that is a prediction by itself
+  known_name: str
+  known_scale: tuple[float, float]  # slope and shift to the unit of targets
+
+
+# Scores of queries: predictions, or log-odds of class 1.
+Rival = Callable[[TaskOf], np.ndarray]
+
+
+def rivals(given: Given) -> dict[str, Rival]:
+  """All of them, by name; those that are of trees where these are installed."""
+  found: dict[str, Rival] = {}
+  centre = float(given.train.targets.mean())
+  if given.classes:
+    centre = float(_log_odds(np.array(centre)))
+  models: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    'mean of training': lambda rows: np.full(len(rows), centre)
+  }
+  if given.known is not None:
+    slope, shift = given.known_scale
+    models[given.known_name] = lambda rows: slope * rows[:, given.known] + shift
+  models['global linear'] = _linear(given.train, given.classes)
+  if importlib.util.find_spec('sklearn'):
+    models['global boosted trees'] = _trees(given.train, given.classes)
+  for name, model in models.items():
+    found[name] = lambda task, model=model: model(task.query.features)
+    found[f'{name} + own shift'] = _shifted(model, given)
+  found['linear of the task'] = lambda task: _linear(
+    task.support, given.classes
+  )(task.query.features)
+  if importlib.util.find_spec('sklearn'):
+    found['boosted trees of the task'] = lambda task: _trees(
+      task.support, given.classes
+    )(task.query.features)
+  return found
+
+
+def _log_odds(shares: np.ndarray) -> np.ndarray:
+  shares = np.clip(shares, 1e-4, 1 - 1e-4)
+  odds: np.ndarray = np.log(shares / (1 - shares))
+  return odds
+
+
+def _shares(odds: np.ndarray) -> np.ndarray:
+  shares: np.ndarray = 1 / (1 + np.exp(-odds))
+  return shares
+
+
+def _loss(scores: np.ndarray, targets: np.ndarray, classes: bool) -> float:
+  if classes:
+    signs = np.where(targets > 0, -scores, scores)
+    return float(np.mean(np.logaddexp(0, signs)))
+  return float(np.mean(np.square(scores - targets)))
+
+
+def _shifted(model: Callable[[np.ndarray], np.ndarray], given: Given) -> Rival:
+  """A model whose errors on the support set move it, but not all the way.
+
+  How far is what is best on the queries of validation tasks.
+  """
+
+  def shift(scores: np.ndarray, targets: np.ndarray, count: float) -> float:
+    if not given.classes:
+      return float((targets - scores).sum() / (len(scores) + count))
+    # The mode of the posterior, by Newton's method; a variance of a quarter is
+    # that of an example of even odds.
+    moved = 0.0
+    for _ in range(20):
+      shares = _shares(scores + moved)
+      slope = (targets - shares).sum() - moved * count / 4
+      moved += slope / ((shares * (1 - shares)).sum() + count / 4)
+      moved = float(np.clip(moved, -10, 10))
+    return moved
+
+  losses = np.zeros(len(_COUNTS))
+  for task in given.validation:
+    known, asked = model(task.support.features), model(task.query.features)
+    for place, count in enumerate(_COUNTS):
+      moved = shift(known, task.support.targets, count)
+      losses[place] += _loss(asked + moved, task.query.targets, given.classes)
+  best = _COUNTS[int(np.argmin(losses))]
+
+  def predict(task: TaskOf) -> np.ndarray:
+    known = model(task.support.features)
+    moved = shift(known, task.support.targets, best)
+    found: np.ndarray = model(task.query.features) + moved
+    return found
+
+  return predict
+
+
+def _linear(rows: Rows, classes: bool) -> Callable[[np.ndarray], np.ndarray]:
+  """Ridge or logistic regression, by Newton's method, which both need."""
+  features = np.pad(
+    rows.features.astype(float), ((0, 0), (0, 1)), constant_values=1
+  )
+  # The constant is free, but for what a logistic regression needs to end.
+  held = np.full(features.shape[1], _RIDGE if not classes else 1.0)
+  held[-1] = 1e-2
+  weights = np.zeros(features.shape[1])
+  for _ in range(25 if classes else 1):
+    scores = features @ weights
+    fitted = _shares(scores) if classes else scores
+    curvature = fitted * (1 - fitted) if classes else np.ones(len(scores))
+    slope = features.T @ (rows.targets - fitted) - held * weights
+    system = (features * curvature[:, None]).T @ features + np.diag(held)
+    step = np.linalg.solve(system, slope)
+    weights = weights + step * min(1.0, 5 / (np.abs(step).max() + 1e-9))
+
+  def predict(inputs: np.ndarray) -> np.ndarray:
+    found: np.ndarray = inputs @ weights[:-1] + weights[-1]
+    return found
+
+  return predict
+
+
+def _trees(rows: Rows, classes: bool) -> Callable[[np.ndarray], np.ndarray]:
+  """Gradient-boosted trees; leaves of a tenth of few rows."""
+  from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+  )
+  from threadpoolctl import threadpool_limits
+
+  few = len(rows.targets) < 1000
+  kind: Any = (
+    HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor
+  )
+  model = kind(
+    max_iter=30 if few else 100,
+    learning_rate=0.1,
+    max_leaf_nodes=4 if few else 15,
+    min_samples_leaf=max(2, len(rows.targets) // 10) if few else 20,
+    random_state=0,
+    early_stopping=False,
+  )
+  # Threads of few rows wait for each other, for longer than one works.
+  with threadpool_limits(1 if few else None):
+    model.fit(rows.features, rows.targets)
+
+  def predict(inputs: np.ndarray) -> np.ndarray:
+    with threadpool_limits(1):
+      if classes:
+        return _log_odds(model.predict_proba(inputs)[:, 1])
+      found: np.ndarray = model.predict(inputs)
+      return found
+
+  return predict
