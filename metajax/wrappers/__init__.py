@@ -2,6 +2,7 @@
 
 from metajax.wrappers import (
   auxiliary,
+  committee,
   distillation,
   ensemble,
   mining,
@@ -12,6 +13,7 @@ from metajax.wrappers import (
 
 __all__ = [
   'auxiliary',
+  'committee',
   'distillation',
   'ensemble',
   'mining',

@@ -1,0 +1,291 @@
+"""Combines trained runs: votes, stacking, and a choice for each task.
+
+  python -m experiments.combine --runs=runs/a,runs/b --experiment=tables
+
+tests runs of one experiment on the same tasks, each alone and together: all
+alike, by votes, with weights fitted to tasks of validation, with weights
+fitted to the support set of each task (stacking), and by choosing a learner for
+each task. The last two leave support examples out in turn, so queries have no
+part in them. Nothing is trained. The workdir receives `combine.json` and
+`combine.md`.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.runner import flags, runs, tables
+from experiments.runner.errors import UsageError
+from experiments.runner.paths import Place, Places
+from experiments.runner.problem import (
+  TEST_SEED,
+  VALIDATION_SEED,
+  Problem,
+  make_judge,
+)
+from experiments.runner.settings import Base, OneOf, Whole, setting, settings
+from experiments.runner.teacher import load_teacher, settings_of
+from experiments.runner.workdir import write_json, write_text
+from metajax import evaluate, select
+from metajax.base import PyTree
+from metajax.equality import Frozen
+from metajax.metric import Metric
+from metajax.objectives import confidence_interval, cross_entropy
+from metajax.wrappers.committee import committee, fit_weights
+
+__all__ = ['REFUSED', 'Settings', 'run']
+
+# Why answers of several learners cannot be mixed there.
+REFUSED = {
+  'control': 'what a policy does decides what it sees next, so learners have no'
+  ' common queries; train one on the rollouts of all',
+  'hypergradients': 'a bilevel problem has one inner solution and no tasks that'
+  ' learners share',
+  'learned_optimizer': 'updates of several optimisers are no mean of answers;'
+  ' combine what they have trained',
+  'continual': 'learners change with the stream, and cross-validation inside a'
+  ' support set would show it twice; combine them within a task',
+  'incremental': 'learners change with what arrives, and no support set is left'
+  ' to validate in',
+  'self_destruct': 'it is a model that is judged, by an adversary, and no'
+  ' learner',
+}
+
+
+@settings
+class Settings(Base):
+  """Which runs are combined, and how they are tested."""
+
+  runs: tuple[str, ...] = setting(
+    (), Places(), 'workdirs of two runs or more',
+    of='machine', resume=True,
+  )  # fmt: skip
+  experiment: str = setting(
+    'tables',
+    OneOf(['tables', 'sinusoid', 'completion', 'images', *sorted(REFUSED)]),
+    'which binary the runs are of',
+    of='tasks', resume=False,
+  )  # fmt: skip
+  eval_tasks: int = setting(
+    200, Whole(2), 'test tasks', of='test', resume=False
+  )
+  validation_tasks: int = setting(
+    100, Whole(2), 'tasks that weights for all tasks are fitted to',
+    of='test', resume=False,
+  )  # fmt: skip
+  folds: int = setting(
+    5, Whole(2), 'parts of a support set, at most, that are left out in turn',
+    of='test', resume=False,
+  )  # fmt: skip
+  workdir: str = setting(
+    'runs/combine', Place(), 'where the results go',
+    of='machine', resume=True,
+  )  # fmt: skip
+
+
+class _Loaded(NamedTuple):
+  name: str
+  problem: Problem
+  learner: Any
+  meta_params: PyTree
+
+
+def run(settings: Settings) -> int:
+  """Tests all runs alone and together."""
+  loaded = _load(settings)
+  problem = loaded[0].problem
+  classes = problem.objective is cross_entropy
+  ways = problem.recipe.ways if classes else None
+  values = {
+    each.name: _values(settings, problem, each.learner, each.meta_params)
+    for each in loaded
+  }
+  learners = tuple(each.learner for each in loaded)
+  params = tuple(each.meta_params for each in loaded)
+  fitted = fit_weights(
+    learners,
+    params,
+    problem.validation,
+    key=jax.random.key(VALIDATION_SEED),
+    num_tasks=settings.validation_tasks,
+    num_classes=ways,
+  )
+  weights = tuple(map(float, fitted))
+  folds = _folds(settings, problem, ways)
+  together = {
+    'alike': committee(learners, 'alike', ways),
+    'weights of validation': committee(learners, weights, ways),
+    'stacked by support': committee(learners, 'stacked', ways, num_folds=folds),
+    'chosen by support': select(
+      learners, problem.objective, ways, num_folds=folds
+    ),
+  }
+  if classes:
+    together['votes'] = committee(learners, 'alike', ways, votes=True)
+  for name, learner in together.items():
+    values[name] = _values(settings, problem, learner, params)
+  rows = _rows(values, [each.name for each in loaded], problem.metric)
+  _write(settings, problem, rows, weights)
+  return 0
+
+
+def _load(settings: Settings) -> list[_Loaded]:
+  if settings.experiment in REFUSED:
+    raise UsageError(
+      'experiment', f'{settings.experiment}: {REFUSED[settings.experiment]}'
+    )
+  if len(settings.runs) < 2:
+    raise UsageError('runs', 'name two workdirs or more, with commas')
+  experiment = importlib.import_module(
+    f'experiments.{settings.experiment}'
+  ).EXPERIMENT
+  loaded = list[_Loaded]()
+  for path in map(Path, settings.runs):
+    if path.name in [each.name for each in loaded]:
+      raise UsageError('runs', f'two are called {path.name}; rename one')
+    if not runs.is_done(path):
+      raise UsageError('runs', f'{path} is no run that has come to its end')
+    own = settings_of(path, experiment.settings, experiment.recipe, 'runs')
+    recipe = experiment.recipe(own)
+    if recipe.evaluation == 'population':
+      raise UsageError(
+        'runs', f'{path} is judged by statistics of a population, and no'
+        ' learner of a task; run it with another --evaluation'
+      )  # fmt: skip
+    problem = experiment.problem(own, recipe)
+    try:
+      found = load_teacher(path, problem, recipe)
+    except UsageError as error:
+      raise UsageError('runs', f'{path}: {error}') from error
+    judge = make_judge(problem)
+    if isinstance(judge.learner, Frozen):
+      raise UsageError('runs', f'{path} stands on a pretrained network')
+    if loaded:
+      _check_same(loaded[0], path, problem)
+    loaded.append(
+      _Loaded(
+        path.name, problem, judge.learner, judge.prepare(found.meta_params)
+      )
+    )
+  return loaded
+
+
+def _check_same(first: _Loaded, path: Path, problem: Problem) -> None:
+  """Refuses runs whose test tasks are others."""
+  one, other = first.problem, problem
+  for name in ('ways', 'shots', 'queries'):
+    mine, theirs = getattr(one.recipe, name), getattr(other.recipe, name)
+    if mine != theirs:
+      raise UsageError(
+        'runs', f'{first.name} and {path.name} have other tasks: --{name} is'
+        f' {mine} and {theirs}'
+      )  # fmt: skip
+  same = jax.tree.structure(one.test) == jax.tree.structure(other.test)
+  same = same and one.objective == other.objective
+  if not same or not all(
+    np.array_equal(a, b)
+    for a, b in zip(
+      jax.tree.leaves(one.test), jax.tree.leaves(other.test), strict=True
+    )
+  ):
+    raise UsageError(
+      'runs', f'{first.name} and {path.name} were tested on other data'
+    )
+
+
+def _folds(settings: Settings, problem: Problem, ways: int | None) -> int:
+  """The most parts that divide a support set, as many as asked for."""
+  task = jax.eval_shape(problem.test, jax.random.key(0))
+  number = len(jax.tree.leaves(task.support)[0])
+  if ways is not None and number < 2 * ways:
+    raise UsageError(
+      'runs', f'a support set of {number} examples of {ways} classes has none'
+      ' to leave out; combine runs of more --shots'
+    )  # fmt: skip
+  fits = [n for n in range(2, settings.folds + 1) if number % n == 0]
+  return max(fits, default=number)
+
+
+def _values(
+  settings: Settings, problem: Problem, learner: Any, params: PyTree
+) -> np.ndarray:
+  found = evaluate(
+    learner,
+    problem.objective,
+    params,
+    problem.test,
+    key=jax.random.key(TEST_SEED),
+    num_tasks=settings.eval_tasks,
+    judged='last_step',
+  )
+  return np.asarray(found.values[problem.metric.name][:, -1])
+
+
+def _rows(
+  values: dict[str, np.ndarray], alone: Sequence[str], metric: Metric
+) -> list[dict[str, Any]]:
+  best = min(alone, key=lambda name: metric.sort_key(values[name].mean()))
+  rows = []
+  for name, own in values.items():
+    less = own - values[best]
+    rows.append(
+      {
+        'name': name,
+        'mean': float(own.mean()),
+        'ci95': float(confidence_interval(own)),
+        'than': best,
+        'difference': float(less.mean()),
+        'difference_ci95': float(confidence_interval(less)),
+      }
+    )
+  return rows
+
+
+def _write(
+  settings: Settings,
+  problem: Problem,
+  rows: list[dict[str, Any]],
+  weights: Sequence[float],
+) -> None:
+  metric = problem.metric
+  best = rows[0]['than']
+  table = [['', metric.heading, f'less {best}, the best alone']]
+  for row in rows:
+    less = ' \N{PLUS-MINUS SIGN} '.join(
+      f'{metric.scale * row[name]:.{metric.digits + 1}f}'
+      for name in ('difference', 'difference_ci95')
+    )
+    table.append(
+      [
+        row['name'],
+        metric.format_interval(row['mean'], row['ci95']),
+        '' if row['name'] == best else less,
+      ]
+    )
+  workdir = Path(settings.workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  record = {
+    'runs': list(settings.runs),
+    'metric': metric._replace(measure=None)._asdict(),
+    'weights_of_validation': list(weights),
+    'protocol': problem.protocol,
+    'rows': rows,
+  }
+  write_json(workdir / 'combine.json', record)
+  write_text(workdir / 'combine.md', tables.markdown(table))
+  tables.show(table)
+  named = zip(map(Path, settings.runs), weights, strict=True)
+  tables.say(
+    'weights of validation: '
+    + ', '.join(f'{path.name} {weight:.2f}' for path, weight in named)
+  )
+  tables.say(f'{workdir}: combine.json, combine.md')
+
+
+if __name__ == '__main__':
+  sys.exit(flags.main(Settings, run))
