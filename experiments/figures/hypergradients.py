@@ -92,7 +92,10 @@ def _regularisation(shown: Mapping[str, Any]) -> Figure:
     axes.set_title(f'pixels of {name}', fontsize=9)
     axes.set_axis_off()
   figure.colorbar(
-    drawn, ax=[left, right], label='mean logit of the decay of its weights', shrink=0.7
+    drawn,
+    ax=[left, right],
+    label='mean logit of the decay of its weights',
+    shrink=0.7,
   )
   edges = np.linspace(low, high, 30)
   beside.hist(digit, edges, color=BLUE, alpha=0.7, label='digit')

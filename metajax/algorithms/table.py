@@ -7,7 +7,6 @@ called is exported by `metajax.algorithms` and `metajax`.
 
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -114,10 +113,10 @@ def _make_delta_encoder(
   return delta_encoder(model, objective, base, **recipe.options)
 
 
-def _make_neural_process(
-  model: Model, objective: Objective, recipe: Recipe, attends: bool = False
+def _make_attentive(
+  model: Model, objective: Objective, recipe: Recipe
 ) -> MetaLearner:
-  attention = mlp([128], 128) if attends else None
+  attention = mlp([128], 128)
   return neural_process(model, objective, attention=attention, **recipe.options)
 
 
@@ -151,18 +150,37 @@ def _from_classes(
 
 _STEPS = ('inner_lr', 'inner_steps')
 
+
+def _without_classes(
+  factory: Callable[..., MetaLearner],
+  *fields: str,
+  optimizer: Callable[[Recipe], Any] = plain_adam,
+  **row: Any,
+) -> Algorithm:
+  """A row of what knows no classes, and takes no inner steps of descent."""
+
+  def make(model: Model, objective: Objective, recipe: Recipe) -> MetaLearner:
+    taken = (getattr(recipe, field) for field in fields)
+    return factory(model, objective, *taken, **recipe.options)
+
+  return Algorithm(
+    make,
+    optimizer,
+    weights=_params,
+    adapts_by_gradient=False,
+    options=own_options(factory),
+    factory=factory,
+    **row,
+  )
+
+
 # The network of a recipe is what makes it one of recurrence or of attention.
-_RL2 = Algorithm(
-  lambda model, objective, recipe: rl2(
-    model, objective, recipe.inner_lr, **recipe.options
-  ),
-  whole_steps,
+_RL2 = _without_classes(
+  rl2,
+  'inner_lr',
+  optimizer=whole_steps,
   head=Head('memory'),
-  weights=_params,
-  adapts_by_gradient=False,
   adapts_at_random=True,
-  options=own_options(rl2),
-  factory=rl2,
 )
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -248,30 +266,9 @@ ALGORITHMS: dict[str, Algorithm] = {
   ),
   'rl2': _RL2,
   'rl2_attention': _RL2,
-  'alpaca': Algorithm(
-    lambda model, objective, recipe: alpaca(
-      model, objective, **recipe.options
-    ),
-    head=Head('features'),
-    weights=_params,
-    adapts_by_gradient=False,
-    options=own_options(alpaca),
-    factory=alpaca,
-  ),
-  'cnp': Algorithm(
-    _make_neural_process,
-    weights=_params,
-    adapts_by_gradient=False,
-    options=own_options(neural_process),
-    factory=neural_process,
-  ),
-  'anp': Algorithm(
-    partial(_make_neural_process, attends=True),
-    weights=_params,
-    adapts_by_gradient=False,
-    options=own_options(neural_process),
-    factory=neural_process,
-  ),
+  'alpaca': _without_classes(alpaca, head=Head('features')),
+  'cnp': _without_classes(neural_process),
+  'anp': _without_classes(neural_process)._replace(make=_make_attentive),
   'baseline': _from_classes(baseline, *_STEPS),
   'baseline_plus_plus': _from_classes(baseline_plus_plus, *_STEPS),
   'multi_task': _from_classes(multi_task, *_STEPS),
