@@ -28,7 +28,7 @@ _RL2 = Recipe(
   inner_lr=3e-3, inner_steps=0, eval_inner_steps=0,
   outer_lr=1.0, outer_schedule='linear', tasks_per_step=128, steps=2000,
   log_every=25, checkpoint_every=500,
-  options={'discount': 0.9, 'entropy_weight': 0.05},
+  options={'discount': 0.9},
 )  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {

@@ -77,7 +77,7 @@ def rl2(
   discount: float = 0.99,
   trace: float = 0.3,
   value_weight: float = 0.5,
-  entropy_weight: float = 0.01,
+  entropy_weight: float = 0.05,
   largest_gradient: float = 0.5,
 ) -> MetaLearner:
   """RL² with PPO.
