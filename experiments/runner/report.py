@@ -19,7 +19,7 @@ from metajax.base import PyTree
 from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR, Metric
 from metajax.runs.evaluation import Evaluation
 
-__all__ = ['describe', 'metric_of', 'result', 'show', 'versions']
+__all__ = ['describe', 'metric_of', 'of_rides', 'result', 'show', 'versions']
 
 
 _OUT_OF_SCOPE = {
@@ -167,21 +167,21 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
       table.add_row(label, mean, f'\N{PLUS-MINUS SIGN} {half}')
   console = rich.console.Console()
   console.print(table)
-  if rides := outcome.get('closed_loop'):
-    show_table(_of_rides(rides, problem.settings), title='in closed loop')
+  if 'closed_loop' in outcome:
+    show_table(of_rides(outcome), title='in closed loop')
   if beside := outcome.get('rivals'):
     title = f'the same queries, of {beside["tasks"]} tasks that differ'
     show_table(rivals_table(beside), title=title)
   say(describe(outcome['protocol']))
 
 
-def _of_rides(
-  rides: Mapping[str, Mapping[str, float]], settings: Any
-) -> list[list[str]]:
-  """A line for each model that has driven cars."""
+def of_rides(outcome: Mapping[str, Any]) -> list[list[str]]:
+  """A table with a line for each model that has driven cars."""
   head = 'm from the middle', '95% interval', 'm after 3 s foretold'
-  lines = [[f'{settings.rides} unseen cars, by', *head, 'left the road %']]
-  for name, found in rides.items():
+  lines = [
+    [f'{outcome["config"]["rides"]} unseen cars, by', *head, 'left the road %']
+  ]
+  for name, found in outcome['closed_loop'].items():
     lines.append([
       name,
       f'{found["lateral_error"]:.3f}',
