@@ -92,16 +92,13 @@ def _regularisation(shown: Mapping[str, Any]) -> Figure:
     axes.set_title(f'pixels of {name}', fontsize=9)
     axes.set_axis_off()
   figure.colorbar(
-    drawn,
-    ax=[left, right],
-    label='mean logit of the decay of its weights',
-    shrink=0.7,
+    drawn, ax=[left, right], label='mean logit of its decays', shrink=0.7
   )
   edges = np.linspace(low, high, 30)
   beside.hist(digit, edges, color=BLUE, alpha=0.7, label='digit')
   beside.hist(noise, edges, color=ORANGE, alpha=0.7, label='noise')
   beside.axvline(own['start'], color=GREY, ls='--', lw=1, label='start')
-  beside.set_xlabel('mean logit of the decay of the weights of a pixel')
+  beside.set_xlabel('mean logit of the decays of a pixel')
   beside.set_ylabel('pixels')
   beside.legend(frameon=False, fontsize=9)
   grid(beside)
