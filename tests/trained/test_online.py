@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from small_learners import make_learner
 
-from metajax.trained import DriftAlarm, LearnerError
+import metajax
+from metajax.trained import DriftAlarm, LearnerError, export
 
 SHAPE = (4, 4, 1)
 
@@ -218,3 +219,19 @@ def test_watching_asks_the_alarm():
   online.alarm = DriftAlarm.calibrated(scores, horizon=100)
   assert not online.watch(images(5, 5))
   assert online.alarm.seen == 5
+
+
+@pytest.mark.in_ci
+def test_an_exported_learner_goes_on_too_where_it_can(tmp_path):
+  learner = make_learner('protonet')
+  export(learner, tmp_path / 'protonet', platforms=('cpu',))
+  online = metajax.load(tmp_path / 'protonet').update(examples())
+  np.testing.assert_allclose(
+    outputs(online), outputs(learner.update(examples())), atol=1e-5
+  )
+  online.save(tmp_path / 'state')
+  again = metajax.load(tmp_path / 'protonet').resume(tmp_path / 'state')
+  np.testing.assert_array_equal(outputs(again), outputs(online))
+  export(make_learner('maml'), tmp_path / 'maml', platforms=('cpu',))
+  with pytest.raises(LearnerError, match='an exported maml has no program'):
+    metajax.load(tmp_path / 'maml').update(examples())
