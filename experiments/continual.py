@@ -27,7 +27,6 @@ The workdir receives `result.json`, `continual.md`, `continual.png` and
 command goes on where it was stopped. docs/guides/continual.md has the protocol.
 """
 
-import json
 import sys
 import time
 from functools import partial
@@ -51,7 +50,7 @@ from experiments.runner.errors import UsageError
 from experiments.runner.intervals import of_few
 from experiments.runner.paths import Place
 from experiments.runner.progress import shown
-from experiments.runner.records import RESULT
+from experiments.runner.records import RESULT, read_record
 from experiments.runner.settings import (
   Listed,
   OneOf,
@@ -242,8 +241,7 @@ def _measured(
   """Accuracies of a method over all repetitions, by number of classes."""
   path = workdir / 'met' / f'{name}.json'
   if path.exists():
-    kept: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
-    return kept
+    return read_record(path, 'workdir')
   method = METHODS[name]
   began = time.perf_counter()
   rate = _chosen(settings, name, known, examples.validation, numbers)

@@ -56,6 +56,10 @@ def test_all_methods_meet_the_same_streams_and_go_on(tmp_path, capsys):
   assert times == [file.stat().st_mtime_ns for file in files]
   with pytest.raises(UsageError, match='--shots was 2 and is 3'):
     continual.run(settings.replace(shots=3))
+  files[0].write_text('{')
+  with pytest.raises(UsageError, match='is not readable'):
+    continual.run(settings)
+  files[0].unlink()
   (tmp_path / 'run' / 'learned' / 'oml.npz').write_bytes(b'PK')
   with pytest.raises(UsageError, match='is damaged'):
     continual.run(settings)
