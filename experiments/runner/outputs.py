@@ -19,6 +19,7 @@ def make_terminal(problem: Problem, start: int) -> Terminal | None:
     problem.recipe.steps,
     tasks_per_step=problem.recipe.tasks_per_step * problem.settings.seeds,
     start_step=start,
+    show=[*dict.fromkeys(['loss', 'accuracy', 'mse', problem.metric.name])],
   )
 
 
