@@ -32,7 +32,7 @@ from experiments.figures.optimizers import loss_curves
 from experiments.recipes import learned_optimizer as recipes
 from experiments.reports.examples import image_classes
 from experiments.reports.gathered import report
-from experiments.runner import cluster, flags, tables
+from experiments.runner import flags, tables
 from experiments.runner.common import Common, algorithm
 from experiments.runner.errors import UsageError
 from experiments.runner.experiment import Experiment
@@ -67,10 +67,10 @@ __all__ = [
 _UNUSED = (
   'plugin', 'set', 'network', 'train_shots', 'train_queries', 'inner_steps',
   'eval_inner_steps', 'inner_lr', 'chunk_size', 'precision', 'seeds',
-  'load_seed', 'other_data', 'shard', 'distributed', 'num_processes',
+  'load_seed', 'other_data', 'mesh', 'shard', 'distributed', 'num_processes',
   'process_id', 'distributed_timeout', 'heartbeat_seconds',
 )  # fmt: skip
-_NAME, _MESH = 'learned_optimizer', 'task:1'
+_NAME = 'learned_optimizer'
 
 
 @settings
@@ -223,6 +223,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     draw=draw,
     report=partial(report, show=image_classes, are_classes=True),
     metrics=(ACCURACY,),
+    at_once=True,  # networks share the tasks of a step
     more=partial(_compared, data=data),
   )
 
@@ -318,24 +319,7 @@ EXPERIMENT = Experiment(
 )
 
 
-def _on_one_device(settings: Settings) -> Settings:
-  """All tasks of a step are wanted at once: networks share them."""
-  if settings.mesh not in (None, _MESH):
-    raise UsageError(
-      'mesh', f'is {settings.mesh}, but all runs on one device; leave it out'
-    )
-  return settings.replace(mesh=_MESH)
-
-
-def run(settings: Settings) -> dict[str, Any]:
-  """Learns, compares and reports; see `Experiment.run`."""
-  return EXPERIMENT.run(_on_one_device(settings))
-
-
-def _start(settings: Settings) -> int:
-  cluster.single_thread(settings)
-  return EXPERIMENT.start(_on_one_device(settings))
-
+run = EXPERIMENT.run
 
 if __name__ == '__main__':
-  sys.exit(flags.main(Settings, _start, hidden=(*_UNUSED, 'mesh')))
+  sys.exit(flags.main(Settings, EXPERIMENT.start, hidden=_UNUSED))

@@ -26,7 +26,7 @@ BINARIES = (
 HIDDEN = {
   'self_destruct': {*self_destruct._UNUSED, 'adapt'},
   'sweep': set(sweep._UNUSED),
-  'learned_optimizer': {*learned_optimizer._UNUSED, 'mesh'},
+  'learned_optimizer': set(learned_optimizer._UNUSED),
 }
 GROUPS = ['Of this experiment', *helping._PARTS.values(), 'Help']
 

@@ -51,7 +51,7 @@ def test_a_run_leaves_weights_tables_and_pictures(estimator, tmp_path):
     ({'tasks_per_step': 4}, '--tasks_per_step: is 4, which networks of three'),
     ({'inner_steps': 3}, '--inner_steps: is 3, but has no meaning'),
     ({'shots': 200}, '--shots: .*lower --shots or --queries'),
-    ({'mesh': 'task:2'}, '--mesh: is task:2, but all runs on one device'),
+    ({'mesh': 'task:2'}, '--mesh: is task:2, but has no meaning'),
     ({'optimizer': 'sgd'}, '--optimizer=sgd: value should be one of'),
     ({'estimator': 'reinforce'}, '--estimator=reinforce: value should be'),
     ({'outer_lr': -1.0}, '--outer_lr=-1.0: must be a finite number > 0'),
