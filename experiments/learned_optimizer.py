@@ -79,11 +79,12 @@ class Settings(Common):
 
   algorithm: str = algorithm(_NAME, [_NAME])
   optimizer: str = setting(
-    'mlp', OneOf(sorted(OPTIMIZERS)), 'kind of learned optimiser: a network for'
-    ' every parameter, or Adam with learned parts', of='method', resume=False,
+    'adam', OneOf(sorted(OPTIMIZERS)), 'kind of learned optimiser: Adam with'
+    ' learned parts, or a network for every parameter', of='method',
+    resume=False,
   )  # fmt: skip
   estimator: str = setting(
-    'unrolled', OneOf(list(recipes.RECIPES)), 'of the meta-gradient:'
+    'unrolled', OneOf(list(recipes.RECIPES['adam'])), 'of the meta-gradient:'
     ' backpropagation through whole unrolls or through parts of them, evolution'
     ' strategies on whole unrolls, or persistent ones on parts',
     of='method', resume=False,
@@ -165,7 +166,7 @@ def make_recipe(settings: Settings) -> Recipe:
         f'is {getattr(settings, name)}, but has no meaning for'
         f' experiments.{_NAME}; leave it out',
       )
-  recipe = recipes.RECIPES[settings.estimator]
+  recipe = recipes.RECIPES[settings.optimizer][settings.estimator]
   own = {
     name: value
     for name, value in settings.given().items()

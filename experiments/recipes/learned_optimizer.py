@@ -25,7 +25,7 @@ _UNROLLED = Recipe(
   ways=4, shots=80, queries=80,
   inner_steps=50, inner_batch=32, eval_inner_steps=50,
   outer_lr=3e-3, outer_schedule='cosine', tasks_per_step=6, chunk_size=6,
-  steps=120, log_every=10, checkpoint_every=60,
+  steps=200, log_every=10, checkpoint_every=100,
 )  # fmt: skip
 
 _TRUNCATED = _UNROLLED._replace(
@@ -33,12 +33,24 @@ _TRUNCATED = _UNROLLED._replace(
   tasks_per_step=12, chunk_size=12,
 )  # fmt: skip
 
-RECIPES: dict[str, Recipe] = {
+# By the kind of optimiser, and by the estimator.
+_MLP: dict[str, Recipe] = {
   'unrolled': _UNROLLED,
   'truncated': _TRUNCATED,
   'es': _UNROLLED,
   'pes': _TRUNCATED,
 }
+# Of few weights, which can be moved faster, and as far in less time.
+RECIPES: dict[str, dict[str, Recipe]] = {
+  'mlp': _MLP,
+  'adam': {
+    name: each._replace(
+      outer_lr=2e-2, steps=3 * each.steps, log_every=50,
+      checkpoint_every=each.steps,
+    )
+    for name, each in _MLP.items()
+  },
+}  # fmt: skip
 
 
 def outer(recipe: Recipe) -> optax.GradientTransformation:
