@@ -11,12 +11,14 @@ part in them. Nothing is trained. The workdir receives `combine.json` and
 """
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.runner import flags, runs, tables
@@ -57,6 +59,13 @@ REFUSED = {
 }
 
 
+def _able() -> list[str]:
+  """The binaries here whose learners answer queries of tasks."""
+  names = 'tables', 'sinusoid', 'completion', 'images', 'car'
+  found = importlib.util.find_spec
+  return [name for name in names if found(f'experiments.{name}')]
+
+
 @settings
 class Settings(Base):
   """Which runs are combined, and how they are tested."""
@@ -67,7 +76,7 @@ class Settings(Base):
   )  # fmt: skip
   experiment: str = setting(
     'tables',
-    OneOf(['tables', 'sinusoid', 'completion', 'images', *sorted(REFUSED)]),
+    OneOf(lambda: [*_able(), *sorted(REFUSED)]),
     'which binary the runs are of',
     of='tasks', resume=False,
   )  # fmt: skip
@@ -185,8 +194,9 @@ def _check_same(first: _Loaded, path: Path, problem: Problem) -> None:
         'runs', f'{first.name} and {path.name} have other tasks: --{name} is'
         f' {mine} and {theirs}'
       )  # fmt: skip
-  same = jax.tree.structure(one.test) == jax.tree.structure(other.test)
-  same = same and one.objective == other.objective
+  # Samplers are trees, of which arrays are the data.
+  forms = [str(jax.tree.structure(each.test)) for each in (one, other)]
+  same = forms[0] == forms[1] and one.objective == other.objective
   if not same or not all(
     np.array_equal(a, b)
     for a, b in zip(
@@ -237,13 +247,17 @@ def _rows(
       {
         'name': name,
         'mean': float(own.mean()),
-        'ci95': float(confidence_interval(own)),
+        'ci95': _half(own),
         'than': best,
         'difference': float(less.mean()),
-        'difference_ci95': float(confidence_interval(less)),
+        'difference_ci95': _half(less),
       }
     )
   return rows
+
+
+def _half(values: np.ndarray) -> float:
+  return float(confidence_interval(jnp.asarray(values)))
 
 
 def _write(

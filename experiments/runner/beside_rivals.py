@@ -6,6 +6,7 @@ tasks that differ.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ from metajax.metric import (
   MEAN_SQUARED_ERROR,
   PAIRS_IN_ORDER,
   Metric,
+  pairs_in_order,
 )
 from metajax.objectives import confidence_interval
 from metajax.runs.evaluation import example_key, example_outputs
@@ -51,7 +53,7 @@ class Known(NamedTuple):
   column_scale: tuple[float, float]
   unit: float  # of the targets, a deviation of which is 1
   # Which task of the table a key draws; None: no two draws are of one.
-  task_of: Callable[[SampleTask, jax.Array], jax.Array] | None
+  task_of: Callable[[Any, jax.Array], jax.Array] | None
 
   def of_column(self, features: np.ndarray) -> np.ndarray:
     """What the column predicts, `[...]` of `[..., features]`; else 0."""
@@ -98,12 +100,11 @@ def beside_rivals(
     found = rivals(given)
     for done, (name, rival) in enumerate(found.items()):
       progress(done, len(found))
-      scores[name] = np.stack([rival(task) for task in tasks])
+      scores[name] = rival(tasks)
     progress(len(found), len(found))
   groups = np.arange(number)
   if known.task_of is not None:
-    sample = problem.test
-    of = jax.vmap(lambda key: known.task_of(sample, key))  # type: ignore[misc]
+    of = jax.vmap(partial(known.task_of, problem.test))
     groups = np.unique(np.asarray(of(keys)), return_inverse=True)[1]
   targets = np.stack([task.query.targets for task in tasks])
   values = {
@@ -166,9 +167,7 @@ def _measured(
   """Every metric of every draw."""
   if not known.classes:
     errors = known.unit * (scores - targets)
-    ranked = jax.vmap(PAIRS_IN_ORDER.measure)(  # type: ignore[arg-type]
-      jnp.asarray(scores), jnp.asarray(targets)
-    )
+    ranked = jax.vmap(pairs_in_order)(jnp.asarray(scores), jnp.asarray(targets))
     return {
       'mae': np.abs(errors).mean(axis=1),
       'mse': np.square(errors).mean(axis=1),
@@ -211,7 +210,7 @@ def _over_tasks(
   values: np.ndarray, groups: np.ndarray
 ) -> tuple[float, float | None]:
   """The mean over tasks that differ; draws that say nothing are left out."""
-  known = np.isfinite(values)
+  known = np.isfinite(values)  # a rival may have been tested on some
   sums = np.bincount(groups[known], values[known])
   counts = np.bincount(groups[known])
   means = sums[counts > 0] / counts[counts > 0]
@@ -222,7 +221,8 @@ def _over_tasks(
 
 def _calibration(scores: np.ndarray, targets: np.ndarray) -> float:
   """The gap of shares and frequencies of class 1, over all queries at once."""
-  shares, targets = 1 / (1 + np.exp(-scores.ravel())), targets.ravel()
+  known = np.isfinite(scores)
+  shares, targets = 1 / (1 + np.exp(-scores[known])), targets[known]
   bins = np.clip((shares * _BINS).astype(int), 0, _BINS - 1)
   gaps = np.bincount(bins, shares - targets, _BINS)
   return float(np.abs(gaps).sum() / len(shares))

@@ -7,7 +7,7 @@ measuring alone. Trees are those of scikit-learn (`pip install -e
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,8 +45,13 @@ class Given(NamedTuple):
   known_scale: tuple[float, float]  # slope and shift to the unit of targets
 
 
-# Scores of queries: predictions, or log-odds of class 1.
-Rival = Callable[[TaskOf], np.ndarray]
+# Scores of the queries of tasks, `[tasks, queries]`: predictions, or log-odds
+# of class 1; nan for tasks that are left out.
+Rival = Callable[[Sequence[TaskOf]], np.ndarray]
+Model = Callable[[np.ndarray], np.ndarray]
+
+# Tasks that models of a task are tested on, at most: each is fitted anew.
+_FITTED = 200
 
 
 def rivals(given: Given) -> dict[str, Rival]:
@@ -55,26 +60,47 @@ def rivals(given: Given) -> dict[str, Rival]:
   centre = float(given.train.targets.mean())
   if given.classes:
     centre = float(_log_odds(np.array(centre)))
-  models: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+  models: dict[str, Model] = {
     'mean of training': lambda rows: np.full(len(rows), centre)
   }
   if given.known is not None:
     slope, shift = given.known_scale
     models[given.known_name] = lambda rows: slope * rows[:, given.known] + shift
   models['global linear'] = _linear(given.train, given.classes)
-  if importlib.util.find_spec('sklearn'):
+  trees = importlib.util.find_spec('sklearn') is not None
+  if trees:
     models['global boosted trees'] = _trees(given.train, given.classes)
   for name, model in models.items():
-    found[name] = lambda task, model=model: model(task.query.features)
+    found[name] = lambda tasks, model=model: _asked(model, tasks)
     found[f'{name} + own shift'] = _shifted(model, given)
-  found['linear of the task'] = lambda task: _linear(
-    task.support, given.classes
-  )(task.query.features)
-  if importlib.util.find_spec('sklearn'):
-    found['boosted trees of the task'] = lambda task: _trees(
-      task.support, given.classes
-    )(task.query.features)
+  found['linear of the task'] = _fitted(_linear, given.classes)
+  if trees:
+    found['boosted trees of the task'] = _fitted(_trees, given.classes)
   return found
+
+
+def _asked(model: Model, tasks: Sequence[TaskOf]) -> np.ndarray:
+  """All queries at once, as a call costs more than a row."""
+  rows = np.concatenate([task.query.features for task in tasks])
+  return model(rows).reshape(len(tasks), -1)
+
+
+def _known(model: Model, tasks: Sequence[TaskOf]) -> np.ndarray:
+  """The same of support sets."""
+  rows = np.concatenate([task.support.features for task in tasks])
+  return model(rows).reshape(len(tasks), -1)
+
+
+def _fitted(fit: Callable[[Rows, bool], Model], classes: bool) -> Rival:
+  """A model of each of the first tasks, from its support set alone."""
+
+  def scores(tasks: Sequence[TaskOf]) -> np.ndarray:
+    found = np.full((len(tasks), len(tasks[0].query.targets)), np.nan)
+    for number, task in enumerate(tasks[:_FITTED]):
+      found[number] = fit(task.support, classes)(task.query.features)
+    return found
+
+  return scores
 
 
 def _log_odds(shares: np.ndarray) -> np.ndarray:
@@ -95,7 +121,7 @@ def _loss(scores: np.ndarray, targets: np.ndarray, classes: bool) -> float:
   return float(np.mean(np.square(scores - targets)))
 
 
-def _shifted(model: Callable[[np.ndarray], np.ndarray], given: Given) -> Rival:
+def _shifted(model: Model, given: Given) -> Rival:
   """A model whose errors on the support set move it, but not all the way.
 
   How far is what is best on the queries of validation tasks.
@@ -115,23 +141,31 @@ def _shifted(model: Callable[[np.ndarray], np.ndarray], given: Given) -> Rival:
     return moved
 
   losses = np.zeros(len(_COUNTS))
-  for task in given.validation:
-    known, asked = model(task.support.features), model(task.query.features)
+  known, asked = (
+    _known(model, given.validation),
+    _asked(model, given.validation),
+  )
+  for number, task in enumerate(given.validation):
     for place, count in enumerate(_COUNTS):
-      moved = shift(known, task.support.targets, count)
-      losses[place] += _loss(asked + moved, task.query.targets, given.classes)
+      moved = shift(known[number], task.support.targets, count)
+      losses[place] += _loss(
+        asked[number] + moved, task.query.targets, given.classes
+      )
   best = _COUNTS[int(np.argmin(losses))]
 
-  def predict(task: TaskOf) -> np.ndarray:
-    known = model(task.support.features)
-    moved = shift(known, task.support.targets, best)
-    found: np.ndarray = model(task.query.features) + moved
+  def scores(tasks: Sequence[TaskOf]) -> np.ndarray:
+    known = _known(model, tasks)
+    moved = [
+      shift(own, task.support.targets, best)
+      for own, task in zip(known, tasks, strict=True)
+    ]
+    found: np.ndarray = _asked(model, tasks) + np.array(moved)[:, None]
     return found
 
-  return predict
+  return scores
 
 
-def _linear(rows: Rows, classes: bool) -> Callable[[np.ndarray], np.ndarray]:
+def _linear(rows: Rows, classes: bool) -> Model:
   """Ridge or logistic regression, by Newton's method, which both need."""
   features = np.pad(
     rows.features.astype(float), ((0, 0), (0, 1)), constant_values=1
@@ -156,7 +190,7 @@ def _linear(rows: Rows, classes: bool) -> Callable[[np.ndarray], np.ndarray]:
   return predict
 
 
-def _trees(rows: Rows, classes: bool) -> Callable[[np.ndarray], np.ndarray]:
+def _trees(rows: Rows, classes: bool) -> Model:
   """Gradient-boosted trees; leaves of a tenth of few rows."""
   from sklearn.ensemble import (
     HistGradientBoostingClassifier,

@@ -21,6 +21,7 @@ BINARIES = (
   'hypergradients', 'incremental', 'self_destruct', 'compare', 'by_shots',
   'methods', 'predict', 'export', 'sweep', 'benchmark', 'weak_scaling',
   'overheads', 'inner_memory', 'car', 'learned_optimizer', 'continual',
+  'combine',
 )  # fmt: skip
 # What is refused, and not shown.
 HIDDEN = {

@@ -2,13 +2,14 @@
 
 import csv
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from processes import TINY
 
 from experiments import tables
-from experiments.data.regression import read_table
+from experiments.data.tables import read_table
 from experiments.runner.errors import UsageError
 
 TASKS, ROWS = 10, 12
@@ -77,7 +78,7 @@ def test_the_error_is_in_deviations_of_the_training_tasks(table):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'data_file': None}, '--data_file: name a CSV or Parquet file with a col'),
+    ({'data_file': None, 'order_column': 'a'}, '--order_column: is of a table'),
     ({'data_file': 'nowhere.csv'}, '--data_file: nowhere.csv: '),
     ({'task_column': 'patients'}, "--task_column: .*patients.*patient"),
     ({'target_columns': 'doze'}, "--target_columns: .*doze.*dose"),
@@ -85,6 +86,21 @@ def test_the_error_is_in_deviations_of_the_training_tasks(table):
     ({'target_columns': 'dose,patient'}, '--target_columns: .*asked for 2 tim'),
     ({'feature_columns': 'a,c'}, "--feature_columns: .*no column 'c'"),
     ({'feature_columns': 'a,dose'}, '--feature_columns: .*asked for 2 times'),
+    ({'order_column': 'time'}, "--order_column: .*no column 'time'"),
+    ({'order_column': 'a', 'feature_columns': 'a'}, '--order_column: .*asked'),
+    ({'feature_columns': 'a,patient'}, '--feature_columns: .*asked for 2 tim'),
+    ({'target_type': 'classes'}, '--target_columns: .*classes are those of on'),
+    (
+      {'target_type': 'classes', 'target_columns': 'dose'},
+      "--target_columns: column 'dose' has .* values",
+    ),
+    ({'prior_column': 'c', 'target_columns': 'dose'}, "--prior_column: 'c' is"),
+    ({'prior_column': 'a'}, '--prior_column: predicts one target'),
+    (
+      {'target_type': 'classes', 'algorithm': 'reptile'},
+      '--algorithm: reptile has no recipe for tables of classes; there are',
+    ),
+    ({'algorithm': 'protonet'}, '--algorithm: protonet has no recipe for tab'),
     ({'shots': 8}, '--shots=8 and --(train_)?queries=5: task .* has 12 rows'),
   ],
 )  # fmt: skip
@@ -96,5 +112,98 @@ def test_what_is_wrong_with_a_table_is_one_line(table, changes, message):
 
 def test_tasks_of_a_table_are_divided_by_shares(table):
   settings = tables.Settings(**given(table, split_shares='0.4,0.3,0.3'))
-  data = read_table(settings, tables.make_recipe(settings))
+  data, _ = read_table(settings, tables.make_recipe(settings))
   assert data.protocol['split'].startswith('4/3/3 train/validation/test tasks')
+
+
+@pytest.fixture(scope='module')
+def clients(tmp_path_factory):
+  """Whether a client pays; in the second file the answer stands twice."""
+  rng = np.random.default_rng(0)
+  folder = tmp_path_factory.mktemp('clients')
+  for name, leak in (('clients', False), ('leak', True)):
+    with open(folder / f'{name}.csv', 'w', newline='') as file:
+      writer = csv.writer(file)
+      writer.writerow(['segment', 'day', 'a', 'b', 'paid', 'default'])
+      for segment in range(12):
+        for day in range(20):
+          a, b = rng.normal(size=2)
+          bad = int(a + 0.5 * rng.normal() > 0)
+          paid = 1 - bad if leak else b
+          writer.writerow([segment, 20 - day, a, b, paid, bad])
+  return folder
+
+
+def of_classes(folder, **changes):
+  return {
+    'data_file': str(folder / 'clients.csv'), 'task_column': 'segment',
+    'target_columns': 'default', 'target_type': 'classes', 'shots': 6,
+    'queries': 8, 'train_queries': 8, 'algorithm': 'lr_d2', 'width': 8,
+    'steps': 2, 'tasks_per_step': 2, 'eval_tasks': 12, 'validation_tasks': 4,
+  } | changes  # fmt: skip
+
+
+@pytest.mark.in_ci
+@pytest.mark.parametrize('name', sorted(tables.on_classes.RECIPES))
+def test_every_method_of_classes_runs_beside_its_rivals(name, clients):
+  given = of_classes(clients, algorithm=name)
+  if name == 'scratch':
+    given['steps'] = 0
+  outcome = tables.run(tables.Settings(**given))
+  beside = outcome['rivals']
+  assert beside['draws'] == 12
+  assert beside['tasks'] <= 3  # those of the test are so few
+  rows = {row['name']: row for row in beside['rows']}
+  assert next(iter(rows)) == name
+  # The log loss of the headline is that of the table, drawn for drawn.
+  assert rows['global linear']['auc']['mean'] > 0.8
+  assert 'difference' not in rows[name]['auc']
+  assert 0 <= rows[name]['calibration'] <= 1
+
+
+@pytest.mark.in_ci
+def test_what_was_last_is_never_known(clients):
+  """The first rows by the order are the support set, of test tasks."""
+  given = of_classes(
+    clients, target_type='numbers', algorithm='alpaca', order_column='day',
+    prior_column='a', target_columns='b',
+  )  # fmt: skip
+  settings = tables.Settings(**given)
+  data, known = read_table(settings, tables.make_recipe(settings))
+  task = data.test(jax.random.key(0))
+  assert 'day' not in data.inputs['names']
+  assert known.column == data.inputs['names'].index('a')
+  whole = task.query.targets[:, 0] + known.of_column(
+    np.array(task.query.inputs)
+  )
+  assert np.isfinite(whole).all()
+  outcome = tables.run(settings)
+  assert outcome['protocol']['support'].startswith('the first rows by day')
+  assert outcome['protocol']['learned'] == 'what a leaves'
+
+
+@pytest.mark.in_ci
+@pytest.mark.parametrize('target_type', ['numbers', 'classes'])
+def test_without_a_file_tasks_are_random_functions(target_type):
+  outcome = tables.run(
+    tables.Settings(
+      target_type=target_type, algorithm='in_context', steps=1, width=8,
+      shots=6, queries=8, train_queries=8, tasks_per_step=1, eval_tasks=8,
+      validation_tasks=4, synthetic_features=3,
+    )
+  )  # fmt: skip
+  assert outcome['dataset'] == 'synthetic'
+  assert outcome['rivals']['tasks'] == 8
+
+
+@pytest.mark.in_ci
+def test_training_on_random_functions_is_for_the_columns_of_a_table(clients):
+  given = of_classes(clients, algorithm='in_context', train_on='synthetic')
+  outcome = tables.run(tables.Settings(**given))
+  assert outcome['protocol']['trained_on'] == 'random functions'
+
+
+def test_a_copy_of_the_target_is_no_feature(clients):
+  given = of_classes(clients, data_file=str(clients / 'leak.csv'))
+  with pytest.raises(UsageError, match="--feature_columns: 'paid' says what"):
+    tables.run(tables.Settings(**given))

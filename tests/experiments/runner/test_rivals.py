@@ -1,0 +1,78 @@
+"""What a method on tables is compared with, and how."""
+
+import numpy as np
+import pytest
+
+from experiments.runner.beside_rivals import Known, _over_tasks, _row
+from experiments.runner.rivals import Given, Rows, TaskOf, rivals
+from metajax.metric import MEAN_ABSOLUTE_ERROR
+
+RNG = np.random.default_rng(0)
+
+
+def task(shift, classes, rows=40):
+  x = RNG.normal(size=(rows, 2))
+  y = x[:, 0] + shift + 0.1 * RNG.normal(size=rows)
+  if classes:
+    y = (y > 0).astype(float)
+  half = rows // 2
+  return TaskOf(Rows(x[:half], y[:half]), Rows(x[half:], y[half:]))
+
+
+def given(classes=False, **changes):
+  x = RNG.normal(size=(400, 2))
+  y = x[:, 0] + 0.1 * RNG.normal(size=400)
+  if classes:
+    y = (y > 0).astype(float)
+  validation = [task(shift, classes) for shift in np.linspace(-2, 2, 9)]
+  values = {
+    'train': Rows(x, y), 'validation': validation, 'classes': classes,
+    'known': None, 'known_name': '', 'known_scale': (1.0, 0.0),
+  } | changes  # fmt: skip
+  return Given(**values)
+
+
+@pytest.mark.parametrize('classes', [False, True])
+def test_a_shift_of_the_task_helps_where_tasks_are_shifted(classes):
+  found = rivals(given(classes))
+  tasks = [task(shift, classes) for shift in (-1.5, 1.5)]
+  targets = np.stack([each.query.targets for each in tasks])
+
+  def wrong(name):
+    scores = found[name](tasks)
+    if classes:
+      return np.mean((scores > 0) != targets)
+    return np.abs(scores - targets).mean()
+
+  assert wrong('global linear + own shift') < 0.5 * wrong('global linear')
+  assert wrong('linear of the task') < wrong('global linear')
+
+
+def test_a_column_is_a_rival_by_itself():
+  found = rivals(given(known=0, known_name='x'))
+  one = task(0.0, False)
+  np.testing.assert_allclose(found['x']([one])[0], one.query.features[:, 0])
+
+
+def test_support_targets_are_all_that_is_known_of_a_task():
+  found, one = rivals(given()), task(1.0, False)
+  changed = one._replace(query=one.query._replace(targets=-one.query.targets))
+  for name, rival in found.items():
+    np.testing.assert_array_equal(rival([one]), rival([changed]), err_msg=name)
+
+
+def test_an_interval_is_over_tasks_and_not_over_draws():
+  values = np.array([0.0, 0.0, 0.0, 1.0, 2.0, np.nan])
+  groups = np.array([0, 0, 0, 1, 2, 2])
+  mean, half = _over_tasks(values, groups)
+  assert mean == pytest.approx(1.0)
+  assert half == pytest.approx(1.96 / 3**0.5, rel=1e-5)
+  rows = {'ours': {'mae': values}, 'theirs': {'mae': values + 1}}
+  row = _row('theirs', rows, groups, [MEAN_ABSOLUTE_ERROR], 'ours')
+  assert row['mae']['difference'] == pytest.approx(-1)
+  assert row['mae']['difference_ci95'] == pytest.approx(0, abs=1e-6)
+
+
+def test_what_a_column_predicts_is_in_the_unit_of_targets():
+  known = Known(Rows(None, None), False, 1, 'b', (2.0, 0.5), 1.0, None)
+  assert known.of_column(np.array([[9.0, 1.0]])).tolist() == [2.5]

@@ -1,0 +1,64 @@
+"""Runs together: what is tested, and what is refused in one line."""
+
+import json
+
+import pytest
+
+from experiments import combine, sinusoid
+from experiments.runner.errors import UsageError
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('runs')
+  for name, changes in {
+    'maml': {'algorithm': 'maml'},
+    'ridge': {'algorithm': 'r2d2'},
+    'few': {'algorithm': 'maml', 'shots': 5},
+  }.items():
+    given = {
+      'shots': 10, 'queries': 8, 'steps': 1, 'width': 8, 'tasks_per_step': 1,
+      'eval_inner_steps': 1, 'eval_tasks': 4, 'validation_tasks': 4,
+      'checkpoint_every': 1, 'log_every': 1, 'workdir': str(folder / name),
+    } | changes  # fmt: skip
+    sinusoid.run(sinusoid.Settings(**given))
+  return folder
+
+
+@pytest.mark.in_ci
+def test_runs_are_tested_alone_and_together(runs, tmp_path):
+  names = f'{runs / "maml"},{runs / "ridge"}'
+  combine.run(
+    combine.Settings(
+      runs=names, experiment='sinusoid', eval_tasks=6, validation_tasks=4,
+      workdir=str(tmp_path),
+    )
+  )  # fmt: skip
+  found = json.loads((tmp_path / 'combine.json').read_text())
+  rows = {row['name']: row for row in found['rows']}
+  assert set(rows) == {
+    'maml', 'ridge', 'alike', 'weights of validation', 'stacked by support',
+    'chosen by support',
+  }  # fmt: skip
+  assert sum(found['weights_of_validation']) == pytest.approx(1)
+  assert rows[rows['maml']['than']]['difference'] == 0
+  with pytest.raises(UsageError, match='--runs: maml and few have other tasks'):
+    combine.run(
+      combine.Settings(
+        runs=f'{runs / "maml"},{runs / "few"}', experiment='sinusoid',
+        workdir=str(tmp_path),
+      )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize('name', sorted(combine.REFUSED))
+def test_what_makes_no_sense_is_one_line_with_its_reason(name):
+  with pytest.raises(UsageError, match=f'--experiment: {name}: ') as refused:
+    combine.run(combine.Settings(experiment=name, runs='a,b'))
+  assert '\n' not in str(refused.value)
+
+
+def test_what_is_no_run_is_one_line(tmp_path):
+  for runs, message in (('a', 'two workdirs'), ('a,b', 'a is no run that')):
+    with pytest.raises(UsageError, match=message):
+      combine.run(combine.Settings(runs=runs))
