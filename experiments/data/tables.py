@@ -165,7 +165,13 @@ def read_table(settings: Any, recipe: Recipe) -> Tables:
     digests=digests(splits),
   )
   one = len(table.target_names) == 1 and settings.rivals
-  return Tables(data, known if one else None)
+  if not one:
+    return Tables(data, None)
+  support: Any = 'first' if settings.order_column else 'random'
+  tuning = tasks.table_tasks(
+    scaled.train, recipe.shots, recipe.queries, support=support, classes=classes
+  )
+  return Tables(data, known._replace(tuning=tuning))
 
 
 def _support(settings: Any) -> str:
@@ -265,6 +271,7 @@ def _known(
   targets = tasks.two_classes(train).targets if classes else train.targets
   return Known(
     Rows(train.features, targets[:, 0]),
+    None,
     classes,
     place,
     settings.prior_column or '',
@@ -308,7 +315,7 @@ def _made_up(settings: Any, recipe: Recipe) -> Tables:
         np.asarray(drawn.inputs).reshape(-1, number),
         np.asarray(drawn.targets).reshape(-1),
       ),
-      classes, None, '', (1.0, 0.0), 1.0, None,
+      train, classes, None, '', (1.0, 0.0), 1.0, None,
     )  # fmt: skip
   data = Data(
     train,

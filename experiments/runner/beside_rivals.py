@@ -39,7 +39,7 @@ __all__ = ['LOG_LOSS', 'Known', 'beside_rivals', 'rivals_table']
 LOG_LOSS = Metric('loss', False, unit='nats', label='log loss')
 _OF_CLASSES = (AREA_UNDER_CURVE, LOG_LOSS, EXPECTED_CALIBRATION_ERROR)
 _OF_NUMBERS = (MEAN_ABSOLUTE_ERROR, MEAN_SQUARED_ERROR, PAIRS_IN_ORDER)
-_VALIDATION = 100  # tasks by which rivals choose
+_VALIDATION, _TUNING = 100, 200  # tasks by which rivals choose
 _BINS = 15
 
 
@@ -47,6 +47,7 @@ class Known(NamedTuple):
   """What is known of a table beside its tasks."""
 
   train: Rows
+  tuning: SampleTask | None  # tasks of training, drawn as those of the test
   classes: bool
   column: int | None  # a prediction by itself
   column_name: str
@@ -95,7 +96,10 @@ def beside_rivals(
   own = _scores(outputs[:, -1], known.classes)
   asked = np.stack([task.query.features for task in tasks])
   scores = {problem.settings.algorithm: own + known.of_column(asked)}
-  given = Given(known.train, chosen, known.classes, *known[2:5])
+  tuning = list[TaskOf]()
+  if known.tuning is not None:
+    tuning = _tasks(known.tuning, _keys(VALIDATION_SEED, _TUNING), known)
+  given = Given(known.train, tuning, chosen, known.classes, *known[3:6])
   with shown('testing rivals') as progress:
     found = rivals(given)
     for done, (name, rival) in enumerate(found.items()):

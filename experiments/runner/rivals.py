@@ -1,7 +1,7 @@
 """What a method on tables has to beat: global models, and models of a task.
 
-All see what the method sees: rows of training tasks, the rows of validation
-tasks to choose how far to trust a task, and the support set. Queries are for
+All see what the method sees: rows of training tasks, those and validation tasks
+to choose how far to trust a task, and the support set. Queries are for
 measuring alone. Trees are those of scikit-learn (`pip install -e
 '.[baselines]'`), and are left out without it.
 """
@@ -38,6 +38,7 @@ class Given(NamedTuple):
   """What rivals learn from."""
 
   train: Rows
+  tuning: list[TaskOf]  # of training, for what is not fitted to these
   validation: list[TaskOf]
   classes: bool
   known: int | None  # the column that is a prediction by itself
@@ -66,13 +67,18 @@ def rivals(given: Given) -> dict[str, Rival]:
   if given.known is not None:
     slope, shift = given.known_scale
     models[given.known_name] = lambda rows: slope * rows[:, given.known] + shift
+  unfitted = tuple(models)
   models['global linear'] = _linear(given.train, given.classes)
   trees = importlib.util.find_spec('sklearn') is not None
   if trees:
     models['global boosted trees'] = _trees(given.train, given.classes)
   for name, model in models.items():
     found[name] = lambda tasks, model=model: _asked(model, tasks)
-    found[f'{name} + own shift'] = _shifted(model, given)
+    # Errors of a model are too small on the rows that it was fitted to.
+    more = given.tuning if name in unfitted else []
+    found[f'{name} + own shift'] = _shifted(
+      model, [*more, *given.validation], given.classes
+    )
   found['linear of the task'] = _fitted(_linear, given.classes)
   if trees:
     found['boosted trees of the task'] = _fitted(_trees, given.classes)
@@ -121,14 +127,14 @@ def _loss(scores: np.ndarray, targets: np.ndarray, classes: bool) -> float:
   return float(np.mean(np.square(scores - targets)))
 
 
-def _shifted(model: Model, given: Given) -> Rival:
+def _shifted(model: Model, tuning: list[TaskOf], classes: bool) -> Rival:
   """A model whose errors on the support set move it, but not all the way.
 
-  How far is what is best on the queries of validation tasks.
+  How far is what is best on the queries of tasks that are not for the test.
   """
 
   def shift(scores: np.ndarray, targets: np.ndarray, count: float) -> float:
-    if not given.classes:
+    if not classes:
       return float((targets - scores).sum() / (len(scores) + count))
     # The mode of the posterior, by Newton's method; a variance of a quarter is
     # that of an example of even odds.
@@ -142,15 +148,13 @@ def _shifted(model: Model, given: Given) -> Rival:
 
   losses = np.zeros(len(_COUNTS))
   known, asked = (
-    _known(model, given.validation),
-    _asked(model, given.validation),
+    _known(model, tuning),
+    _asked(model, tuning),
   )
-  for number, task in enumerate(given.validation):
+  for number, task in enumerate(tuning):
     for place, count in enumerate(_COUNTS):
       moved = shift(known[number], task.support.targets, count)
-      losses[place] += _loss(
-        asked[number] + moved, task.query.targets, given.classes
-      )
+      losses[place] += _loss(asked[number] + moved, task.query.targets, classes)
   best = _COUNTS[int(np.argmin(losses))]
 
   def scores(tasks: Sequence[TaskOf]) -> np.ndarray:

@@ -26,8 +26,8 @@ def given(classes=False, **changes):
     y = (y > 0).astype(float)
   validation = [task(shift, classes) for shift in np.linspace(-2, 2, 9)]
   values = {
-    'train': Rows(x, y), 'validation': validation, 'classes': classes,
-    'known': None, 'known_name': '', 'known_scale': (1.0, 0.0),
+    'train': Rows(x, y), 'tuning': [], 'validation': validation,
+    'classes': classes, 'known': None, 'known_name': '', 'known_scale': (1.0, 0.0),
   } | changes  # fmt: skip
   return Given(**values)
 
@@ -74,5 +74,5 @@ def test_an_interval_is_over_tasks_and_not_over_draws():
 
 
 def test_what_a_column_predicts_is_in_the_unit_of_targets():
-  known = Known(Rows(None, None), False, 1, 'b', (2.0, 0.5), 1.0, None)
+  known = Known(Rows(None, None), None, False, 1, 'b', (2.0, 0.5), 1.0, None)
   assert known.of_column(np.array([[9.0, 1.0]])).tolist() == [2.5]
