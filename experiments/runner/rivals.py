@@ -8,6 +8,7 @@ measuring alone. Trees are those of scikit-learn (`pip install -e
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,7 +74,7 @@ def rivals(given: Given) -> dict[str, Rival]:
   if trees:
     models['global boosted trees'] = _trees(given.train, given.classes)
   for name, model in models.items():
-    found[name] = lambda tasks, model=model: _asked(model, tasks)
+    found[name] = partial(_asked, model)
     # Errors of a model are too small on the rows that it was fitted to.
     more = given.tuning if name in unfitted else []
     found[f'{name} + own shift'] = _shifted(

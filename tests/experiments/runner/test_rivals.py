@@ -27,7 +27,8 @@ def given(classes=False, **changes):
   validation = [task(shift, classes) for shift in np.linspace(-2, 2, 9)]
   values = {
     'train': Rows(x, y), 'tuning': [], 'validation': validation,
-    'classes': classes, 'known': None, 'known_name': '', 'known_scale': (1.0, 0.0),
+    'classes': classes, 'known': None, 'known_name': '',
+    'known_scale': (1.0, 0.0),
   } | changes  # fmt: skip
   return Given(**values)
 
