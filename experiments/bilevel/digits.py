@@ -22,7 +22,7 @@ CLASSES = 10
 @cache
 def _loaded() -> tuple[np.ndarray, np.ndarray]:
   try:
-    from sklearn import datasets  # type: ignore[import-untyped]
+    from sklearn import datasets
   except ImportError as error:
     raise UsageError(
       'problem',

@@ -17,7 +17,7 @@ from experiments.runner.settings import (
 )
 
 BINARIES = (
-  'images', 'text', 'sinusoid', 'tables', 'completion', 'multimodal',
+  'images', 'text', 'sinusoid', 'tables', 'completion', 'multimodal', 'control',
   'hypergradients', 'incremental', 'self_destruct', 'compare', 'by_shots',
   'methods', 'predict', 'export', 'sweep', 'benchmark', 'weak_scaling',
   'overheads', 'inner_memory', 'car', 'learned_optimizer', 'continual',
