@@ -4,13 +4,13 @@
 
 prints a line for every row of the table of methods: what it is, by the first
 line of its documentation; which head it wants of a network; what it trains on;
-and for which kinds of problem there is a recipe. docs/methods.md has it.
+and which kinds of problem it runs on. docs/methods.md has it.
 """
 
 import inspect
 import sys
 
-from experiments.recipes import control, images, regression, text
+from experiments.recipes import control, images, multimodal, regression, text
 from experiments.recipes import tables as on_tables
 from experiments.recipes.kinds import methods
 from experiments.runner import flags, tables
@@ -21,11 +21,21 @@ from experiments.runner.settings import (
   setting,
   settings,
 )
+from experiments.runner.stream_learners import METHODS as ON_STREAMS
 from metajax.algorithms.table import ALGORITHMS
 
 __all__ = ['Settings', 'run', 'table']
 
-_KINDS = (images, regression, on_tables, text, control)
+# Driving is regression, with recipes of its own.
+_KINDS = {
+  'images': images,
+  'regression': regression,
+  'driving': regression,
+  'tables of classes': on_tables,
+  'text': text,
+  'multimodal': multimodal,
+  'control': control,
+}
 
 
 @settings
@@ -49,8 +59,9 @@ def run(settings: Settings) -> int:
 
 def table() -> list[list[str]]:
   """The header, and a line for every method."""
-  header = ['name', 'what it is', 'head', 'trains on', 'recipes for']
-  able = {kind.KIND: methods(kind) for kind in _KINDS}
+  header = ['name', 'what it is', 'head', 'trains on', 'runs on']
+  able = {name: methods(kind) for name, kind in _KINDS.items()}
+  able['streams'] = list(ON_STREAMS)
   return [
     header,
     *(
