@@ -119,6 +119,8 @@ def _ways(
   axes.plot(*goal, ls='', marker='*', ms=13, color=ORANGE, mec='white')
   axes.set_xlim(-1, 1)
   axes.set_ylim(-1, 1)
+  axes.set_xticks((-1, 0, 1))
+  axes.set_yticks((-1, 0, 1))
   axes.set_aspect('equal')
   total = float(np.mean(trajectory.rewards[step].sum(axis=-1)))
   axes.text(
