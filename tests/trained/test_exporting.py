@@ -17,8 +17,11 @@ from metajax.algorithms.table import ALGORITHMS
 from metajax.trained import LearnerError, export, exporting
 from metajax.trained.portable import MANIFEST, digest_of
 
+# Acting has no examples that could be given.
 NAMES = sorted(
-  name for name, row in ALGORITHMS.items() if row.head.kind != 'words'
+  name
+  for name, row in ALGORITHMS.items()
+  if row.head.kind not in ('words', 'memory')
 )
 QUICK = ['maml', 'protonet']
 ANY = [
