@@ -97,7 +97,8 @@ def derivative(car: Car, state: jax.Array, action: jax.Array) -> jax.Array:
     >>> import jax.numpy as jnp
     >>> car = Car(1500., 2500., 1.2, 1.5, 8e4, 9e4, 0.9, 15., 0., 0.4)
     >>> state = jnp.array([0., 0., 0., 10., 0., 0.])
-    >>> derivative(car, state, jnp.zeros(2)).round(3).tolist()
+    >>> [round(float(each), 3) + 0.0
+    ...  for each in derivative(car, state, jnp.zeros(2))]
     [10.0, 0.0, 0.0, -0.027, 0.0, 0.0]
   """
   _, _, heading, along, across, yaw_rate = state
@@ -157,7 +158,8 @@ def drive(
     >>> import jax.numpy as jnp
     >>> car = Car(1500., 2500., 1.2, 1.5, 8e4, 9e4, 0.9, 15., 0., 0.4)
     >>> state = jnp.array([0., 0., 0., 10., 0., 0.])
-    >>> drive(car, state, jnp.zeros(2)).round(3).tolist()
+    >>> [round(float(each), 3) + 0.0
+    ...  for each in drive(car, state, jnp.zeros(2))]
     [1.0, 0.0, 0.0, 9.997, 0.0, 0.0]
   """
   if num_steps < 1:
@@ -197,7 +199,7 @@ def steady_yaw_rate(car: Car, speed: jax.Array, wheel: jax.Array) -> jax.Array:
   Example:
     >>> car = Car(1500., 2500., 1.2, 1.5, 8e4, 9e4, 0.9, 15., 0., 0.4)
     >>> round(float(steady_yaw_rate(car, 10., 0.1)), 4)
-    0.3338
+    0.3332
   """
   length = car.front_length + car.rear_length
   understeer = (

@@ -198,7 +198,8 @@ def car(
 
   Example:
     >>> import jax
-    >>> task = car(shots=16, queries=8)(jax.random.key(0))
+    >>> sample = car(shots=16, queries=8)
+    >>> task = jax.eval_shape(sample, jax.random.key(0))
     >>> task.support.inputs.shape, task.query.targets.shape
     ((16, 5), (8, 3))
   """
