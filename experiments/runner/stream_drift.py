@@ -20,9 +20,11 @@ from metajax.trained import DriftAlarm, fit_temperature
 __all__ = ['CALM', 'HORIZON', 'drift', 'lines']
 
 HORIZON = 200  # queries within which a false alarm counts
+_LEAST = 30  # scores that calibrate an alarm
 _WANTED = 0.05  # of the streams are to have one
 CALM = 100  # queries of known classes before the drift
 _KNOWN = 20  # classes, at most
+_CALIBRATED = 20  # tasks of validation
 _STREAMS = 40  # of queries, drawn in each repetition
 
 
@@ -51,46 +53,63 @@ def drift(
   Returns:
     Shares and means over repetitions, with halves of their 95% intervals.
   """
-  calm = [_logits(known, validation(seed)) for seed in range(repetitions)]
+  calm = [_logits(known, validation(seed)) for seed in range(_CALIBRATED)]
   temperature = fit_temperature(
     np.concatenate([each.known for each in calm]),
     np.concatenate([each.targets for each in calm]),
   )
-  scores = np.concatenate([_unsure(each.known, temperature) for each in calm])
-  alarm = DriftAlarm.calibrated(scores, horizon=HORIZON, false_alarms=_WANTED)
-  false, delays = [], []
+  scores = np.stack([_unsure(each.known, temperature) for each in calm])
+  of_validation = _calibrated(scores)
+  found: dict[str, list[list[float]]] = {'validation': [], 'task': []}
   for seed in range(repetitions):
     logits = _logits(known, test(seed))
     as_known, as_others = (
       _unsure(each, temperature) for each in (logits.known, logits.others)
     )
-    rng = np.random.default_rng([0xD21F, seed])
-    own = [
-      _one_stream(alarm, rng, as_known, as_others) for _ in range(_STREAMS)
-    ]
-    false.append(np.mean([each[0] for each in own]))
-    delays.append(np.mean([each[1] for each in own]))
+    # What calibrates an alarm is not shown to it.
+    half, rest = as_known[::2], as_known[1::2]
+    for name, alarm in (
+      ('validation', of_validation),
+      ('task', _calibrated(half) if len(half) >= _LEAST else None),
+    ):
+      if alarm is not None:
+        rng = np.random.default_rng([0xD21F, seed])
+        own = [_one_stream(alarm, rng, rest, as_others)
+               for _ in range(_STREAMS)]  # fmt: skip
+        found[name].append(np.mean(own, axis=0).tolist())
   return {
     'classes': int(calm[0].known.shape[1]),
     'horizon': HORIZON,
     'calm': CALM,
     'wanted': _WANTED,
-    'false_alarms': float(np.mean(false)),
-    'false_alarms_ci95': float(of_few(np.asarray(false))),
-    'delay': float(np.mean(delays)),
-    'delay_ci95': float(of_few(np.asarray(delays))),
+    'calibrated_on': {
+      name: _summary(np.asarray(each)) for name, each in found.items() if each
+    },
+  }
+
+
+def _calibrated(scores: np.ndarray) -> DriftAlarm:
+  return DriftAlarm.calibrated(scores, horizon=HORIZON, false_alarms=_WANTED)
+
+
+def _summary(found: np.ndarray) -> dict[str, float]:
+  """Means over repetitions, and halves of their 95% intervals."""
+  means, halves = found.mean(0).tolist(), of_few(found).tolist()
+  names = ('false_alarms', 'delay')
+  return dict(zip(names, means, strict=True)) | {
+    f'{name}_ci95': half for name, half in zip(names, halves, strict=True)
   }
 
 
 def _one_stream(
   alarm: DriftAlarm, rng: Any, known: np.ndarray, others: np.ndarray
-) -> tuple[bool, int]:
+) -> tuple[float, float]:
   """Whether there is a false alarm, and the delay of the right one.
 
   The delay is that from a calm state on: an alarm before the drift is reset.
   """
   alarm.reset()
-  false = alarm.update(rng.choice(known, HORIZON))
+  false = float(alarm.update(rng.choice(known, HORIZON)))
   alarm.reset()
   if alarm.update(rng.choice(known, CALM)):
     alarm.reset()
@@ -133,11 +152,16 @@ def _unsure(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def lines(found: dict[str, Any]) -> str:
-  """What was found, in a sentence."""
+  """What was found, in a sentence or two."""
+  said = [
+    f'calibrated on {"queries of its own task" if name == "task" else name}:'
+    f' false within {found["horizon"]} queries'
+    f' {100 * own["false_alarms"]:.1f} ± {100 * own["false_alarms_ci95"]:.1f}%,'
+    f' raised after {own["delay"]:.1f} ± {own["delay_ci95"]:.1f} of unknown'
+    ' classes'
+    for name, own in found['calibrated_on'].items()
+  ]
   return (
-    f'alarm on {found["classes"]} known classes: false within'
-    f' {found["horizon"]} queries {100 * found["false_alarms"]:.1f} ±'
-    f' {100 * found["false_alarms_ci95"]:.1f}% (asked for:'
-    f' {100 * found["wanted"]:.0f}%), and {found["delay"]:.1f} ±'
-    f' {found["delay_ci95"]:.1f} queries of unknown classes until it is raised'
+    f'alarm on {found["classes"]} known classes, asked for'
+    f' {100 * found["wanted"]:.0f}% of false ones; {"; ".join(said)}'
   )

@@ -188,6 +188,17 @@ def test_an_alarm_has_the_rate_of_false_alarms_that_was_asked_for():
   assert 0.05 < raised / 400 < 0.16
 
 
+def test_tasks_that_are_not_all_as_hard_have_a_higher_threshold():
+  rng = np.random.default_rng(0)
+  scores = rng.normal(size=(20, 100))
+  harder = scores + np.linspace(-1, 1, 20)[:, None]
+  pooled = DriftAlarm.calibrated(harder.reshape(-1), horizon=200)
+  by_task = DriftAlarm.calibrated(harder, horizon=200)
+  assert by_task.threshold > 2 * pooled.threshold
+  one = DriftAlarm.calibrated(scores, horizon=200)
+  assert one.threshold < by_task.threshold
+
+
 def test_an_alarm_comes_soon_after_scores_rise_and_says_when():
   rng = np.random.default_rng(1)
   alarm = DriftAlarm.calibrated(rng.normal(size=1000), horizon=200)

@@ -53,11 +53,14 @@ class DriftAlarm:
   ) -> 'DriftAlarm':
     """Finds a threshold that scores as they should be seldom reach.
 
-    Streams are drawn from the scores with replacement; the threshold is what
-    so few of them reach within the horizon.
+    Streams are drawn from the scores with replacement, each from those of one
+    task; the threshold is what so few of them reach within the horizon. Tasks
+    are not all as hard: of several, pass a row for each, since an alarm on one
+    of the harder ones would ring for nothing.
 
     Args:
-      scores: `[n]`, of validation: never of what the learner has learned from.
+      scores: `[n]`, or `[tasks, n]`, of validation: never of what the learner
+        has learned from.
       horizon: scores in a stream.
       false_alarms: the share of streams with an alarm, from 0 to 1.
       slack: k, in standard deviations.
@@ -77,10 +80,14 @@ class DriftAlarm:
       >>> alarm.update(rng.normal(size=100)), alarm.update(np.full(20, 3.0))
       (False, True)
     """
-    values = _scores(scores)
-    if len(values) < 30:
+    rows = np.asarray(scores, np.float64)
+    if rows.ndim != 2:
+      rows = _scores(scores)[None]
+    values = _scores(rows.reshape(-1))
+    if rows.shape[1] < 30:
       raise LearnerError(
-        f'an alarm is calibrated on 30 scores or more, got {len(values)}'
+        'an alarm is calibrated on 30 scores or more, of each task; got'
+        f' {rows.shape[1]}'
       )
     if not 0 < false_alarms < 1 or horizon < 1 or not slack >= 0:
       raise LearnerError(
@@ -90,11 +97,13 @@ class DriftAlarm:
     mean, deviation = float(values.mean()), float(values.std(ddof=1))
     if not deviation > 0:
       raise LearnerError('all scores are equal, so none could be too high')
-    steps = (values - mean) / deviation - slack
+    steps = (rows - mean) / deviation - slack
     rng = np.random.default_rng(seed)
+    own = rng.integers(0, len(steps), _STREAMS)
     level, highest = np.zeros(_STREAMS), np.zeros(_STREAMS)
     for _ in range(horizon):
-      level = np.maximum(0, level + rng.choice(steps, _STREAMS))
+      drawn = rng.integers(0, steps.shape[1], _STREAMS)
+      level = np.maximum(0, level + steps[own, drawn])
       highest = np.maximum(highest, level)
     threshold = float(np.quantile(highest, 1 - false_alarms))
     return cls(mean, deviation, threshold, slack)
