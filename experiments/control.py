@@ -10,7 +10,8 @@ goal. Other environments, methods and losses:
 
   python -m experiments.control --environment=rooms --algorithm=meta_sgd
   python -m experiments.control --environment=my_module:MyEnvironment
-  python -m experiments.control --surrogate=lvc --outer=trpo
+  python -m experiments.control --surrogate=dice --causality=0.9
+  python -m experiments.control --outer=trpo
   python -m experiments.control --environment=bandit --algorithm=rl2
 
 See docs/guides/control.md. The workdir receives `result.json`, `metrics.jsonl`,

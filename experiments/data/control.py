@@ -70,8 +70,8 @@ class ControlData(Base):
   )  # fmt: skip
   surrogate: str | None = setting(
     None, OneOf(list(SURROGATES)),
-    'the loss of a rollout, inner and outer [default: dice; likelihood_ratio'
-    ' with --outer=ppo or trpo]',
+    'the loss of a rollout, inner and outer [default: lvc; dice with'
+    ' --causality below 1, likelihood_ratio with --outer=ppo or trpo]',
     of='method', resume=False, forwarded=True,
   )  # fmt: skip
   outer: str = setting(

@@ -30,7 +30,9 @@ def usual_surrogate(settings: Any) -> str:
   """The surrogate that is asked for, or else the one that suits the outer."""
   if settings.surrogate is not None:
     return str(settings.surrogate)
-  return 'dice' if settings.outer == 'adam' else 'likelihood_ratio'
+  if settings.outer != 'adam':
+    return 'likelihood_ratio'
+  return 'lvc' if settings.causality == 1 else 'dice'
 
 
 def objective_of(settings: Any, estimate: Advantages) -> Objective:
