@@ -67,7 +67,7 @@ class Bench:
     solver = inner_solver(optimizer, inner_steps)
 
     def judged(
-      key: jax.Array, hyperparams: PyTree, task: Task, test: Batch
+      key: jax.Array, hyperparams: PyTree, task: Task, test: Batch | None
     ) -> dict[str, jax.Array]:
       params, solved = solver(
         lambda params: kind.problem.inner(params, hyperparams, task.support),
@@ -80,6 +80,8 @@ class Bench:
         return loss_and_metrics(kind.objective, outputs, batch.targets)
 
       validation, _ = measured(task.query)
+      if test is None:
+        return {'validation_loss': validation}
       loss, metrics = measured(test)
       return {
         'validation_loss': validation,
@@ -90,17 +92,21 @@ class Bench:
 
     self._judged = jax.jit(judged)
 
-  def judge(
-    self, seed: int, data: Data, rival: Rival, settled: bool = True
-  ) -> dict[str, float]:
+  def judge(self, seed: int, data: Data, rival: Rival) -> dict[str, float]:
     """What hyper-parameters reach on validation and test, once trained with."""
     task = data.task
     if rival.support is not None:
       task = Task(rival.support, task.query)
     hyperparams = rival.hyperparams
     found = self._judged(jax.random.key(seed), hyperparams, task, data.test)
-    measures = self.kind.measure(data, hyperparams) if settled else {}
+    measures = self.kind.measure(data, hyperparams)
     return {name: float(value) for name, value in found.items()} | measures
+
+  def validate(self, seed: int, data: Data, hyperparams: PyTree) -> float:
+    """The validation loss of hyper-parameters, once trained with."""
+    key = jax.random.key(seed)
+    found = self._judged(key, hyperparams, data.task, None)
+    return float(found['validation_loss'])
 
   def descend(self, seed: int, data: Data, progress: Progress) -> Learned:
     """Descends the validation loss by hyper-gradients."""
@@ -131,28 +137,28 @@ class Bench:
 
     Returns:
       `solves`: what the best of as many inner solutions as outer steps
-      reaches; `time`: of as many as fit into the seconds; `number` of these.
+      reaches; `time`: of as many as fit into the seconds; `number` of these;
+      `seconds` of all.
     """
     draw = jax.jit(data.draw)
     keys = jax.random.key(seed + 1)
-    self.judge(seed, data, Rival(draw(keys)), settled=False)  # compiles
+    self.validate(seed, data, draw(keys))  # compiles
     best = of_solves = math.inf, draw(keys)
-    number, spent, began = 0, 0.0, time.perf_counter()
+    number, in_time, spent, began = 0, 0, 0.0, time.perf_counter()
     while number < self.outer_steps or spent < seconds:
       hyperparams = draw(jax.random.fold_in(keys, number))
-      found = self.judge(seed, data, Rival(hyperparams), settled=False)
-      drawn = found['validation_loss'], hyperparams
+      drawn = self.validate(seed, data, hyperparams), hyperparams
       number, spent = number + 1, time.perf_counter() - began
       if number <= self.outer_steps:
         of_solves = min(of_solves, drawn, key=_loss)
       if spent <= seconds or number == 1:
-        best = min(best, drawn, key=_loss)
+        best, in_time = min(best, drawn, key=_loss), number
       progress(int(1000 * spent), int(1000 * seconds))
     reached = {
       name: self.judge(seed, data, Rival(hyperparams))
       for name, (_, hyperparams) in (('solves', of_solves), ('time', best))
     }
-    return {**reached, 'number': number, 'seconds': spent}
+    return {**reached, 'number': in_time, 'seconds': spent}
 
 
 def _loss(drawn: tuple[float, PyTree]) -> float:

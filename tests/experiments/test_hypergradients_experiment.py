@@ -32,7 +32,7 @@ def test_every_problem_is_run_from_one_line_and_goes_on(problem, tmp_path):
   assert not outcome['converged']  # two steps are not enough, and it says so
   assert outcome['residual'] > 1e-3
   for own in outcome['distributions'].values():
-    assert own['random_solves'] >= 2
+    assert own['random_solves'] >= 1
     for values in own['rows'].values():
       assert len(values['accuracy']['values']) == 2
       assert 0 <= values['accuracy']['mean'] <= 1
