@@ -102,7 +102,7 @@ class Settings(StreamData):
     10, 'streams, each in another order', 'test', least=2
   )
   memory: int = _count(500, 'examples that replay and la_maml keep', 'test')
-  steps: int = _count(600, 'outer steps of oml and of anml')
+  steps: int = _count(400, 'outer steps of oml and of anml')
   pretraining_steps: int = _count(
     300, 'steps of the features of the others, as a ProtoNet'
   )

@@ -27,7 +27,7 @@ from metajax.tasks.strokes import class_key, draw_class, render
 __all__ = ['PROTOCOLS', 'Examples', 'Part', 'StreamData', 'load', 'order_of']
 
 _EACH = 20  # examples of a class, as Omniglot has them
-_TRAIN, _VALIDATION = 300, 60  # classes of signs that are generated
+_TRAIN, _VALIDATION = 200, 60  # classes of signs that are generated
 _OMNIGLOT_VALIDATION = 100  # of the 964 of the background set
 _WORDS = 2048  # of a bag of words, the most frequent ones
 
