@@ -226,7 +226,8 @@ def _over_tasks(
 def _calibration(scores: np.ndarray, targets: np.ndarray) -> float:
   """The gap of shares and frequencies of class 1, over all queries at once."""
   known = np.isfinite(scores)
-  shares, targets = 1 / (1 + np.exp(-scores[known])), targets[known]
+  odds, targets = np.clip(scores[known], -50, 50), targets[known]
+  shares = 1 / (1 + np.exp(-odds))
   bins = np.clip((shares * _BINS).astype(int), 0, _BINS - 1)
   gaps = np.bincount(bins, shares - targets, _BINS)
   return float(np.abs(gaps).sum() / len(shares))

@@ -117,7 +117,7 @@ def _log_odds(shares: np.ndarray) -> np.ndarray:
 
 
 def _shares(odds: np.ndarray) -> np.ndarray:
-  shares: np.ndarray = 1 / (1 + np.exp(-odds))
+  shares: np.ndarray = 1 / (1 + np.exp(-np.clip(odds, -50, 50)))
   return shares
 
 

@@ -129,7 +129,7 @@ def clients(tmp_path_factory):
         for day in range(20):
           a, b = rng.normal(size=2)
           bad = int(a + 0.5 * rng.normal() > 0)
-          paid = 1 - bad if leak else b
+          paid = 1 - bad if leak else b + rng.normal()
           writer.writerow([segment, 20 - day, a, b, paid, bad])
   return folder
 
@@ -144,11 +144,11 @@ def of_classes(folder, **changes):
 
 
 @pytest.mark.in_ci
-@pytest.mark.parametrize('name', sorted(tables.on_classes.RECIPES))
-def test_every_method_of_classes_runs_beside_its_rivals(name, clients):
+@pytest.mark.parametrize('name', ['lr_d2', 'maml', 'protonet', 'scratch'])
+def test_a_method_of_classes_runs_beside_its_rivals(name, clients):
   given = of_classes(clients, algorithm=name)
-  if name == 'scratch':
-    given['steps'] = 0
+  if name == 'scratch':  # nothing is trained
+    given.pop('steps')
   outcome = tables.run(tables.Settings(**given))
   beside = outcome['rivals']
   assert beside['draws'] == 12
