@@ -40,7 +40,6 @@ __all__ = ['METHODS', 'REPLAYED', 'Memory', 'empty', 'keep', 'recall']
 
 REPLAYED = 10  # kept examples beside a new one
 _SLOW = (1e-5, 1e-4, 1e-3, 0.01)
-_RATE_OF_RATES = 0.1  # of La-MAML
 _META_WAYS, _META_SHOTS, _META_QUERIES = 5, 5, 5  # of tasks from the buffer
 _META_RATE = 1e-4
 
@@ -190,18 +189,20 @@ def _look_ahead(known: Known, course: Course, rate: float) -> Found:
   found = []
   for place, number in segments(course):
     numbers = np.arange(place.start, place.stop)
-    state = _looked_ahead(learner.grad, shots, state, inputs, numbers, key)
+    state = _looked_ahead(
+      learner.grad, shots, rate, state, inputs, numbers, key
+    )
     if number is not None:
       found.append(_judged(known, state[0].params, course, number))
   return as_found(found)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _looked_ahead(
-  grad: Any, shots: int, state: PyTree, inputs: Any, numbers: Any,
+  grad: Any, shots: int, rate: float, state: PyTree, inputs: Any, numbers: Any,
   key: jax.Array,
 ) -> PyTree:  # fmt: skip
-  outer = by_learned_rates(_RATE_OF_RATES)
+  outer = by_learned_rates(rate)  # rates move in proportion to themselves
 
   def batch(places: jax.Array) -> Batch:
     there = as_numbers(jnp.asarray(inputs)[places])
