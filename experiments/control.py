@@ -10,7 +10,7 @@ goal. Other environments, methods and losses:
 
   python -m experiments.control --environment=rooms --algorithm=meta_sgd
   python -m experiments.control --environment=my_module:MyEnvironment
-  python -m experiments.control --surrogate=dice --causality=0.9
+  python -m experiments.control --surrogate=dice
   python -m experiments.control --outer=trpo
   python -m experiments.control --environment=bandit --algorithm=rl2
 
@@ -38,6 +38,7 @@ from experiments.runner.networks import make_model
 from experiments.runner.outer_steps import (
   objective_of,
   outer_steps,
+  usual_causality,
   usual_surrogate,
 )
 from experiments.runner.problem import Problem, tested_how
@@ -142,6 +143,7 @@ def _by_gradient(settings: Settings, recipe: Recipe, data: Loaded) -> Problem:
       'queries': recipe.queries,
       **data.protocol,
       'surrogate': usual_surrogate(settings),
+      'causality': usual_causality(settings),
       'outer': settings.outer,
       **tested_how(settings),
     },

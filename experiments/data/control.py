@@ -70,8 +70,8 @@ class ControlData(Base):
   )  # fmt: skip
   surrogate: str | None = setting(
     None, OneOf(list(SURROGATES)),
-    'the loss of a rollout, inner and outer [default: lvc; dice with'
-    ' --causality below 1, likelihood_ratio with --outer=ppo or trpo]',
+    'the loss of a rollout, inner and outer [default: dice; '
+    'likelihood_ratio with --outer=ppo or trpo]',
     of='method', resume=False, forwarded=True,
   )  # fmt: skip
   outer: str = setting(
@@ -81,10 +81,11 @@ class ControlData(Base):
     ' likelihood_ratio inside it is ProMP); or a step within a trust region',
     of='method', resume=False, forwarded=True,
   )  # fmt: skip
-  causality: float = setting(
-    1.0, FromZero(),
+  causality: float | None = setting(
+    None, FromZero(),
     'of dice: discount of how far one choice bears on the derivative of later'
-    ' ones; below 1 it has less variance and a bias',
+    ' ones; below 1 it has less variance and a bias [default: 0.9; 1, which is'
+    ' exact, where --surrogate is given]',
     of='method', resume=False, forwarded=True,
   )  # fmt: skip
   value: Baseline = setting(

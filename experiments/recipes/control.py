@@ -15,7 +15,7 @@ _MAML = Recipe(
   width=64, depth=2,
   shots=20, queries=20,
   inner_lr=0.5, inner_steps=1, eval_inner_steps=1,
-  outer_lr=3e-3, tasks_per_step=20, steps=100,
+  outer_lr=3e-3, tasks_per_step=20, steps=200,
   log_every=10, checkpoint_every=50,
 )  # fmt: skip
 

@@ -61,7 +61,7 @@ def test_a_run_acts_and_is_compared_with_who_does_not_learn(
   assert len(outcome['test']['return_by_step']) == 2
   baseline = outcome['baseline']
   assert baseline['nothing_return'] < baseline['oracle_return'] < 0
-  assert outcome['protocol']['surrogate'] == 'lvc'
+  assert outcome['protocol']['surrogate'] == 'dice'
   for name in ('learning_curve', 'return_by_inner_step', 'test_tasks'):
     with Image.open(workdir / f'{name}.png') as image:
       assert np.asarray(image.convert('L')).std() > 5
@@ -215,7 +215,10 @@ def test_a_method_that_does_not_adapt_differentiably():
 
 
 def test_causality_is_of_dice():
-  assert problem(causality=0.5).protocol['surrogate'] == 'dice'
+  assert problem().protocol['causality'] == 0.9
+  assert problem(surrogate='dice').protocol['causality'] == 1
+  assert problem(surrogate='lvc').protocol['causality'] == 1
+  assert problem(causality=0.5).protocol['causality'] == 0.5
   setting, text = refused(surrogate='lvc', causality=0.5)
   assert setting == 'causality'
   assert 'only dice discounts it' in text
