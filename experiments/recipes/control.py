@@ -40,5 +40,7 @@ RECIPES: dict[str, Recipe] = {
   ),
   'es_maml': _MAML,
   'rl2': _RL2,
-  'rl2_attention': _RL2._replace(network='decoder', width=32, depth=2),
+  'rl2_attention': _RL2._replace(
+    network='decoder', width=32, depth=2, inner_lr=1e-3
+  ),
 }
