@@ -13,12 +13,16 @@ goal. Other environments, methods and losses:
   python -m experiments.control --surrogate=dice
   python -m experiments.control --outer=trpo
   python -m experiments.control --environment=bandit --algorithm=rl2
+  python -m experiments.control --environment=car
+
+The last of them is `experiments.car`, which has flags of its own.
 
 See docs/guides/control.md. The workdir receives `result.json`, `metrics.jsonl`,
 `tensorboard/`, `checkpoints/`, a page about all of it, `report.html`, and
 pictures: `learning_curve.png`, `return_by_inner_step.png`, `test_tasks.png`.
 """
 
+import runpy
 import sys
 from functools import partial
 
@@ -53,6 +57,7 @@ from metajax.metric import Metric
 __all__ = ['EXPERIMENT', 'RETURN', 'Settings', 'make_problem', 'make_recipe',
            'run']  # fmt: skip
 
+_CAR = '--environment=car'
 RETURN = Metric('return', higher_is_better=True, label='return of an episode')
 
 
@@ -164,4 +169,7 @@ EXPERIMENT = Experiment(
 run = EXPERIMENT.run
 
 if __name__ == '__main__':
+  if _CAR in sys.argv[1:]:  # a regression, not episodes
+    sys.argv.remove(_CAR)
+    runpy.run_module('experiments.car', run_name='__main__', alter_sys=True)
   sys.exit(EXPERIMENT.main())

@@ -252,6 +252,12 @@ def _world(given: Any) -> World:
     )
   if ':' in name:
     return _own(name)
+  if name == 'car':
+    raise UsageError(
+      'environment',
+      'car is python -m experiments.car, or experiments.car.run from Python,'
+      ' since its tasks are transitions and not episodes',
+    )
   if name not in WORLDS:
     names = [*WORLDS, 'bandit', 'MODULE:NAME']
     raise UsageError(
