@@ -17,6 +17,7 @@ from experiments.recipes import control as kind
 from experiments.recipes.kinds import methods
 from experiments.runner import report
 from experiments.runner.errors import UsageError
+from metajax.algorithms.table import ALGORITHMS
 from metajax.control import Navigation
 
 SMALL = (
