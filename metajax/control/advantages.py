@@ -21,6 +21,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from metajax.adaptation.solved_head import solve_definite
 from metajax.control.rollouts import Trajectory
 from metajax.equality import by_value
 
@@ -137,10 +138,19 @@ def fitted_values(
     targets: returns, `[episodes, steps]`.
     active: `[episodes, steps]`, the steps that count.
     weights: of episodes, `[episodes]`.
-    ridge: of the regression.
+    ridge: of the regression. Of features whose sum of squares is s it is as
+      much as rounding takes from s, if that is more: where observations are
+      constant, or the time, there are features that say the same.
 
   Returns:
     Values, `[episodes, steps]`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> seen = jnp.arange(6.0).reshape(2, 3, 1)
+    >>> values = fitted_values(seen, 2 * seen[..., 0], jnp.ones((2, 3)))
+    >>> values.round(1).tolist()
+    [[0.0, 2.0, 4.0], [6.0, 8.0, 10.0]]
 
   References:
     Duan et al. (2016), https://arxiv.org/abs/1604.06778
@@ -157,8 +167,15 @@ def fitted_values(
   share = (active * _column(weights, targets))[..., None]
   left = jnp.einsum('esi,esj->ij', features * share, features)
   right = jnp.einsum('esi,es->i', features * share, targets)
-  left += ridge * jnp.eye(len(left), dtype=left.dtype)
-  found: jax.Array = features @ jnp.linalg.solve(left, right)
+  # In units of each feature: of rounding, a unit in the last place of each
+  # product is what elimination can bear.
+  size = jnp.sqrt(jnp.maximum(jnp.diagonal(left), ridge))
+  least = 4 * len(size) * jnp.finfo(left.dtype).eps
+  whole = left / (size[:, None] * size[None])
+  whole += jnp.diag(jnp.maximum(ridge / size**2, least))
+  found: jax.Array = features @ (
+    solve_definite(whole, (right / size)[:, None])[:, 0] / size
+  )
   return found
 
 

@@ -170,6 +170,35 @@ def test_the_linear_value_is_a_ridge_regression():
   np.testing.assert_allclose(found, targets, atol=0.02)
 
 
+@pytest.mark.parametrize(
+  'seen',
+  [
+    np.ones((20, 100, 1)),
+    1e3 * np.ones((20, 100, 1)),
+    np.tile(np.arange(100)[None, :, None] / 100, (20, 1, 1)),
+    np.random.default_rng(0).normal(size=(20, 100, 1))[..., [0, 0]],
+  ],
+  ids=['constant', 'large', 'the time', 'twice the same'],
+)
+def test_observations_that_say_the_same_leave_the_values_as_they_are(seen):
+  """Such as those of a bandit: the matrix of the regression is singular."""
+  drift = np.linspace(-1, 1, 100)[None]
+  targets = 5 + drift + np.random.default_rng(1).normal(size=(20, 100))
+  active = np.ones((20, 100), np.float32)
+  found = fitted_values(
+    jnp.asarray(seen, jnp.float32), jnp.asarray(targets, jnp.float32), active
+  )
+  time = np.broadcast_to(np.arange(100)[:, None] / 100, (20, 100, 1))
+  seen = np.clip(seen, -10, 10)
+  features = np.concatenate(
+    [seen, seen**2, time, time**2, time**3, np.ones_like(time)], -1
+  ).reshape(2000, -1)
+  weights = np.linalg.lstsq(features, targets.ravel())[0]
+  np.testing.assert_allclose(
+    found.ravel(), features @ weights, rtol=0, atol=2e-2
+  )
+
+
 def test_with_a_trace_of_zero_advantages_are_errors_of_single_steps():
   played = jax.jit(MODEL.apply)(params(), EPISODES)
   values = fitted_values(
