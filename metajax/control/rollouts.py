@@ -49,7 +49,8 @@ class Episodes(NamedTuple):
 class Trajectory(NamedTuple):
   """What happened; all but `log_probabilities` and `distribution` is fixed."""
 
-  observations: jax.Array  # [episodes, steps, ...], before each action
+  # [episodes, steps, ...], before each action; 0 after the end
+  observations: jax.Array
   actions: jax.Array  # [episodes, steps, ...]
   rewards: jax.Array  # [episodes, steps], 0 after the end
   active: jax.Array  # [episodes, steps], 1 up to the end and 0 after it
@@ -86,11 +87,12 @@ def play(
     def step(carry: Any, drawn: Any) -> tuple[Any, Any]:
       (observation, state), active = carry
       draw, key = drawn
+      # Not products: what comes after the end may be no number.
+      observation = jnp.where(active > 0, observation, 0)
       action = act(observation, draw, episode.parameters)
       seen, state, reward, ended = environment.step(
         key, state, action, episode.parameters
       )
-      # Not a product: what comes after the end may be no number.
       out = (
         observation, action, jnp.where(active > 0, reward, 0.0), active
       )  # fmt: skip

@@ -74,6 +74,32 @@ def test_a_trajectory_is_judged_and_not_played_again():
   assert not np.allclose(judged.log_probabilities, played.log_probabilities)
 
 
+class Breaks(Navigation):
+  """It ends after three steps, and what is seen then is no number."""
+
+  def reset(self, key, parameters):
+    return jnp.zeros(2), jnp.zeros(())
+
+  def step(self, key, state, action, parameters):
+    ended = state >= 2
+    seen = jnp.where(ended, jnp.nan, 0.1 * state) * jnp.ones(2)
+    return seen, state + 1, action[0], ended, {}
+
+
+def test_what_is_seen_after_the_end_does_not_count():
+  world = as_environment(Breaks())
+  model = rollout_model(policy_for(world.actions, mlp([4], 2)), world, 6)
+  objective = surrogate_objective('dice', advantages('linear'))
+  start = model.init(jax.random.key(0), EPISODES)
+  played = jax.jit(model.apply)(start, EPISODES)
+  assert played.active.sum(axis=1).tolist() == [3] * 5
+  slope = jax.jit(
+    jax.grad(lambda params: objective(model.apply(params, EPISODES), ())[0])
+  )(start)
+  for leaf in jax.tree.leaves((played, slope)):
+    assert np.isfinite(leaf).all()
+
+
 def test_an_inner_step_plays_episodes_of_its_own():
   first, second = (
     jax.jit(MODEL.apply)(params(), EPISODES, jax.random.key(seed)).actions
