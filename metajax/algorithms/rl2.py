@@ -87,7 +87,8 @@ def rl2(
     objective: only reported, of trials.
     learning_rate: of the Adam that takes the steps.
     passes: over the trials of a step.
-    minibatches: of a pass.
+    minibatches: of a pass; they divide the trials of a step, which are all
+      queries of its tasks.
     clip: of the ratio of probabilities.
     discount: of rewards, over the whole trial.
     trace: lambda of the advantages.
@@ -102,7 +103,7 @@ def rl2(
 
   Raises:
     ValueError: if a number is out of its range; when it is used, if the model
-      plays no trials.
+      plays no trials, or if `minibatches` do not divide them.
 
   Example:
     >>> import jax, metajax
@@ -188,18 +189,20 @@ def _passes(
 ) -> RL2Params:
   """Takes a step on each minibatch, pass after pass, in a new order each."""
   number = len(data[1])
-  # As many as divide the trials.
-  parts = max(
-    part
-    for part in range(1, min(minibatches, number) + 1)
-    if number % part == 0
-  )
+  if number % minibatches:
+    most = min(minibatches, number)
+    near = max(part for part in range(1, most + 1) if number % part == 0)
+    raise ValueError(
+      f'minibatches is {minibatches}, which does not divide the {number} trials'
+      ' of a step (or of a part of it, where tasks are divided); take a divisor'
+      f' of {number}, such as {near}'
+    )
 
   def on(carry: RL2Params, chosen: jax.Array) -> tuple[RL2Params, None]:
     return step(carry, jax.tree.map(lambda leaf: leaf[chosen], data)), None
 
   def one_pass(carry: RL2Params, key: jax.Array) -> tuple[RL2Params, None]:
-    order = jax.random.permutation(key, number).reshape(parts, -1)
+    order = jax.random.permutation(key, number).reshape(minibatches, -1)
     return jax.lax.scan(on, carry, order)
 
   end, _ = jax.lax.scan(one_pass, start, jax.random.split(key, passes))

@@ -23,6 +23,7 @@ BANDIT = BernoulliBandit(ARMS, PULLS)
 WORLD = as_environment(BANDIT)
 MODEL = trial_model(gru(num_scores(WORLD), width=4), WORLD, PULLS)
 TASKS = episode_tasks(BANDIT.sample, 1, 1)
+KEY = jax.random.key(0)
 
 
 def reported(outputs, targets):
@@ -136,6 +137,15 @@ def test_its_optimiser_goes_on_from_step_to_step():
     lambda old, new: float(jnp.abs(old - new).max()), before, params
   )
   assert min(jax.tree.leaves(moved.params)) > 0
+
+
+def test_minibatches_that_do_not_divide_the_trials_are_refused():
+  learner = rl2(MODEL, reported, minibatches=3)
+  sample = episode_tasks(BANDIT.sample, 1, 2)
+  tasks = jax.eval_shape(lambda key: sample_tasks(sample, key, 4), KEY)
+  params = jax.eval_shape(learner.init, KEY, ())
+  with pytest.raises(ValueError, match=r'minibatches is 3, .* 8 trials'):
+    jax.eval_shape(learner.grad, KEY, params, tasks)
 
 
 @pytest.mark.in_ci
