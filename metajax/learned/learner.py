@@ -59,14 +59,6 @@ __all__ = [
   'KEEPS_UNROLLS',
   'Estimator',
   'learn_optimizer',
-  'training_unroll',
-]
-
-__all__ = [
-  'ESTIMATORS',
-  'KEEPS_UNROLLS',
-  'Estimator',
-  'learn_optimizer',
   'training_learner',
   'training_unroll',
 ]
