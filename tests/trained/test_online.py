@@ -199,6 +199,37 @@ def test_tasks_that_are_not_all_as_hard_have_a_higher_threshold():
   assert one.threshold < by_task.threshold
 
 
+def _false_alarms(alarm, streams):
+  """The share of streams with an alarm."""
+  raised = 0
+  for stream in streams:
+    alarm.reset()
+    raised += alarm.update(stream)
+  return raised / len(streams)
+
+
+def test_an_alarm_of_few_scores_has_about_the_rate_that_was_asked_for():
+  """5%; with the moments of the scores as they are it is 14%."""
+  shares = []
+  for seed in range(40):
+    rng = np.random.default_rng(seed)
+    alarm = DriftAlarm.calibrated(rng.beta(0.3, 1, size=50), horizon=100)
+    streams = rng.beta(0.3, 1, size=(20, 100))
+    shares.append(_false_alarms(alarm, streams))
+  assert 0.005 < np.mean(shares) < 0.07
+
+
+def test_an_alarm_keeps_its_rate_on_other_tasks_like_those_it_is_of():
+  """5%; where the task to come does not count it is 8%, of 20 tasks."""
+  shares = []
+  for seed in range(40):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(60, 1)) + rng.normal(size=(60, 100))
+    alarm = DriftAlarm.calibrated(scores[:20], horizon=100)
+    shares.append(_false_alarms(alarm, scores[20:]))
+  assert 0.01 < np.mean(shares) < 0.06
+
+
 def test_an_alarm_comes_soon_after_scores_rise_and_says_when():
   rng = np.random.default_rng(1)
   alarm = DriftAlarm.calibrated(rng.normal(size=1000), horizon=200)
@@ -214,6 +245,12 @@ def test_an_alarm_comes_soon_after_scores_rise_and_says_when():
     ([1.0] * 40, {}, 'all scores are equal'),
     ([float('nan')] * 40, {}, 'not finite'),
     (list(range(40)), {'false_alarms': 0}, 'false_alarms'),
+    ([0.0] * 39 + [1.0], {}, 'nearly all scores are equal'),
+    (
+      np.arange(90.0).reshape(3, 30),
+      {},
+      'false_alarms=0.05 takes scores of 19 tasks or more, got 3',
+    ),
   ],
 )
 def test_an_alarm_that_cannot_be_is_refused(scores, options, text):

@@ -22,6 +22,8 @@ from .examples import LearnerError
 __all__ = ['DriftAlarm']
 
 _STREAMS = 2000  # that are drawn to find the threshold
+_LEAST = 30  # scores of a task
+_AT_ONCE = 2_000_000  # scores that are drawn at once
 
 
 @dataclasses.dataclass
@@ -30,7 +32,8 @@ class DriftAlarm:
 
   It knows rising scores alone; what makes a learner surer, and wrong, it does
   not see. Scores of one user or one day are alike, and raise it sooner than
-  the rate says, which is that of scores that are independent.
+  the rate says, which is that of scores that are independent; and so do those
+  of a task that is harder than the ones of calibration, all along.
   """
 
   mean: float  # of scores as they should be
@@ -51,18 +54,29 @@ class DriftAlarm:
     slack: float = 0.5,
     seed: int = 0,
   ) -> 'DriftAlarm':
-    """Finds a threshold that scores as they should be seldom reach.
+    r"""Finds a threshold that scores as they should be seldom reach.
 
-    Streams are drawn from the scores with replacement, each from those of one
-    task; the threshold is what so few of them reach within the horizon. Tasks
-    are not all as hard: of several, pass a row for each, since an alarm on one
-    of the harder ones would ring for nothing.
+    Streams are drawn from the scores with replacement. Scores `[n]` are of the
+    very task that is to be watched, and few of them say little of what is
+    usual: so for each stream mean and deviation are found anew, from scores
+    that are drawn as these were, and the threshold is what so few reach.
+
+    Scores `[tasks, n]` are for a task that is not among these. Streams are each
+    of one task, and the task to come counts as one that always rings,
+
+    .. math::
+      \frac{1}{T + 1} \Big(1 + \sum_i P_i(\max_t S_t > h)\Big) \le \alpha
+
+    so the rate holds on the mean over tasks that are like those, which have to
+    be 19 or more for 5%. It does not hold for tasks of another kind: validation
+    classes that a learner was chosen by, or that are easier than those to come,
+    are not like them.
 
     Args:
       scores: `[n]`, or `[tasks, n]`, of validation: never of what the learner
         has learned from.
       horizon: scores in a stream.
-      false_alarms: the share of streams with an alarm, from 0 to 1.
+      false_alarms: the share of streams with an alarm, alpha, from 0 to 1.
       slack: k, in standard deviations.
       seed: of the streams.
 
@@ -70,8 +84,13 @@ class DriftAlarm:
       An alarm that has seen nothing yet.
 
     Raises:
-      LearnerError: if there are fewer than 30 scores, if one is not finite or
-        all are equal, or if another argument cannot be meant.
+      LearnerError: if there are fewer than 30 scores, or too few tasks for so
+        few false alarms; if a score is not finite or all are equal; or if
+        another argument cannot be meant.
+
+    References:
+      Lee, Barber, Willett (2023), Distribution-free inference with hierarchical
+      data, https://arxiv.org/abs/2306.06342
 
     Example:
       >>> import numpy as np
@@ -84,9 +103,9 @@ class DriftAlarm:
     if rows.ndim != 2:
       rows = _scores(scores)[None]
     values = _scores(rows.reshape(-1))
-    if rows.shape[1] < 30:
+    if rows.shape[1] < _LEAST:
       raise LearnerError(
-        'an alarm is calibrated on 30 scores or more, of each task; got'
+        f'an alarm is calibrated on {_LEAST} scores or more, of each task; got'
         f' {rows.shape[1]}'
       )
     if not 0 < false_alarms < 1 or horizon < 1 or not slack >= 0:
@@ -97,15 +116,16 @@ class DriftAlarm:
     mean, deviation = float(values.mean()), float(values.std(ddof=1))
     if not deviation > 0:
       raise LearnerError('all scores are equal, so none could be too high')
-    steps = (rows - mean) / deviation - slack
+    share = _share(false_alarms, len(rows))
     rng = np.random.default_rng(seed)
-    own = rng.integers(0, len(steps), _STREAMS)
-    level, highest = np.zeros(_STREAMS), np.zeros(_STREAMS)
-    for _ in range(horizon):
-      drawn = rng.integers(0, steps.shape[1], _STREAMS)
-      level = np.maximum(0, level + steps[own, drawn])
-      highest = np.maximum(highest, level)
-    threshold = float(np.quantile(highest, 1 - false_alarms))
+    if len(rows) == 1:
+      of_streams = _moments_anew(rows[0], rng)
+    else:
+      of_streams = mean, deviation
+    highest = _highest(rows, *of_streams, slack, horizon, rng)
+    threshold = float(np.quantile(highest, 1 - share, method='higher'))
+    if not np.isfinite(threshold):
+      raise LearnerError('nearly all scores are equal; give more of them')
     return cls(mean, deviation, threshold, slack)
 
   def update(self, scores: Any) -> bool:
@@ -132,6 +152,54 @@ class DriftAlarm:
   def as_dict(self) -> dict[str, Any]:
     """Its numbers, of which `DriftAlarm(**numbers)` is the same alarm."""
     return dataclasses.asdict(self)
+
+
+def _share(false_alarms: float, tasks: int) -> float:
+  """Of the streams of calibration, those that may have an alarm."""
+  if tasks == 1:
+    return false_alarms
+  # One of them, the task to come, is taken to have one.
+  share = (false_alarms * (tasks + 1) - 1) / tasks
+  if share < -1e-9:
+    needed = int(np.ceil(1 / false_alarms - 1e-9)) - 1
+    raise LearnerError(
+      f'false_alarms={false_alarms:g} takes scores of {needed} tasks or more,'
+      f' got {tasks}; give more of them, accept more false alarms, or give'
+      ' scores [n] of the very task that is to be watched'
+    )
+  return max(share, 0.0)
+
+
+def _moments_anew(values: np.ndarray, rng: Any) -> tuple[Any, Any]:
+  """Mean and deviation of so many scores drawn from these, for each stream."""
+  number = len(values)
+  found = []
+  for start in range(0, _STREAMS, part := max(1, _AT_ONCE // number)):
+    size = min(part, _STREAMS - start)
+    drawn = values[rng.integers(0, number, (size, number))]
+    found.append((drawn.mean(1), drawn.std(1, ddof=1)))
+  means, deviations = zip(*found, strict=True)
+  return np.concatenate(means), np.concatenate(deviations)
+
+
+def _highest(
+  rows: np.ndarray,
+  mean: Any,
+  deviation: Any,
+  slack: float,
+  horizon: int,
+  rng: Any,
+) -> np.ndarray:
+  """The highest sum of each stream, of a task each; without deviation all."""
+  tasks, number = rows.shape
+  own = rng.permutation(np.arange(_STREAMS) % tasks)
+  scale = np.where(deviation > 0, deviation, 1.0)
+  level, highest = np.zeros(_STREAMS), np.zeros(_STREAMS)
+  for _ in range(horizon):
+    drawn = rows[own, rng.integers(0, number, _STREAMS)]
+    level = np.maximum(0, level + (drawn - mean) / scale - slack)
+    highest = np.maximum(highest, level)
+  return np.where(deviation > 0, highest, np.inf)
 
 
 def _scores(scores: Any) -> np.ndarray:
