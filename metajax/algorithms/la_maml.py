@@ -17,6 +17,8 @@ References:
   learning, https://arxiv.org/abs/2007.13904
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -143,6 +145,13 @@ def by_learned_rates(
 
   Raises:
     ValueError: if `rate` or `max_norm` is not positive.
+
+  Example:
+    >>> outer = by_learned_rates(0.2)
+    >>> params, slope = LearnedDescent(1.0, 0.5), LearnedDescent(0.2, 1.0)
+    >>> updates, _ = outer.update(slope, outer.init(params), params)
+    >>> round(float(updates.inner), 3), round(float(updates.params), 3)
+    (-0.2, -0.06)
   """
   for name, value in (('rate', rate), ('max_norm', max_norm)):
     if not value > 0:
@@ -163,9 +172,11 @@ def by_learned_rates(
 
 
 def _scaled(rates: PyTree, gradient: PyTree) -> PyTree:
+  def scaled(rate: jax.Array | None, leaf: jax.Array | None) -> Any:
+    if leaf is None or rate is None:  # what is not learned stays
+      return None if leaf is None else jnp.zeros_like(leaf)
+    return -jnp.maximum(rate, 0) * leaf
+
   return jax.tree.map(
-    lambda rate, leaf: None if leaf is None else -jnp.maximum(rate, 0) * leaf,
-    rates,
-    gradient,
-    is_leaf=lambda leaf: leaf is None,
+    scaled, rates, gradient, is_leaf=lambda leaf: leaf is None
   )

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import metajax
@@ -55,6 +56,18 @@ def test_rates_move_first_and_weights_by_the_new_ones():
   np.testing.assert_allclose(updates.inner, [-0.2, -0.2])
   # The second rate is below 0 now, and moves nothing.
   np.testing.assert_allclose(updates.params, [-0.3 * 0.2, 0.0])
+
+
+def test_what_is_not_learned_has_no_rate_and_stays():
+  weights = {'count': jnp.int32(3), 'weight': jnp.array([1.0])}
+  params = LearnedDescent(weights, {'count': None, 'weight': jnp.array([0.5])})
+  slope = {'count': jnp.int32(0), 'weight': jnp.array([0.2])}
+  gradient = LearnedDescent(slope, {'count': None, 'weight': jnp.array([0.0])})
+  outer = by_learned_rates(0.2)
+  updates, _ = outer.update(gradient, outer.init(params), params)
+  moved = optax.apply_updates(params, updates)
+  assert moved.params['count'] == 3
+  np.testing.assert_allclose(moved.params['weight'], [0.9])
 
 
 @pytest.mark.parametrize('rate', [0.0, -1.0])
