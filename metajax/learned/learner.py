@@ -330,12 +330,21 @@ def _over_networks(estimates: Sequence[MetaGradient]) -> MetaGradient:
       lambda *leaves: sum(leaves) / number,
       *((gradient.weights, metrics) for gradient, metrics in found),
     )
+    if not meta_params.unrolls:
+      return LearnedParams(weights), metrics
     unrolls = tuple(gradient.unrolls for gradient, _ in found)
-    return LearnedParams(
-      weights, unrolls if meta_params.unrolls else ()
-    ), metrics
+    return LearnedParams(weights, unrolls), {
+      **metrics, 'loss': _loss_of_good([metrics for _, metrics in found])
+    }  # fmt: skip
 
   return grad
+
+
+def _loss_of_good(found: Sequence[Metrics]) -> jax.Array:
+  """The mean over all unrolls that have not diverged, of any network."""
+  losses = jnp.stack([each['loss'] for each in found])
+  good = 1 - jnp.stack([each['diverged'] for each in found])
+  return jnp.sum(jnp.where(good > 0, good * losses, 0)) / jnp.sum(good)
 
 
 def _length(horizon: int, length: int | None) -> int:

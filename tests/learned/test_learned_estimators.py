@@ -244,6 +244,28 @@ def test_unrolls_that_diverge_are_dropped_and_counted():
     assert jnp.isnan(metrics['loss'])  # so training skips the step
 
 
+def test_a_network_whose_unrolls_all_diverge_does_not_stop_the_others():
+  """Else they would not be started again, and diverge in the next step too."""
+  sample = metajax.tasks.sinusoid(4, 4)
+  models = [
+    metajax.Model(
+      lambda key, inputs: jnp.ones(()),
+      lambda weight, inputs, by=by: by * weight * inputs,
+    )
+    for by in (1.0, 1e30)
+  ]
+  learner = learned.learn_optimizer(
+    models, metajax.mean_squared_error, 'adam', 4, estimator='pes', length=2,
+    num_tasks=4, task=jax.eval_shape(sample, KEY),
+  )  # fmt: skip
+  params = learner.init(KEY, None)
+  tasks = jax.vmap(sample)(jax.random.split(KEY, 4))
+  gradient, metrics = jax.jit(learner.grad)(KEY, params, tasks)
+  assert float(metrics['diverged']) == 0.5
+  for leaf in jax.tree.leaves((gradient, metrics)):
+    assert np.isfinite(leaf).all()
+
+
 @pytest.mark.in_ci
 @pytest.mark.parametrize('estimator', ['truncated', 'pes'])
 def test_unrolls_go_on_in_training_and_it_resumes_exactly(estimator):
