@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from experiments.data.car import CarData, baselines, cars
-from experiments.data.car_rides import Rides, measured, ride
+from experiments.data.car_rides import Rides, in_closed_loop, ride
 from experiments.figures.car import draw_car
 from experiments.recipes import regression as kind
 from experiments.recipes.car import driving
@@ -65,7 +65,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     if not settings.rides:
       return {}
     rides.append(ride(problem, judge, meta_params))
-    return {'closed_loop': measured(rides[-1])}
+    return in_closed_loop(rides[-1])
 
   return regression(
     settings,

@@ -32,7 +32,7 @@ from experiments.figures.optimizers import loss_curves
 from experiments.recipes import learned_optimizer as recipes
 from experiments.reports.examples import image_classes
 from experiments.reports.gathered import report
-from experiments.runner import flags, tables
+from experiments.runner import flags
 from experiments.runner.common import Common, algorithm
 from experiments.runner.errors import UsageError
 from experiments.runner.experiment import Experiment
@@ -46,7 +46,6 @@ from experiments.runner.settings import (
   setting,
   settings,
 )
-from experiments.runner.workdir import write_text
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.row import Algorithm
 from metajax.base import MetaLearner, Model, Objective, PyTree
@@ -253,11 +252,17 @@ def _compared(
     num_tuning=given.validation_tasks,
   )
   weights = sum(leaf.size for leaf in jax.tree.leaves(meta_params.weights))
-  return {'comparison': found, 'unseen': unseen, 'parameters': weights}
+  title = f'final losses on validation, of {given.eval_tasks} tasks each'
+  return {
+    'comparison': found,
+    'unseen': unseen,
+    'parameters': weights,
+    'tables': {title: table(found)},
+  }
 
 
 def draw(run: Finished) -> None:
-  """Draws curves, writes the weights, and the table of the comparison."""
+  """Draws curves, and writes the weights."""
   draw_curves(run)
   outcome = run.outcome
   given = run.problem.settings
@@ -276,18 +281,16 @@ def draw(run: Finished) -> None:
   loss_curves(run.workdir / 'unseen.png', near, title)
   if far := {name: each for name, each in found.items() if name not in unseen}:
     loss_curves(run.workdir / 'farther.png', far, title)
-  write_text(run.workdir / 'comparison.md', tables.markdown(table(outcome)))
-  tables.show(table(outcome))
 
 
-def table(outcome: Mapping[str, Any]) -> list[list[str]]:
+def table(comparison: Mapping[str, Any]) -> list[list[str]]:
   """The header, and a line for each place: final losses on validation."""
   lines = [[
     'network', 'steps', 'learned', 'Adam (rate)', 'learned - Adam',
     'learned - Adam, training loss', 'learned - Adam with cosine',
     'learned - SGD', 'learned - best of ten Adams for each task',
   ]]  # fmt: skip
-  for name, place in outcome['comparison'].items():
+  for name, place in comparison.items():
     adam = place['adam']
     lines.append(
       [

@@ -23,7 +23,7 @@ from metajax.tasks.car_driving import (
 )
 from metajax.tasks.car_identification import car_change
 
-__all__ = ['FROM', 'Rides', 'measured', 'ride']
+__all__ = ['FROM', 'Rides', 'in_closed_loop', 'measured', 'ride']
 
 FROM, _AHEAD = 40, 30  # periods
 _ORDER = (
@@ -128,15 +128,16 @@ def _named(stacked: Any, names: list[str]) -> dict[str, Any]:
   }
 
 
-def measured(rides: Rides) -> dict[str, dict[str, float]]:
+def measured(rides: Rides) -> dict[str, dict[str, Any]]:
   """How far from the middle of the track cars were, by model.
 
   Of each car the mean over the ride, in metres, and the largest; a car that has
   left the road counts as at its edge from there on. Of all cars the mean and
-  its 95% interval, and the share that left the road; and how far what was
-  foretold is from where the true car was after three seconds, in metres.
+  its 95% interval, if there are several, and the share that left the road; and
+  how far what was foretold is from where the true car was after three seconds,
+  in metres.
   """
-  found = dict[str, dict[str, float]]()
+  found = dict[str, dict[str, Any]]()
   true = rides.by_model['true car'].states
   for name in rides.names:
     each = rides.by_model[name]
@@ -147,9 +148,30 @@ def measured(rides: Rides) -> dict[str, dict[str, float]]:
     means = jnp.asarray(distance.mean(axis=1))
     found[name] = {
       'lateral_error': float(means.mean()),
-      'ci95': float(confidence_interval(means)) if len(means) > 1 else 0.0,
+      'ci95': float(confidence_interval(means)) if len(means) > 1 else None,
       'largest': float(np.minimum(distance.max(axis=1), road).mean()),
       'foretold_error': float(np.hypot(*missed.T).mean()),
       'left_the_road': float(1 - each.on_road[:, -1].mean()),
     }
   return found
+
+
+def in_closed_loop(rides: Rides) -> dict[str, Any]:
+  """The entries `closed_loop` and `tables` of `result.json`."""
+  found = measured(rides)
+  number = len(rides.by_model['true car'].distances)
+  lines = [[
+    'driven by', 'm from the middle', '95% interval', 'm after 3 s foretold',
+    'left the road %',
+  ]]  # fmt: skip
+  for name, each in found.items():
+    half = each['ci95']
+    lines.append([
+      name,
+      f'{each["lateral_error"]:.3f}',
+      '' if half is None else f'\N{PLUS-MINUS SIGN} {half:.3f}',
+      f'{each["foretold_error"]:.2f}',
+      f'{100 * each["left_the_road"]:.0f}',
+    ])  # fmt: skip
+  title = f'in closed loop, unseen cars: {number}'
+  return {'closed_loop': found, 'tables': {title: lines}}

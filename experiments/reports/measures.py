@@ -5,7 +5,6 @@ from typing import Any
 
 from experiments.reports import pieces
 from experiments.reports.page import Section
-from experiments.runner.report import of_rides
 from metajax.metric import Metric
 
 __all__ = ['label_of', 'measures', 'seed_of', 'shown']
@@ -51,8 +50,10 @@ def measures(outcome: Mapping[str, Any], metric: Metric) -> Section:
     for name, value in outcome['protocol'].items()
   }
   parts = [pieces.beside(table, pieces.facts(protocol))]
-  if 'closed_loop' in outcome:
-    parts.append(pieces.table(of_rides(outcome), 'In closed loop, over cars'))
+  parts += [
+    pieces.table(lines, title[:1].upper() + title[1:])
+    for title, lines in outcome.get('tables', {}).items()
+  ]
   besides = [
     [
       name.replace('_', ' '),

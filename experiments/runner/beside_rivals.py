@@ -34,7 +34,7 @@ from metajax.metric import (
 from metajax.objectives import confidence_interval
 from metajax.runs.evaluation import example_key, example_outputs
 
-__all__ = ['LOG_LOSS', 'Known', 'beside_rivals', 'rivals_table']
+__all__ = ['LOG_LOSS', 'Known', 'beside_rivals']
 
 LOG_LOSS = Metric('loss', False, unit='nats', label='log loss')
 _OF_CLASSES = (AREA_UNDER_CURVE, LOG_LOSS, EXPECTED_CALIBRATION_ERROR)
@@ -68,13 +68,13 @@ class Known(NamedTuple):
 def beside_rivals(
   problem: Problem, judge: Judge, meta_params: PyTree, known: Known
 ) -> dict[str, Any]:
-  """The entry `rivals` of `result.json`.
+  """The entries `rivals` and `tables` of `result.json`.
 
   Returns:
-    `tasks`, how many differ; and `rows`, the method first: its `name`, and of
-    each metric `mean` and `ci95`, and of rivals `difference`, by how much the
-    method has more, with `difference_ci95`, over the same tasks. Of
-    `calibration`, the error over the queries of all tasks, there is no
+    Of rivals `tasks`, how many differ; and `rows`, the method first: its
+    `name`, and of each metric `mean` and `ci95`, and of rivals `difference`, by
+    how much the method has more, with `difference_ci95`, over the same tasks.
+    Of `calibration`, the error over the queries of all tasks, there is no
     interval.
   """
   number = problem.settings.eval_tasks
@@ -122,14 +122,14 @@ def beside_rivals(
   if known.classes:
     for row in rows:
       row['calibration'] = _calibration(scores[row['name']], targets)
-  return {
-    'rivals': {
-      'tasks': int(groups.max()) + 1,
-      'draws': number,
-      'metrics': [each._replace(measure=None)._asdict() for each in metrics],
-      'rows': rows,
-    }
+  beside = {
+    'tasks': int(groups.max()) + 1,
+    'draws': number,
+    'metrics': [each._replace(measure=None)._asdict() for each in metrics],
+    'rows': rows,
   }
+  title = f'the same queries, of {beside["tasks"]} tasks that differ'
+  return {'rivals': beside, 'tables': {title: _table(beside)}}
 
 
 def _keys(seed: int, number: int) -> jax.Array:
@@ -233,7 +233,7 @@ def _calibration(scores: np.ndarray, targets: np.ndarray) -> float:
   return float(np.abs(gaps).sum() / len(shares))
 
 
-def rivals_table(found: Mapping[str, Any]) -> list[list[str]]:
+def _table(found: Mapping[str, Any]) -> list[list[str]]:
   """The header, and a line for the method and each rival."""
   metrics = [Metric(**each) for each in found['metrics']]
   table = [['', *(each.heading for each in metrics)]]

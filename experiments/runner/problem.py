@@ -105,7 +105,8 @@ class Problem(NamedTuple):
   # Of the transformer that the model stands on.
   weights_digest: dict[str, str] | None = None
   teacher_digest: str | None = None  # of the run that it learns from
-  # What else `result.json` has, of the trained meta-parameters.
+  # What else `result.json` has, of the trained meta-parameters; its `tables`,
+  # {title: [header, *lines]} of texts, are printed and on the page.
   more: Callable[['Problem', 'Judge', PyTree], dict[str, Any]] | None = None
   # What stands around the method, such as a second loss.
   around: Callable[[Any], MetaLearner | Frozen] | None = None

@@ -11,7 +11,6 @@ import jax
 import rich.console
 import rich.table
 
-from experiments.runner.beside_rivals import rivals_table
 from experiments.runner.problem import Problem, Trained
 from experiments.runner.tables import plain, say
 from experiments.runner.tables import show as show_table
@@ -19,7 +18,7 @@ from metajax.base import PyTree
 from metajax.metric import ACCURACY, MEAN_SQUARED_ERROR, Metric
 from metajax.runs.evaluation import Evaluation
 
-__all__ = ['describe', 'metric_of', 'of_rides', 'result', 'show', 'versions']
+__all__ = ['describe', 'metric_of', 'result', 'show', 'versions']
 
 
 _OUT_OF_SCOPE = {
@@ -167,29 +166,9 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
       table.add_row(label, mean, f'\N{PLUS-MINUS SIGN} {half}')
   console = rich.console.Console()
   console.print(table)
-  if 'closed_loop' in outcome:
-    show_table(of_rides(outcome), title='in closed loop')
-  if beside := outcome.get('rivals'):
-    title = f'the same queries, of {beside["tasks"]} tasks that differ'
-    show_table(rivals_table(beside), title=title)
+  for title, lines in outcome.get('tables', {}).items():
+    show_table(lines, title=title)
   say(describe(outcome['protocol']))
-
-
-def of_rides(outcome: Mapping[str, Any]) -> list[list[str]]:
-  """A table with a line for each model that has driven cars."""
-  head = 'm from the middle', '95% interval', 'm after 3 s foretold'
-  lines = [
-    [f'{outcome["config"]["rides"]} unseen cars, by', *head, 'left the road %']
-  ]
-  for name, found in outcome['closed_loop'].items():
-    lines.append([
-      name,
-      f'{found["lateral_error"]:.3f}',
-      f'\N{PLUS-MINUS SIGN} {found["ci95"]:.3f}',
-      f'{found["foretold_error"]:.2f}',
-      f'{100 * found["left_the_road"]:.0f}',
-    ])  # fmt: skip
-  return lines
 
 
 def _intervals_by_step(test: Mapping[str, Any]) -> list[list[float | None]]:

@@ -11,7 +11,7 @@ from processes import TINY
 
 import metajax
 from experiments import car
-from experiments.data.car_rides import Rides, measured
+from experiments.data.car_rides import Rides, in_closed_loop, measured
 from experiments.runner.errors import UsageError
 from metajax.tasks.car_driving import Planner, Ride, make_track
 
@@ -86,6 +86,24 @@ def test_a_car_that_leaves_the_road_counts_as_at_its_edge():
   assert found['largest'] == pytest.approx((0.5 + 4) / 2)
   assert found['left_the_road'] == 0.5
   assert found['foretold_error'] == pytest.approx(5)
+
+
+def test_of_one_car_there_is_no_interval():
+  states = np.zeros((1, 90, 6))
+  on_road = np.ones((1, 90), bool)
+  one = Ride(states, np.zeros((1, 90, 2)), np.zeros((1, 90)), on_road)
+  rides = Rides(
+    make_track(), Planner(), {'true car': one}, {'true car': states[:, :30]}
+  )
+  found = in_closed_loop(rides)
+  assert found['closed_loop']['true car']['ci95'] is None
+  assert found['tables'] == {
+    'in closed loop, unseen cars: 1': [
+      ['driven by', 'm from the middle', '95% interval', 'm after 3 s foretold',
+       'left the road %'],
+      ['true car', '0.000', '', '0.00', '0'],
+    ]
+  }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,13 @@ def test_what_comes_from_outside_is_text(text):
   assert NASTY in [cell.get('title', '')[: len(NASTY)] for _, cell in read.tags]
 
 
+def test_tables_of_a_problem_are_on_the_page(tmp_path):
+  tables = {'made of cheese': [['moon', 'holes'], ['Io', '<17>']]}
+  read = Read(page_of(workdir(tmp_path, {**OUTCOME, 'tables': tables})))
+  for text in ('Made of cheese', 'holes', 'Io', '<17>'):
+    assert text in read.text
+
+
 def test_its_numbers_are_those_of_the_result(text):
   read, test = Read(text), OUTCOME['test']
   (value,) = read.named('data')

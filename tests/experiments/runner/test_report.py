@@ -51,6 +51,14 @@ def test_a_table_is_written_as_its_metric_is(capsys):
     assert text in shown
 
 
+def test_tables_of_a_problem_are_shown_as_they_are(capsys):
+  problem, found = outcome(ACCURACY)
+  found['tables'] = {'made of cheese': [['moon', 'holes'], ['Io', '[17]']]}
+  report.show(problem, found)
+  shown = capsys.readouterr().out
+  assert all(x in shown for x in ('made of cheese', 'holes', 'Io', '[17]'))
+
+
 def test_a_table_of_seeds_has_both_intervals_and_every_seed(capsys):
   problem, found = outcome(ACCURACY)
   found['test'] |= {
