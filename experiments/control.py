@@ -22,10 +22,11 @@ See docs/guides/control.md. The workdir receives `result.json`, `metrics.jsonl`,
 pictures: `learning_curve.png`, `return_by_inner_step.png`, `test_tasks.png`.
 """
 
-import runpy
+import argparse
 import sys
 from functools import partial
 
+from experiments import car
 from experiments.data.control import ControlData, Loaded, load
 from experiments.figures.bandits import draw as draw_bandit
 from experiments.figures.control import draw
@@ -54,10 +55,11 @@ from metajax.control.rollouts import rollout_model
 from metajax.control.trials import returned
 from metajax.metric import Metric
 
-__all__ = ['EXPERIMENT', 'RETURN', 'Settings', 'make_problem', 'make_recipe',
-           'run']  # fmt: skip
+__all__ = [
+  'EXPERIMENT', 'RETURN', 'Settings', 'main', 'make_problem', 'make_recipe',
+  'run',
+]  # fmt: skip
 
-_CAR = '--environment=car'
 RETURN = Metric('return', higher_is_better=True, label='return of an episode')
 
 
@@ -168,8 +170,17 @@ EXPERIMENT = Experiment(
 )
 run = EXPERIMENT.run
 
+
+def main() -> int:
+  """The binary; that of cars, a regression and not episodes, for a car."""
+  reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  reader.add_argument('--environment', nargs='?')
+  asked, others = reader.parse_known_args(sys.argv[1:])
+  if asked.environment != 'car':
+    return EXPERIMENT.main()
+  sys.argv[1:] = others  # its flags are others, and none is this one
+  return car.EXPERIMENT.main()
+
+
 if __name__ == '__main__':
-  if _CAR in sys.argv[1:]:  # a regression, not episodes
-    sys.argv.remove(_CAR)
-    runpy.run_module('experiments.car', run_name='__main__', alter_sys=True)
-  sys.exit(EXPERIMENT.main())
+  sys.exit(main())

@@ -7,12 +7,26 @@ from experiments.runner.errors import UsageError
 
 
 @pytest.mark.in_ci
-def test_the_environment_car_is_the_experiment_of_cars(launcher, tmp_path):
+@pytest.mark.parametrize(
+  'words', [['--environment=car'], ['--environment', 'car']]
+)
+def test_the_environment_car_is_the_experiment_of_cars(
+  words, launcher, tmp_path
+):
   ended = launcher.run(
-    'control', '--environment=car', '--shots=3', cwd=tmp_path
+    'control', '--rides=0', *words, '--shots=3', cwd=tmp_path
   )
   assert (ended.code, ended.stdout) == (2, ''), ended
   assert 'least squares needs 4 transitions' in ended.stderr
+  assert ended.stderr.count('\n') == 1
+
+
+@pytest.mark.in_ci
+def test_a_flagfile_with_a_car_says_where_cars_are(launcher, tmp_path):
+  (tmp_path / 'flags').write_text('--environment=car\n')
+  ended = launcher.run('control', '--flagfile=flags', cwd=tmp_path)
+  assert (ended.code, ended.stdout) == (2, ''), ended
+  assert 'python -m experiments.car' in ended.stderr
   assert ended.stderr.count('\n') == 1
 
 
