@@ -1,13 +1,11 @@
 """Scikit-learn's digits, and the small models that are trained on them."""
 
-from functools import cache
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.runner.errors import UsageError
+from experiments.data.digits import load_digits
 from metajax.base import PyTree
 
 __all__ = [
@@ -17,20 +15,6 @@ __all__ = [
 
 SIDE = 8
 CLASSES = 10
-
-
-@cache
-def _loaded() -> tuple[np.ndarray, np.ndarray]:
-  try:
-    from sklearn import datasets
-  except ImportError as error:
-    raise UsageError(
-      'problem',
-      "is of scikit-learn's digits, and scikit-learn is not installed; pip"
-      " install -e '.[baselines]'",
-    ) from error
-  images, labels = datasets.load_digits(return_X_y=True)
-  return (images / 16).astype(np.float32), labels.astype(np.int32)
 
 
 def digits(seed: int, *sizes: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -46,7 +30,9 @@ def digits(seed: int, *sizes: int) -> list[tuple[np.ndarray, np.ndarray]]:
   Raises:
     UsageError: if scikit-learn is not installed.
   """
-  images, labels = _loaded()
+  images, labels = load_digits('problem')
+  images = (images.reshape(-1, SIDE**2) / 16).astype(np.float32)
+  labels = labels.astype(np.int32)
   order = np.random.default_rng(seed).permutation(len(images))
   places = np.split(order, np.cumsum(sizes))
   return [(images[each], labels[each]) for each in places]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.runner.errors import UsageError
+from experiments.data.digits import load_digits
 from metajax import tasks
 from metajax.algorithms.recipe import Recipe
 from metajax.base import SampleTask
@@ -26,24 +26,17 @@ class Digits(NamedTuple):
 
 def digits(recipe: Recipe) -> Digits:
   """Reads the digits: 0 to 4 are for training, 5 to 9 for the test."""
-  try:
-    from sklearn.datasets import load_digits
-  except ImportError as error:
-    raise UsageError(
-      'algorithm',
-      "needs scikit-learn, for its digits: pip install -e '.[baselines]'",
-    ) from error
-  bunch = load_digits()
-  images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+  brightness, labels = load_digits('algorithm')
+  images = np.round(brightness * (255 / 16)).astype(np.uint8)
   # As many of each class, so that one program serves training and test.
-  least = min(np.bincount(bunch.target))
-  places = [np.flatnonzero(bunch.target == one)[:least] for one in range(10)]
+  least = min(np.bincount(labels))
+  places = [np.flatnonzero(labels == one)[:least] for one in range(10)]
 
   def of(classes: range) -> SampleTask:
     chosen = np.concatenate([places[one] for one in classes])
     return tasks.episodes(
       images[chosen],
-      bunch.target[chosen],
+      labels[chosen],
       recipe.ways,
       recipe.shots,
       recipe.queries,

@@ -3,10 +3,11 @@
 All see what the method sees: rows of training tasks, those and validation tasks
 to choose how far to trust a task, and the support set. Queries are for
 measuring alone. Trees are those of scikit-learn (`pip install -e
-'.[baselines]'`), and are left out without it.
+'.[baselines]'`), and are left out without it, which a warning says.
 """
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -71,7 +72,13 @@ def rivals(given: Given) -> dict[str, Rival]:
   unfitted = tuple(models)
   models['global linear'] = _linear(given.train, given.classes)
   trees = importlib.util.find_spec('sklearn') is not None
-  if trees:
+  if not trees:
+    warnings.warn(
+      'rivals are without boosted trees, as scikit-learn is not installed; pip'
+      " install -e '.[baselines]'",
+      stacklevel=2,
+    )
+  else:
     models['global boosted trees'] = _trees(given.train, given.classes)
   for name, model in models.items():
     found[name] = partial(_asked, model)

@@ -14,6 +14,7 @@ pytest.importorskip('sklearn')
 from experiments import hypergradients
 from experiments.bilevel import PROBLEMS, architecture, digits, summary
 from experiments.bilevel.augmentation import changed
+from experiments.data.digits import load_digits
 from experiments.runner.errors import UsageError
 from metajax.bilevel import SOLVES, bilevel_learner
 
@@ -142,7 +143,7 @@ def test_what_cannot_be_meant_is_one_line_and_nothing_is_written(
 
 def test_without_scikit_learn_it_says_how_to_install_it(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'sklearn', None)
-  digits._loaded.cache_clear()
+  load_digits.cache_clear()
   with pytest.raises(UsageError, match=r"pip install -e '\.\[baselines\]'"):
     hypergradients.run(hypergradients.Settings(workdir=tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()

@@ -1,5 +1,7 @@
 """What a method on tables is compared with, and how."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,14 @@ def test_a_shift_of_the_task_helps_where_tasks_are_shifted(classes):
 
   assert wrong('global linear + own shift') < 0.5 * wrong('global linear')
   assert wrong('linear of the task') < wrong('global linear')
+
+
+def test_without_scikit_learn_it_is_said_that_trees_are_left_out(monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.warns(UserWarning, match='without boosted trees, .*baselines'):
+    found = rivals(given())
+  assert 'global linear' in found
+  assert not any('trees' in name for name in found)
 
 
 def test_a_column_is_a_rival_by_itself():
