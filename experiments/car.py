@@ -62,8 +62,6 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   def more(
     problem: Problem, judge: Judge, meta_params: PyTree
   ) -> dict[str, Any]:
-    if not settings.rides:
-      return {}
     rides.append(ride(problem, judge, meta_params))
     return in_closed_loop(rides[-1])
 
@@ -77,7 +75,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     draw=lambda finished: draw_car(finished, rides[-1] if rides else None),
     experiment='experiments.car',
     report=partial(report, show=points),
-  )._replace(more=more)
+  )._replace(more=more if settings.rides else None, without_more='--rides=0')
 
 
 EXPERIMENT = Experiment(

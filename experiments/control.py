@@ -60,6 +60,7 @@ __all__ = [
   'run',
 ]  # fmt: skip
 
+_NOT_KEPT = 'it acts in episodes, and experiments.predict reads examples'
 RETURN = Metric('return', higher_is_better=True, label='return of an episode')
 
 
@@ -119,6 +120,7 @@ def _by_memory(settings: Settings, recipe: Recipe, data: Loaded) -> Problem:
     at_once=True,
     draw=draw,
     report=partial(report, show=partial(rollouts, places=None)),
+    not_kept=_NOT_KEPT,
   )
 
 
@@ -162,6 +164,7 @@ def _by_gradient(settings: Settings, recipe: Recipe, data: Loaded) -> Problem:
     at_once=at_once,
     draw=partial(draw, places=data.places),
     report=partial(report, show=partial(rollouts, places=data.places)),
+    not_kept=_NOT_KEPT,
   )
 
 

@@ -225,6 +225,8 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
     metrics=(ACCURACY,),
     at_once=True,  # networks share the tasks of a step
     more=partial(_compared, data=data),
+    not_kept='the optimiser is optimizer.safetensors, for'
+    ' metajax.learned.load_weights',
   )
 
 

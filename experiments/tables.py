@@ -87,7 +87,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   def more(problem: Problem, judge: Judge, params: PyTree) -> dict[str, Any]:
     return beside_rivals(problem, judge, params, known)
 
-  return problem._replace(more=more)
+  return problem._replace(more=more, without_more='--norivals')
 
 
 def _of_numbers(
@@ -106,8 +106,11 @@ def _of_numbers(
   )
   if settings.prior_column is None:
     return problem
-  # Whoever predicts would have to add what the column says.
-  return problem._replace(reading=None)
+  return problem._replace(
+    reading=None,
+    not_kept='what it predicts is to be added to what --prior_column says,'
+    ' which experiments.predict does not do',
+  )
 
 
 def _of_classes(
@@ -137,6 +140,8 @@ def _of_classes(
     draw=draw_table,
     report=partial(report, show=shares, are_classes=True),
     digests=data.digests,
+    not_kept='experiments.predict reads tables whose targets are numbers, and'
+    ' these are classes',
   )
 
 

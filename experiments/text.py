@@ -163,6 +163,7 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
       test=apart.test,
       of_features=partial(_apart, wanted, data),
     ),
+    without_more='--out_of_scope=none',
   )
   return problem if settings.teacher is None else _taught(problem)
 

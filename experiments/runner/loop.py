@@ -164,6 +164,8 @@ def _outcome(
     outcome |= problem.more(problem, judge, meta_params)
   if used is not None and used.calibration is not None:
     outcome |= {'calibration': used.calibration}
+  if problem.reading is None and problem.not_kept is not None:
+    outcome |= {'not_kept': problem.not_kept}
   outcome = as_json(outcome)
   if used is not None and settings.workdir is not None:
     keep(problem, used, outcome, workdir.path)

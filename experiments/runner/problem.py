@@ -108,6 +108,7 @@ class Problem(NamedTuple):
   # What else `result.json` has, of the trained meta-parameters; its `tables`,
   # {title: [header, *lines]} of texts, are printed and on the page.
   more: Callable[['Problem', 'Judge', PyTree], dict[str, Any]] | None = None
+  without_more: str = ''  # the flag that goes without it
   # What stands around the method, such as a second loss.
   around: Callable[[Any], MetaLearner | Frozen] | None = None
   # The outer optimiser; that of the method without one.
@@ -116,6 +117,7 @@ class Problem(NamedTuple):
   writers: tuple[Writer, ...] = ()  # where else metrics go
   mesh: Mesh | None = None  # of devices; the default device alone without one
   reading: Reading | None = None  # of examples, for use; None: it is not kept
+  not_kept: str | None = None  # why, in a line for whoever wants to use it
 
   @property
   def algorithm(self) -> Algorithm:

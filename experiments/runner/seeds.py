@@ -78,7 +78,9 @@ def check_problem(problem: Problem) -> None:
     )
   if problem.more is not None:
     raise UsageError(
-      'seeds', 'several are not tested on what is out of scope; leave one out'
+      'seeds',
+      'several are tested on their test tasks, and on nothing else; leave the'
+      f' flag out, or give {problem.without_more}',
     )
 
 

@@ -94,10 +94,12 @@ def _experiment(path: Path) -> str:
         f'{path} is no run that has come to its end; if one was stopped there,'
         ' go on with it by --resume'
       )
+    if reason := _why_not_kept(path / 'result.json'):
+      raise LearnerError(f'{path} keeps no learner for use: {reason}')
     raise LearnerError(
-      f'{path} is a run of an older format, or of an experiment whose learners'
-      ' are not kept for use; --resume, with the flags of the run, tests it'
-      ' again and keeps one'
+      f'{path} is a run of an experiment whose learners are not kept for use,'
+      ' or of an older format; of that --resume, with the flags of the run,'
+      ' tests it again and keeps one'
     )
   try:
     name = json.loads(file.read_text(encoding='utf-8'))['experiment']
@@ -106,3 +108,12 @@ def _experiment(path: Path) -> str:
   if not (isinstance(name, str) and name.startswith('experiments.')):
     raise LearnerError(f'{file} is damaged: it names no experiment')
   return name
+
+
+def _why_not_kept(file: Path) -> str | None:
+  """What a result says of it, if it says something."""
+  try:
+    said = json.loads(file.read_text(encoding='utf-8'))['not_kept']
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    return None
+  return said if isinstance(said, str) else None

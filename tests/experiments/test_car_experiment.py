@@ -13,6 +13,7 @@ import metajax
 from experiments import car
 from experiments.data.car_rides import Rides, in_closed_loop, measured
 from experiments.runner.errors import UsageError
+from experiments.runner.seeds import check_problem
 from metajax.tasks.car_driving import Planner, Ride, make_track
 
 
@@ -124,6 +125,15 @@ def test_a_setting_that_makes_no_sense_is_refused(flags, message):
   (name,) = flags
   with pytest.raises(UsageError, match=f'^--{name}=.*{message}'):
     car.Settings(**flags)
+
+
+def test_several_seeds_do_not_drive():
+  settings = car.Settings(seeds=2, steps=1)
+  problem = car.make_problem(settings, car.make_recipe(settings))
+  with pytest.raises(UsageError, match=r'^--seeds: .* or give --rides=0$'):
+    check_problem(problem)
+  settings = settings.replace(rides=0)
+  check_problem(car.make_problem(settings, car.make_recipe(settings)))
 
 
 def test_too_few_transitions_for_least_squares_are_refused():
