@@ -201,7 +201,9 @@ def test_what_cannot_be_is_one_line(of_images, files, tmp_path, case):
 def test_a_run_that_keeps_no_learner_says_why(tmp_path):
   (tmp_path / 'config.json').write_text('{}')
   (tmp_path / 'result.json').write_text('{"not_kept": "it flies"}')
-  with pytest.raises(LearnerError, match=r'keeps no learner for use: it flies$'):
+  with pytest.raises(
+    LearnerError, match=r'keeps no learner for use: it flies$'
+  ):
     metajax.load(tmp_path)
 
 
