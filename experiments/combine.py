@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.runner import flags, runs, tables
-from experiments.runner.errors import UsageError
+from experiments.runner.errors import UsageError, unwritable
 from experiments.runner.paths import Place, Places
 from experiments.runner.problem import (
   TEST_SEED,
@@ -30,10 +30,12 @@ from experiments.runner.problem import (
   Problem,
   make_judge,
 )
+from experiments.runner.progress import shown
 from experiments.runner.settings import Base, OneOf, Whole, setting, settings
 from experiments.runner.teacher import load_teacher, settings_of
 from experiments.runner.workdir import write_json, write_text
 from metajax import evaluate, select
+from metajax.algorithms.recipe import Recipe
 from metajax.base import PyTree
 from metajax.equality import Frozen
 from metajax.metric import Metric
@@ -111,19 +113,22 @@ def run(settings: Settings) -> int:
   classes = problem.objective is cross_entropy
   ways = problem.recipe.ways if classes else None
   values = {
-    each.name: _values(settings, problem, each.learner, each.meta_params)
+    each.name: _values(
+      settings, problem, each.name, each.learner, each.meta_params
+    )
     for each in loaded
   }
   learners = tuple(each.learner for each in loaded)
   params = tuple(each.meta_params for each in loaded)
-  fitted = fit_weights(
-    learners,
-    params,
-    problem.validation,
-    key=jax.random.key(VALIDATION_SEED),
-    num_tasks=settings.validation_tasks,
-    num_classes=ways,
-  )
+  with shown('fitting weights to tasks of validation', at_once=True):
+    fitted = fit_weights(
+      learners,
+      params,
+      problem.validation,
+      key=jax.random.key(VALIDATION_SEED),
+      num_tasks=settings.validation_tasks,
+      num_classes=ways,
+    )
   weights = tuple(map(float, fitted))
   folds = _folds(settings, problem, ways)
   together = {
@@ -137,7 +142,7 @@ def run(settings: Settings) -> int:
   if classes:
     together['votes'] = committee(learners, 'alike', ways, votes=True)
   for name, learner in together.items():
-    values[name] = _values(settings, problem, learner, params)
+    values[name] = _values(settings, problem, name, learner, params)
   rows = _rows(values, [each.name for each in loaded], problem.metric)
   _write(settings, problem, rows, weights)
   return 0
@@ -161,11 +166,7 @@ def _load(settings: Settings) -> list[_Loaded]:
       raise UsageError('runs', f'{path} is no run that has come to its end')
     own = settings_of(path, experiment.settings, experiment.recipe, 'runs')
     recipe = experiment.recipe(own)
-    if recipe.evaluation == 'population':
-      raise UsageError(
-        'runs', f'{path} is judged by statistics of a population, and no'
-        ' learner of a task; run it with another --evaluation'
-      )  # fmt: skip
+    _check_evaluation(path, recipe)
     problem = experiment.problem(own, recipe)
     try:
       found = load_teacher(path, problem, recipe)
@@ -182,6 +183,16 @@ def _load(settings: Settings) -> list[_Loaded]:
       )
     )
   return loaded
+
+
+def _check_evaluation(path: Path, recipe: Recipe) -> None:
+  """Refuses a run whose queries do not share their statistics."""
+  if recipe.evaluation != 'transductive':
+    raise UsageError(
+      'runs', f'{path} was tested with --evaluation={recipe.evaluation}, and'
+      ' runs are combined by statistics of all queries; test it again, by'
+      ' --load --test_only --evaluation=transductive'
+    )  # fmt: skip
 
 
 def _check_same(first: _Loaded, path: Path, problem: Problem) -> None:
@@ -222,17 +233,23 @@ def _folds(settings: Settings, problem: Problem, ways: int | None) -> int:
 
 
 def _values(
-  settings: Settings, problem: Problem, learner: Any, params: PyTree
+  settings: Settings,
+  problem: Problem,
+  name: str,
+  learner: Any,
+  params: PyTree,
 ) -> np.ndarray:
-  found = evaluate(
-    learner,
-    problem.objective,
-    params,
-    problem.test,
-    key=jax.random.key(TEST_SEED),
-    num_tasks=settings.eval_tasks,
-    judged='last_step',
-  )
+  with shown(f'testing {name}') as progress:
+    found = evaluate(
+      learner,
+      problem.objective,
+      params,
+      problem.test,
+      key=jax.random.key(TEST_SEED),
+      num_tasks=settings.eval_tasks,
+      judged='last_step',
+      progress=progress,
+    )
   return np.asarray(found.values[problem.metric.name][:, -1])
 
 
@@ -282,7 +299,6 @@ def _write(
       ]
     )
   workdir = Path(settings.workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
   record = {
     'runs': list(settings.runs),
     'metric': metric._replace(measure=None)._asdict(),
@@ -290,8 +306,12 @@ def _write(
     'protocol': problem.protocol,
     'rows': rows,
   }
-  write_json(workdir / 'combine.json', record)
-  write_text(workdir / 'combine.md', tables.markdown(table))
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / 'combine.json', record)
+    write_text(workdir / 'combine.md', tables.markdown(table))
+  except OSError as error:
+    raise unwritable('workdir', workdir, error) from error
   tables.show(table)
   named = zip(map(Path, settings.runs), weights, strict=True)
   tables.say(

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from experiments import combine, sinusoid
+from experiments.recipes import images
+from experiments.recipes.kinds import published
 from experiments.runner.errors import UsageError
 
 
@@ -49,6 +51,14 @@ def test_runs_are_tested_alone_and_together(runs, tmp_path):
         workdir=str(tmp_path),
       )
     )  # fmt: skip
+
+
+def test_a_run_by_other_statistics_is_refused(tmp_path):
+  recipe = published(images, 'reptile')._replace(evaluation='support')
+  with pytest.raises(
+    UsageError, match=r'^--runs: .* --evaluation=support, and'
+  ):
+    combine._check_evaluation(tmp_path, recipe)
 
 
 @pytest.mark.parametrize('name', sorted(combine.REFUSED))
