@@ -41,7 +41,7 @@ def beside_rivals(
     title: one line with the protocol.
 
   Returns:
-    The figure.
+    The figure. Of what is not known there is a name, and no point.
   """
   metric = Metric(**found['metrics'][0])
   rows = found['rows']
@@ -50,6 +50,8 @@ def beside_rivals(
   places = np.arange(len(rows))[::-1]
   for place, row in zip(places, rows, strict=True):
     own = row[metric.name]
+    if own['mean'] is None:  # such as an area under the curve of one class
+      continue
     method = 'difference' not in own
     bar = {'fmt': 'o', 'ms': 5, 'capsize': 3}
     values.errorbar(
@@ -57,7 +59,7 @@ def beside_rivals(
       xerr=metric.scale * (own['ci95'] or 0),
       color=BLUE if method else GREY, **bar,
     )  # fmt: skip
-    if not method:
+    if not method and own['difference'] is not None:
       # By how much the method is better.
       sign = metric.scale * (1 if metric.higher_is_better else -1)
       half = metric.scale * (own['difference_ci95'] or 0)
