@@ -79,7 +79,7 @@ def trajectories(
       said = np.concatenate([real[:1], rides.foretold[name][number]])
       axes.plot(said[:, 0], said[:, 1], label=name, **_STYLES[name])
     axes.plot(*real[0, :2], 'o', color='black', ms=4)
-    axes.set(aspect='equal', xlabel='m', ylabel='m')
+    axes.set(aspect='equal', xlabel='x (m)', ylabel='y (m)')
     axes.set_adjustable('datalim')
     grid(axes)
   legend(panels[0])
@@ -109,9 +109,9 @@ def rides_on_track(
     on_map.plot(states[:, 0], states[:, 1], label=name, **style)
     distances = each.distances[number][each.on_road[number]]
     along.plot(PERIOD * np.arange(len(distances)), distances, **style)
-  on_map.set(aspect='equal', xlabel='m', ylabel='m')
-  along.set_xlabel('seconds')
-  along.set_ylabel('m to the left of the middle')
+  on_map.set(aspect='equal', xlabel='x (m)', ylabel='y (m)')
+  along.set_xlabel('time (s)')
+  along.set_ylabel('to the left of the middle (m)')
   for axes in (on_map, along):
     grid(axes)
   legend(on_map)

@@ -49,7 +49,8 @@ def draw(run: Finished, places: tuple[str, str] | None = None) -> None:
     reward_curves(path, outputs[0], title_of(run, shown))
     return
   goals = [np.asarray(task.query.inputs.parameters)[0] for task, _ in found]
-  shown = f'{_EPISODES} episodes in each of {_TASKS} test tasks'
+  drawn = min(_EPISODES, outputs[0].rewards.shape[1])
+  shown = f'{drawn} episodes in each of {len(outputs)} test tasks'
   paths(path, outputs, goals, places, title_of(run, shown))
 
 

@@ -60,7 +60,7 @@ def loss_curves(
     axes.set_yscale('log')
     axes.set_title(f'{name}, {place["steps"]} steps', fontsize=10)
     axes.set_xlabel('inner steps')
-    axes.set_ylabel('validation loss')
+    axes.set_ylabel('validation loss (nats)')
     grid(axes)
   legend(panels[0])
   return save(figure, path, title)
