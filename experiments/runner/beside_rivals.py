@@ -79,27 +79,33 @@ def beside_rivals(
   """
   number = problem.settings.eval_tasks
   keys = _keys(TEST_SEED, number)
-  _, outputs = example_outputs(
-    judge.learner,
-    judge.prepare(meta_params),
-    problem.test,
-    key=jax.random.key(TEST_SEED),
-    indices=range(number),
-    normalisation=judge.normalisation,
-  )
-  tasks = _tasks(problem.test, keys, known)
-  chosen = _tasks(
-    problem.validation,
-    _keys(VALIDATION_SEED, min(_VALIDATION, problem.settings.validation_tasks)),
-    known,
-  )
+  with shown('drawing tasks for rivals'):
+    _, outputs = example_outputs(
+      judge.learner,
+      judge.prepare(meta_params),
+      problem.test,
+      key=jax.random.key(TEST_SEED),
+      indices=range(number),
+      normalisation=judge.normalisation,
+    )
+    tasks = _tasks(problem.test, keys, known)
+    chosen = _tasks(
+      problem.validation,
+      _keys(
+        VALIDATION_SEED, min(_VALIDATION, problem.settings.validation_tasks)
+      ),
+      known,
+    )
+    tuning = list[TaskOf]()
+    if known.tuning is not None:
+      tuning = _tasks(known.tuning, _keys(VALIDATION_SEED, _TUNING), known)
   own = _scores(outputs[:, -1], known.classes)
   asked = np.stack([task.query.features for task in tasks])
   scores = {problem.settings.algorithm: own + known.of_column(asked)}
-  tuning = list[TaskOf]()
-  if known.tuning is not None:
-    tuning = _tasks(known.tuning, _keys(VALIDATION_SEED, _TUNING), known)
-  given = Given(known.train, tuning, chosen, known.classes, *known[3:6])
+  given = Given(
+    known.train, tuning, chosen, known.classes, known.column,
+    known.column_name, known.column_scale,
+  )  # fmt: skip
   with shown('testing rivals') as progress:
     found = rivals(given)
     for done, (name, rival) in enumerate(found.items()):
