@@ -13,13 +13,14 @@ References:
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from metajax.adaptation.classes import one_step
 from metajax.base import (
+  EXCLUDED,
   Adaptation,
   Batch,
   Learner,
@@ -37,7 +38,7 @@ from metajax.wrappers.selection import held_out
 
 __all__ = ['Committee', 'committee', 'fit_weights', 'stack_numbers']
 
-_ROUNDS = 200  # of exponentiated gradient, for numbers
+_ROUNDS = 1000  # of exponentiated gradient, for numbers
 
 
 class Committee(NamedTuple):
@@ -209,7 +210,14 @@ def fit_weights(
 def stack_numbers(outputs: jax.Array, targets: PyTree) -> jax.Array:
   r"""Weights from 0, with sum 1, that make a mean of squared errors least.
 
-  .. math:: w_m \leftarrow w_m \, e^{-\eta \, \partial L / \partial w_m} / Z
+  .. math::
+    w_m \leftarrow \frac{w_m}{Z} \exp\left(-\frac{\eta \, (E w)_m}
+      {\sum_k w_k E_{kk}}\right), \qquad L = w^\top E w
+
+  with E the products of errors, and eta falling from 2 to a tenth. A step is as
+  long as those learners allow that have weight, so one that is far off does not
+  hold up the others; the best weights on the way are returned. A learner with
+  an error that is no number has none; if all are so, weights are no numbers.
 
   Args:
     outputs: `[learners, examples, ...]`.
@@ -217,6 +225,13 @@ def stack_numbers(outputs: jax.Array, targets: PyTree) -> jax.Array:
 
   Returns:
     `[learners]`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> outputs = jnp.array([[2.0, 4.0], [-2.0, -4.0]])
+    >>> weights = stack_numbers(outputs, jnp.array([1.0, 2.0]))
+    >>> [round(float(weight), 3) for weight in weights]
+    [0.75, 0.25]
   """
   values, counts = values_and_weights(targets)
   errors = (outputs - values[None]).reshape(len(outputs), len(values), -1)
@@ -224,17 +239,30 @@ def stack_numbers(outputs: jax.Array, targets: PyTree) -> jax.Array:
     root = jnp.sqrt(counts).reshape(1, len(values), -1)
     errors = jnp.where(root > 0, errors, 0) * root
   flat = errors.reshape(len(outputs), -1)
+  fine = jnp.all(jnp.isfinite(flat), axis=1)
+  flat = jnp.where(fine[:, None], flat, 0)
+  size = jnp.max(jnp.abs(flat))
+  flat = flat / jnp.where(size > 0, size, 1)
   # Of weights with sum 1 the error is w' E w.
   products = flat @ flat.T
-  size = jnp.max(jnp.diagonal(products))
-  products = products / jnp.where(size > 0, size, 1)
 
-  def round_of(weights: jax.Array, _: None) -> tuple[jax.Array, None]:
-    return jax.nn.softmax(jnp.log(weights) - 4 * products @ weights), None
+  def round_of(carry: Any, rate: jax.Array) -> tuple[Any, None]:
+    weights, best, least = carry
+    slopes = products @ weights
+    own = jnp.vdot(weights, jnp.diagonal(products))
+    steps = rate * slopes / jnp.where(own > 0, own, 1)
+    weights = jax.nn.softmax(jnp.log(weights) - steps)
+    loss = weights @ products @ weights
+    better = loss < least
+    best = jnp.where(better, weights, best)
+    return (weights, best, jnp.where(better, loss, least)), None
 
-  start = jnp.full((len(outputs),), 1 / len(outputs), flat.dtype)
-  weights, _ = jax.lax.scan(round_of, start, length=_ROUNDS)
-  return weights
+  start = jnp.where(fine, 1.0, 0.0).astype(flat.dtype)
+  start /= jnp.sum(start)
+  first = start, start, start @ products @ start
+  rates = jnp.linspace(2, 0.1, _ROUNDS, dtype=flat.dtype)
+  (_, best, _), _ = jax.lax.scan(round_of, first, rates)
+  return best
 
 
 def _given(
@@ -264,6 +292,14 @@ def _stacked(
   together = jnp.stack(outputs)
   if num_classes is None:
     return stack_numbers(together, targets)
+  classes, counts = values_and_weights(targets)
+  told = jnp.all(jnp.isfinite(together), axis=-1)
+  if counts is not None:
+    told = told | (counts == 0)
+  # Who says no number is as wrong as can be.
+  right = jax.nn.one_hot(classes, num_classes, dtype=together.dtype)
+  fine = jnp.all(told, axis=1)[:, None, None]
+  together = jnp.where(fine, together, EXCLUDED * right[None])
   alike = jax.tree.map(
     lambda leaf: jnp.broadcast_to(leaf, (len(outputs), *leaf.shape)), targets
   )
@@ -277,7 +313,7 @@ def _mixed(
   if num_classes is None:
     along = weights.reshape(-1, *(1,) * (outputs.ndim - 1))
     # A learner without weight says nothing, even where it is no number.
-    mixed = jnp.sum(jnp.where(along > 0, along * outputs, 0), axis=0)
+    mixed = jnp.sum(jnp.where(along == 0, 0, along * outputs), axis=0)
   elif votes:
     first = jax.nn.one_hot(
       jnp.argmax(outputs, axis=-1), outputs.shape[-1], dtype=outputs.dtype
@@ -293,5 +329,5 @@ def _mixed(
 
 
 def _combined(outputs: jax.Array, weights: jax.Array) -> jax.Array:
-  told = jnp.where((weights > 0)[:, None, None], outputs, 0)
+  told = jnp.where((weights == 0)[:, None, None], 0, outputs)
   return combine(told, weights)

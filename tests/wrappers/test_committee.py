@@ -100,6 +100,36 @@ def test_padding_has_no_weight_in_stacking():
   assert float(stack_numbers(outputs, weighted)[0]) > 0.99
 
 
+def test_one_learner_that_is_far_off_does_not_hide_which_other_is_best():
+  noise = np.random.default_rng(0).normal(size=(3, 50))
+  errors = jnp.asarray(noise * [[0.1], [1.0], [100.0]], jnp.float32)
+  weights = stack_numbers(errors, jnp.zeros(50))
+  # Those of two learners are what calculus says, and the third has no say.
+  one, both, other = (
+    float(jnp.vdot(errors[i], errors[j])) for i, j in ((0, 0), (0, 1), (1, 1))
+  )
+  share = np.clip((other - both) / (one + other - 2 * both), 0, 1)
+  np.testing.assert_allclose(weights, [share, 1 - share, 0], atol=5e-3)
+
+
+@pytest.mark.parametrize('classes', [None, 2])
+def test_a_learner_that_says_no_number_gets_no_weight(classes):
+  def predict(x):
+    return x if classes is None else jnp.concatenate([-9 * x, 9 * x], axis=1)
+
+  task = sample(KEY, classes is not None)
+  learners = [saying(lambda x: jnp.nan * predict(x)), saying(predict)]
+  together = committee(learners, 'stacked', classes)
+  adapted, _ = together.adapt(KEY, ((), ()), task.support)
+  np.testing.assert_allclose(adapted.weights, [0, 1], atol=1e-6)
+  x = task.query.inputs
+  found = jax.nn.softmax(together.predict(adapted, x))
+  np.testing.assert_allclose(found, jax.nn.softmax(predict(x)), atol=1e-5)
+  none = committee([learners[0]] * 2, 'stacked', classes)
+  adapted, _ = none.adapt(KEY, ((), ()), task.support)
+  assert jnp.isnan(none.predict(adapted, x)).all()
+
+
 def test_classes_vote_by_weight():
   def first(place):
     return saying(
