@@ -31,6 +31,7 @@ from metajax.objectives import (
   macro_f1,
   negative_log_likelihood,
   weighted_mean,
+  without_padding,
 )
 
 __all__ = [
@@ -167,8 +168,13 @@ def pairs_in_order(outputs: jax.Array, targets: PyTree) -> jax.Array:
 
 def _absolute_error(outputs: jax.Array, targets: PyTree) -> jax.Array:
   values, weights = values_and_weights(targets)
-  errors = jnp.abs(outputs - values)
-  return weighted_mean(errors, weights)
+  if jnp.shape(outputs) != jnp.shape(values):
+    raise ValueError(
+      'mean absolute error wants outputs and targets of one shape; got'
+      f' {jnp.shape(outputs)} and {jnp.shape(values)}'
+    )
+  errors = without_padding('mean absolute error', outputs - values, weights)
+  return weighted_mean(jnp.abs(errors), weights)
 
 
 ACCURACY = Metric('accuracy', higher_is_better=True, unit='%')

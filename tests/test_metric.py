@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from metajax.algorithms import nearest_class_mean
-from metajax.base import Batch, Task
+from metajax.base import Batch, Task, Weighted
 from metajax.metric import (
   ACCURACY,
   EXPECTED_CALIBRATION_ERROR,
   LOSS,
   MACRO_F1,
+  MEAN_ABSOLUTE_ERROR,
   MEAN_SQUARED_ERROR,
   NEGATIVE_LOG_LIKELIHOOD,
   Metric,
@@ -169,3 +170,12 @@ def test_an_evaluation_reports_every_metric_after_every_step():
     assert more.mean[name].shape == plain.mean['loss'].shape
     assert np.isfinite(more.ci95[name]).all()
   np.testing.assert_allclose(more.values['nll'], more.values['loss'], rtol=1e-6)
+
+
+def test_absolute_errors_are_of_one_shape_and_not_of_padding():
+  outputs, targets = jnp.array([[1.0], [2.0]]), jnp.array([[0.0], [4.0]])
+  assert float(MEAN_ABSOLUTE_ERROR.measure(outputs, targets)) == 1.5
+  padded = Weighted(targets.at[1].set(jnp.nan), jnp.array([1.0, 0.0]))
+  assert float(MEAN_ABSOLUTE_ERROR.measure(outputs, padded)) == 1.0
+  with pytest.raises(ValueError, match=r'one shape; got \(2, 1\) and \(2,\)'):
+    MEAN_ABSOLUTE_ERROR.measure(outputs, targets[:, 0])
