@@ -19,6 +19,7 @@ from metajax.equality import by_value
 __all__ = ['Actions', 'Environment', 'as_environment']
 
 _METHODS = ('reset', 'step', 'action_space')
+_NO_BOUND = 1e30
 
 
 class Actions(NamedTuple):
@@ -185,10 +186,8 @@ def _actions(name: str, environment: Any, parameters: PyTree) -> Actions:
     np.broadcast_to(np.asarray(bound, np.float32), (size,))
     for bound in (space.low, space.high)
   )
-  bounded = (
-    np.isfinite(low).all() and np.isfinite(high).all() and high.max() < 1e30
-  )
-  if not bounded:
+  # Some write "no bound" as the largest number that there is.
+  if not (np.abs(np.concatenate([low, high])) < _NO_BOUND).all():
     return Actions('continuous', size)
   return Actions('continuous', size, low, high)
 

@@ -9,6 +9,8 @@ import pytest
 
 from metajax.control import Navigation, as_environment
 
+KEY = jax.random.key(0)
+
 
 class Counter:
   """Counts up; each test breaks something of it."""
@@ -40,6 +42,23 @@ def test_actions_are_stretched_to_the_bounds_and_cut_off_there():
   action = jnp.array([0.5, -7.0])
   place, *_ = world.step(jax.random.key(0), state, action, jnp.zeros(2))
   np.testing.assert_allclose(place, [0.05, -0.1], rtol=1e-6)
+
+
+def test_numbers_without_a_bound_on_one_side_are_not_stretched():
+  largest = np.finfo(np.float32).max
+
+  class Pushed(Counter):
+    def action_space(self, parameters):
+      return SimpleNamespace(low=-largest, high=np.float32(1), shape=(1,))
+
+    def step(self, key, state, action, parameters):
+      state = state + action[0]
+      return state[None], state, state, state > 5, {}
+
+  world = as_environment(Pushed())
+  assert world.actions == ('continuous', 1, None, None)
+  seen, *_ = world.step(KEY, jnp.zeros(()), jnp.array([0.5]), ())
+  assert float(seen[0]) == 0.5
 
 
 def test_two_that_are_made_alike_are_equal():
