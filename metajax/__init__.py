@@ -13,7 +13,7 @@ the table of all methods in
 
 from typing import TYPE_CHECKING
 
-from metajax import bilevel, learned, models, tasks
+from metajax import bilevel, control, learned, models, tasks
 from metajax.adaptation.gradient_learner import gradient_learner
 from metajax.adaptation.learned_descent import learned_descent
 from metajax.adaptation.outer_optimizers import freeze, outer_optimizer
@@ -67,6 +67,7 @@ from metajax.runs.training import (
   make_train_step,
 )
 from metajax.trained import load
+from metajax.wrappers.committee import committee, fit_weights
 from metajax.wrappers.distillation import distil
 from metajax.wrappers.ensemble import ensemble
 from metajax.wrappers.mining import candidates, hardest
@@ -105,7 +106,9 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'check',
       'choose_chunk_size',
       'clip_by_global_norm',
+      'committee',
       'confidence_interval',
+      'control',
       'cross_entropy',
       'data_parallel',
       'descend',
@@ -115,6 +118,7 @@ if not TYPE_CHECKING:  # which takes all names above for exported
       'evaluate',
       'evolution',
       'evolution_of',
+      'fit_weights',
       'freeze',
       'gradient_learner',
       'gradient_of',

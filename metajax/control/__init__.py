@@ -28,6 +28,7 @@ from metajax.control.surrogates import (
   surrogate_objective,
 )
 from metajax.control.trials import num_scores, returned, trial_model
+from metajax.control.trust_region import proximal, trust_region
 
 __all__ = [
   'SURROGATES',
@@ -50,9 +51,11 @@ __all__ = [
   'optimal_policy',
   'optimal_return',
   'policy_for',
+  'proximal',
   'returned',
   'rollout_model',
   'surrogate_objective',
   'thompson_sampling',
   'trial_model',
+  'trust_region',
 ]

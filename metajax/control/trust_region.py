@@ -93,6 +93,19 @@ def trust_region(
 
   Raises:
     ValueError: if a number is not positive, or `shrink` not below 1.
+
+  Example:
+    >>> import metajax
+    >>> from metajax import control
+    >>> from metajax.models import mlp
+    >>> world = control.as_environment(control.Navigation())
+    >>> policy = control.policy_for(world.actions, mlp([8], 2))
+    >>> ratio = control.surrogate_objective(
+    ...   'likelihood_ratio', control.advantages())
+    >>> learner = metajax.maml(
+    ...   control.rollout_model(policy, world, 100), ratio, 0.5, 1)
+    >>> grad = trust_region(learner, ratio, policy.divergence)
+    >>> learner = learner._replace(grad=grad)  # its outer step is descent, by 1
   """
   _positive(most=most, iterations=iterations, attempts=attempts, shrink=shrink)
   if shrink >= 1 or damping < 0:
@@ -180,6 +193,20 @@ def proximal(
 
   Raises:
     ValueError: if there are no updates, or the penalty is negative.
+
+  Example:
+    >>> import metajax
+    >>> from metajax import control
+    >>> from metajax.models import mlp
+    >>> world = control.as_environment(control.Navigation())
+    >>> policy = control.policy_for(world.actions, mlp([8], 2))
+    >>> ratio = control.surrogate_objective(
+    ...   'likelihood_ratio', control.advantages())
+    >>> learner = metajax.maml(
+    ...   control.rollout_model(policy, world, 100), ratio, 0.5, 1)
+    >>> clipped = control.surrogate_objective('clipped', control.advantages())
+    >>> grad = proximal(learner, clipped, policy.divergence, optax.adam(1e-3))
+    >>> learner = learner._replace(grad=grad)  # its outer step is descent, by 1
   """
   _positive(updates=updates)
   if penalty < 0:
