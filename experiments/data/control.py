@@ -23,7 +23,11 @@ from metajax.algorithms.recipe import Recipe
 from metajax.base import PyTree, SampleTask
 from metajax.control.advantages import Baseline
 from metajax.control.bandits import BernoulliBandit
-from metajax.control.environments import Environment, as_environment
+from metajax.control.environments import (
+  Environment,
+  as_environment,
+  check_parameters,
+)
 from metajax.control.navigation import Navigation, draw_goal, towards_goal
 from metajax.control.rollouts import Act, episode_tasks
 from metajax.control.surrogates import SURROGATES
@@ -218,6 +222,8 @@ def load(given: Any, recipe: Recipe) -> Loaded:
   except ValueError as error:
     raise UsageError('environment', str(error)) from error
   steps = given.episode_steps or world.steps
+  if world.draw is not None:
+    _check_draw(environment, world.draw)
   draw = world.draw or _always(environment.parameters)
   one_start = world.draw is None
   return Loaded(
@@ -240,6 +246,28 @@ def load(given: Any, recipe: Recipe) -> Loaded:
     },
     world.places,
   )
+
+
+def _check_draw(
+  environment: Environment, draw: Callable[[jax.Array], PyTree]
+) -> None:
+  """Refuses parameters of tasks that cannot be drawn, or acted with."""
+  try:
+    parameters = jax.eval_shape(draw, jax.random.key(0))
+  except Exception as error:
+    reason = ' '.join(str(error).split())[:160]
+    raise UsageError(
+      'environment',
+      f'{environment.name}: draw_parameters cannot be traced by JAX'
+      f' ({type(error).__name__}: {reason}); write it in jax.numpy, as key ->'
+      ' parameters',
+    ) from error
+  try:
+    check_parameters(environment, parameters)
+  except ValueError as error:
+    raise UsageError(
+      'environment', f'with what draw_parameters returns, {error}'
+    ) from error
 
 
 def _world(given: Any) -> World:
@@ -293,12 +321,25 @@ def _own(name: str) -> World:
     ) from error
   try:
     made = found() if callable(found) else found
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise UsageError(
       'environment',
       f'{name} cannot be made ({type(error).__name__}: {error}); it is to be'
       ' an environment, or what makes one without arguments',
     ) from error
   usual = getattr(made, 'default_params', None)
-  steps = getattr(usual, 'max_steps_in_episode', 100)
-  return World(lambda: made, int(steps), getattr(made, 'draw_parameters', None))
+  given = getattr(usual, 'max_steps_in_episode', 100)
+  try:
+    steps = Whole().check(int(given))
+  except (TypeError, ValueError, OverflowError) as error:
+    raise UsageError(
+      'environment',
+      f'{name} has max_steps_in_episode={given!r}, which must be'
+      f' {Whole().allowed}',
+    ) from error
+  draw = getattr(made, 'draw_parameters', None)
+  if draw is not None and not callable(draw):
+    raise UsageError(
+      'environment', f'{name}: draw_parameters must be a function of a key'
+    )
+  return World(lambda: made, steps, draw)

@@ -6,6 +6,7 @@ these can be acted in; what differs from task to task is in the parameters, or
 in what a reset draws.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 from metajax.base import PyTree
 from metajax.equality import by_value
 
-__all__ = ['Actions', 'Environment', 'as_environment']
+__all__ = ['Actions', 'Environment', 'as_environment', 'check_parameters']
 
 _METHODS = ('reset', 'step', 'action_space')
 _NO_BOUND = 1e30
@@ -63,7 +64,8 @@ def as_environment(environment: Any, parameters: PyTree = None) -> Environment:
 
   Raises:
     ValueError: if it has another interface, or cannot be traced by JAX, such as
-      one that computes with NumPy or in another process; the error says which.
+      one that computes with NumPy or in another process, or remembers in its
+      attributes; the error says which.
 
   Example:
     >>> from metajax.control.navigation import Navigation
@@ -92,7 +94,12 @@ def as_environment(environment: Any, parameters: PyTree = None) -> Environment:
         ' reward, ended, [cut off,] anything else)'
       )
     observation, state, reward, *ended, _ = found
-    over = jnp.any(jnp.stack([jnp.asarray(each, bool) for each in ended]))
+    if jnp.iscomplexobj(reward):
+      raise ValueError(f'{name}: a reward must be one real number')
+    truths = [jnp.asarray(each, bool) for each in ended]
+    if any(each.shape for each in truths):
+      raise ValueError(f'{name}: whether it has ended must be one truth value')
+    over = jnp.any(jnp.stack(truths))
     return observation, state, jnp.asarray(reward, float), over
 
   made = Environment(
@@ -103,7 +110,10 @@ def as_environment(environment: Any, parameters: PyTree = None) -> Environment:
     parameters,
     _observed(name, reset, parameters),
   )
-  _trace(made)
+  check_parameters(made, parameters)
+  before = dict(getattr(environment, '__dict__', {}))
+  check_parameters(made, parameters)  # a second time: no cache is filled now
+  _refuse_memory(name, before, getattr(environment, '__dict__', {}))
   return made
 
 
@@ -123,33 +133,78 @@ def _observed(
   return observation
 
 
-def _trace(environment: Environment) -> None:
-  """Takes a step by shapes alone."""
-  key, actions = jax.random.key(0), environment.actions
-  continuous = actions.kind == 'continuous'
+def check_parameters(environment: Environment, parameters: PyTree) -> None:
+  """Takes steps with some parameters, by shapes alone.
+
+  Args:
+    environment: to be looked at.
+    parameters: arrays, or their shapes.
+
+  Raises:
+    ValueError: if it cannot be reset or stepped with them, or if what a step
+      returns cannot be given to the next one.
+  """
+  name, actions = environment.name, environment.actions
+  key, continuous = jax.random.key(0), actions.kind == 'continuous'
   action = jax.ShapeDtypeStruct(
     (actions.size,) if continuous else (), jnp.float32 if continuous else int
   )
-  _, state = jax.eval_shape(environment.reset, key, environment.parameters)
-  found = _traced(
-    environment.name,
-    'step',
-    environment.step,
-    key,
-    state,
-    action,
-    environment.parameters,
+  before = _traced(name, 'reset', environment.reset, key, parameters)
+  after = _traced(
+    name, 'step', environment.step, key, before[1], action, parameters
   )
-  before: Any = jax.tree.structure(state)
-  if jax.tree.structure(found[1]) != before:
+  structure: Any = jax.tree.structure(before[1])
+  if jax.tree.structure(after[1]) != structure:
     raise ValueError(
-      f'{environment.name}: step must return a state like the one it is given'
+      f'{name}: step must return a state like the one it is given'
     )
-  if found[2].shape != ():
+  if after[2].shape != ():
     raise ValueError(
-      f'{environment.name}: a reward must be one number, got shape'
-      f' {found[2].shape}'
+      f'{name}: a reward must be one number, got shape {after[2].shape}'
     )
+
+  def steps(parameters: PyTree, action: jax.Array) -> PyTree:
+    def step(carry: PyTree, key: jax.Array) -> tuple[PyTree, None]:
+      found = environment.step(key, carry[1], action, parameters)
+      return found[:2], None
+
+    first = environment.reset(key, parameters)
+    return jax.lax.scan(step, first, jax.random.split(key))[0]
+
+  try:
+    jax.eval_shape(steps, parameters, action)
+  except TypeError as error:
+    raise ValueError(
+      f'{name}: step must return an observation and a state of the shapes and'
+      f' types of those before it; {_difference(before, after[:2])}'
+    ) from error
+
+
+def _difference(before: PyTree, after: PyTree) -> str:
+  """The first leaf whose shape or type changes."""
+  for one, other in zip(
+    jax.tree.leaves(before), jax.tree.leaves(after), strict=False
+  ):
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+      return (
+        f'{one.dtype}{list(one.shape)} became {other.dtype}{list(other.shape)}'
+      )
+  return 'it changes'
+
+
+def _refuse_memory(
+  name: str, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+  """Refuses what remembers in itself: compiled steps would not see it."""
+  for attribute, value in after.items():
+    traced = any(
+      isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)
+    )
+    if traced or before.get(attribute, value) is not value:
+      raise ValueError(
+        f'{name}: reset or step changes its attribute {attribute!r}, so it is'
+        ' no pure JAX environment; keep all that it remembers in its state'
+      )
 
 
 def _traced(name: str, stage: str, function: Any, *arguments: Any) -> Any:
@@ -159,19 +214,24 @@ def _traced(name: str, stage: str, function: Any, *arguments: Any) -> Any:
   except Exception as error:
     if isinstance(error, ValueError) and str(error).startswith(name):
       raise
-    reason = ' '.join(str(error).split())[:160]
     raise ValueError(
       f'{name}: {stage} cannot be traced by JAX, so it is no pure JAX'
-      f' environment ({type(error).__name__}: {reason}); write it in jax.numpy,'
-      ' with all that it remembers in its state'
+      f' environment ({type(error).__name__}: {_short(error)}); write it in'
+      ' jax.numpy, with all that it remembers in its state'
     ) from error
 
 
 def _actions(name: str, environment: Any, parameters: PyTree) -> Actions:
   """The actions of a space of gymnax: `n` choices, or a box."""
-  space = environment.action_space(parameters)
+  try:
+    space = environment.action_space(parameters)
+  except Exception as error:
+    raise ValueError(
+      f'{name}: action_space cannot be asked for ({type(error).__name__}:'
+      f' {_short(error)})'
+    ) from error
   if hasattr(space, 'n'):
-    return Actions('discrete', int(space.n))
+    return Actions('discrete', _choices(name, space.n))
   if not all(hasattr(space, each) for each in ('low', 'high', 'shape')):
     raise ValueError(
       f'{name}: its action space must have n choices, or low, high and shape;'
@@ -182,14 +242,43 @@ def _actions(name: str, environment: Any, parameters: PyTree) -> Actions:
       f'{name}: actions must be a number or a vector, got shape {space.shape}'
     )
   size = int(np.prod(space.shape, dtype=int))
-  low, high = (
-    np.broadcast_to(np.asarray(bound, np.float32), (size,))
-    for bound in (space.low, space.high)
-  )
+  if size < 1:
+    raise ValueError(f'{name}: an action has one number or more, got none')
+  try:
+    low, high = (
+      np.broadcast_to(np.asarray(bound, np.float32), (size,))
+      for bound in (space.low, space.high)
+    )
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f'{name}: bounds of actions must be numbers, one or {size} each'
+    ) from error
+  if not (low < high).all():  # NaN, too
+    raise ValueError(
+      f'{name}: the lower bounds of actions must be below the upper ones, got'
+      f' {low.tolist()} and {high.tolist()}'
+    )
   # Some write "no bound" as the largest number that there is.
   if not (np.abs(np.concatenate([low, high])) < _NO_BOUND).all():
     return Actions('continuous', size)
   return Actions('continuous', size, low, high)
+
+
+def _choices(name: str, given: Any) -> int:
+  try:
+    number = operator.index(given)
+  except TypeError:
+    number = 0
+  if number < 1:
+    raise ValueError(
+      f'{name}: the choices of its action space must be a number from 1, got'
+      f' {given!r}'
+    )
+  return number
+
+
+def _short(error: Exception) -> str:
+  return ' '.join(str(error).split())[:160]
 
 
 def _stretched(action: jax.Array, actions: Actions) -> jax.Array:

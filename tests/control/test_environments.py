@@ -137,3 +137,96 @@ def test_point_robot_of_gymnax_is_another_world():
   ]
   np.testing.assert_allclose(np.linalg.norm(goals, axis=1), 1, rtol=1e-5)
   assert not np.allclose(*goals)
+
+
+@pytest.mark.parametrize('remembers', ['a number', 'what is traced'])
+def test_one_that_changes_itself_is_refused(remembers):
+  class Remembers(Counter):
+    number = 0
+
+    def step(self, key, state, action, parameters):
+      found = super().step(key, state, action, parameters)
+      self.number = self.number + 1 if remembers == 'a number' else found[1]
+      return found
+
+  with pytest.raises(ValueError, match="changes its attribute 'number'"):
+    as_environment(Remembers())
+
+
+def test_one_that_fills_a_cache_is_none_that_remembers():
+  class Cached(Counter):
+    most = None
+
+    def step(self, key, state, action, parameters):
+      if self.most is None:
+        self.most = 5
+      return super().step(key, state, action, parameters)
+
+  assert as_environment(Cached()).actions.size == 3
+
+
+def changed(place, value):
+  """A counter of whose steps one result is another."""
+
+  class Changed(Counter):
+    def step(self, *arguments):
+      found = list(super().step(*arguments))
+      found[place] = value
+      return tuple(found)
+
+  return Changed()
+
+
+@pytest.mark.parametrize(
+  ('place', 'value', 'text'),
+  [
+    (0, jnp.zeros(2), r'float32\[1\] became float32\[2\]'),
+    (0, jnp.zeros(1, 'float16'), r'float32\[1\] became float16\[1\]'),
+    (1, jnp.zeros(3), r'float32\[\] became float32\[3\]'),
+    (2, 1j, 'one real number'),
+    (3, jnp.zeros(2, bool), 'one truth value'),
+  ],
+)
+def test_results_that_the_next_step_cannot_take_are_refused(place, value, text):
+  with pytest.raises(ValueError, match=f'counter: .*{text}'):
+    as_environment(changed(place, value))
+
+
+@pytest.mark.parametrize(('place', 'value'), [(2, 1), (2, True), (3, False)])
+def test_numbers_of_python_are_rewards_and_ends(place, value):
+  assert as_environment(changed(place, value)).name == 'counter'
+
+
+def box(low, high, shape=(2,)):
+  return SimpleNamespace(low=low, high=high, shape=shape)
+
+
+@pytest.mark.parametrize(
+  ('space', 'text'),
+  [
+    (SimpleNamespace(n=0), 'a number from 1, got 0'),
+    (SimpleNamespace(n=-3), 'a number from 1, got -3'),
+    (SimpleNamespace(n='many'), "got 'many'"),
+    (box(-1, 1, (0,)), 'one number or more'),
+    (box(1, -1), 'below the upper ones'),
+    (box(np.nan, np.nan), 'below the upper ones'),
+    (box(np.zeros(3), np.ones(3)), 'one or 2 each'),
+    (None, 'n choices, or low'),
+  ],
+)
+def test_actions_that_cannot_be_are_refused(space, text):
+  class Space(Counter):
+    def action_space(self, parameters):
+      return space
+
+  with pytest.raises(ValueError, match=f'counter: .*{text}'):
+    as_environment(Space())
+
+
+def test_a_space_that_cannot_be_asked_for_is_refused():
+  class Space(Counter):
+    def action_space(self, parameters):
+      raise RuntimeError('no\nspace')
+
+  with pytest.raises(ValueError, match=r'counter: action_space .*no space'):
+    as_environment(Space())

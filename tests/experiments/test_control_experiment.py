@@ -186,6 +186,36 @@ def test_ones_own_environment_draws_parameters_of_tasks(own):
   assert made.protocol['tasks_differ_in'] == 'parameters'
 
 
+@pytest.mark.parametrize(
+  ('draw', 'text'),
+  [
+    (lambda self, key: 1 / 0, 'cannot be traced by JAX (ZeroDivisionError'),
+    (lambda self, key: 'text', 'cannot be traced by JAX (TypeError'),
+    (lambda self, key: None, 'with what draw_parameters returns, navigation'),
+    (lambda self, key: {'a': jnp.zeros(2)}, 'with what draw_parameters'),
+    (3, 'must be a function of a key'),
+  ],
+)
+def test_parameters_of_tasks_that_cannot_be(own, draw, text):
+  world = type('World', (Navigation,), {'draw_parameters': draw})
+  setting, told = refused(environment=own(world))
+  assert setting == 'environment'
+  assert text in told
+
+
+@pytest.mark.parametrize('steps', ['long', 0, -1, None, float('inf')])
+def test_an_episode_of_no_length(own, steps):
+  usual = SimpleNamespace(max_steps_in_episode=steps)
+  world = type('World', (Navigation,), {'default_params': usual})
+  setting, told = refused(environment=own(world))
+  assert setting == 'environment'
+  assert f'max_steps_in_episode={steps!r}' in told
+
+
+def test_an_environment_that_leaves_when_it_is_made(own):
+  assert 'SystemExit: 3' in refused(environment=own(lambda: sys.exit(3)))[1]
+
+
 @pytest.mark.in_ci
 def test_test_tasks_without_a_return_are_counted(own, tmp_path, capsys):
   settings = small(
