@@ -44,7 +44,7 @@ from experiments.runner.cache import use_compilation_cache
 from experiments.runner.errors import UsageError
 from experiments.runner.paths import Place
 from experiments.runner.progress import shown
-from experiments.runner.records import RESULT, read_record
+from experiments.runner.records import RESULT, check_record, read_record
 from experiments.runner.report import versions
 from experiments.runner.settings import (
   Base,
@@ -156,35 +156,81 @@ def run(settings: Settings) -> dict[str, Any]:
   workdir = _workdir(settings)
   runs.claim(workdir, settings, 'bilevel problem')
   use_compilation_cache(settings.cache_dir)
+  with runs.alone(workdir):
+    return _solved(settings, bench, chosen, seeds, workdir)
+
+
+def _solved(
+  settings: Settings,
+  bench: Bench,
+  chosen: dict[str, Any],
+  seeds: int,
+  workdir: Path,
+) -> dict[str, Any]:
+  """Solves what was not solved by an earlier start, and reports."""
   began, found = time.perf_counter(), []
+  read = list[str]()
   with shown('seeds', at_once=True) as progress:
     for seed in range(seeds):
       path = workdir / f'seed{seed}.json'
       if path.exists():
-        found.append(read_record(path, 'workdir'))
+        found.append(_read(path, seed))
+        read.append(path.name)
       else:
         each = of_seed(bench, seed, _told(progress, seed, seeds))
         found.append(write_json(path, each))
+  kind = bench.kind
   outcome = {
     'problem': settings.problem,
     'about': kind.about,
     'solve': settings.solve,
     'settings': {**chosen, 'seeds': seeds, 'tolerance': settings.tolerance},
-    **summary(found, settings.tolerance, settings.solve),
     'seconds': time.perf_counter() - began,
-    'seconds_of_seeds': sum(each['seconds'] for each in found),
     'random_search': kind.random,
     'devices': jax.devices()[0].platform,
     'config': settings.given(),
     'versions': versions(),
   }
-  outcome = write_json(workdir / RESULT, outcome)
+  try:
+    outcome |= summary(found, settings.tolerance, settings.solve)
+    outcome['seconds_of_seeds'] = sum(each['seconds'] for each in found)
+    outcome = write_json(workdir / RESULT, outcome)
+    _show(settings, outcome, workdir)
+  except (AttributeError, LookupError, TypeError, ValueError) as error:
+    if not read:
+      raise
+    raise UsageError(
+      'workdir',
+      f'{workdir}: {" or ".join(read)} is damaged ({type(error).__name__});'
+      ' remove it, and it is made again',
+    ) from error
+  return outcome
+
+
+def _read(path: Path, seed: int) -> dict[str, Any]:
+  """What a seed was found to reach, by an earlier start."""
+  found = read_record(path, 'workdir')
+  wanted: dict[str, tuple[type, ...]] = {
+    'seed': (int,),
+    'distributions': (dict,),
+    'seconds': (float,),
+  }
+  check_record(found, wanted, path, 'workdir')
+  if found['seed'] != seed:
+    raise UsageError(
+      'workdir', f'{path} is of seed {found["seed"]}; remove it, and it is made'
+      ' again'
+    )  # fmt: skip
+  return found
+
+
+def _show(settings: Settings, outcome: dict[str, Any], workdir: Path) -> None:
+  """Writes the table, the pictures and the page."""
   cells = table(outcome)
   write_text(workdir / 'hypergradients.md', tables.markdown(cells))
   figures.outer(workdir / 'outer.png', outcome)
   figures.problem(workdir / f'{settings.problem}.png', outcome)
   of_hypergradients.write(workdir, settings, outcome, cells)
-  return outcome
 
 
 def _told(progress: Stage, seed: int, seeds: int) -> Callable[[int], None]:

@@ -27,6 +27,7 @@ from experiments.runner.records import (
 from experiments.runner.report import metric_of
 from experiments.runner.settings import Base, is_identity, said
 from experiments.runner.workdir import (
+  Workdir,
   open_file,
   refuse_what_is_no_run,
   write_json,
@@ -35,6 +36,7 @@ from metajax.runs.terminal import Stage
 
 __all__ = [
   'FailedError',
+  'alone',
   'claim',
   'is_done',
   'leave_on_sigterm',
@@ -91,6 +93,24 @@ def claim(workdir: Path, settings: Base, what: str = 'comparison') -> None:
       f'{workdir} holds another {what}: {"; ".join(differing)}; name'
       ' another directory, or set these as they were',
     )
+
+
+@contextlib.contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+  """Keeps other processes out of a workdir, which has been claimed.
+
+  Raises:
+    UsageError: if one is at work there.
+  """
+  own = Workdir(workdir, resume=True)
+  try:
+    own.take()
+  except OSError as error:
+    raise unwritable('workdir', workdir, error) from error
+  try:
+    yield
+  finally:
+    own.release()
 
 
 # What a run prints of how far it is: `step 5/100`, `testing: 5 of 1,000`.

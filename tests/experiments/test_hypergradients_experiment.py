@@ -15,6 +15,7 @@ from experiments import hypergradients
 from experiments.bilevel import PROBLEMS, architecture, digits, summary
 from experiments.bilevel.augmentation import changed
 from experiments.data.digits import load_digits
+from experiments.runner import runs
 from experiments.runner.errors import UsageError
 from metajax.bilevel import SOLVES, bilevel_learner
 
@@ -56,6 +57,44 @@ def test_every_problem_is_run_from_one_line_and_goes_on(problem, tmp_path):
     np.testing.assert_allclose(after, before, atol=1e-6)
   with pytest.raises(UsageError, match='--outer_steps was 2 and is 3'):
     hypergradients.run(settings.replace(outer_steps=3))
+
+
+@pytest.mark.in_ci
+def test_damaged_records_of_seeds_are_one_line(tmp_path):
+  settings = hypergradients.Settings(**TINY, workdir=tmp_path / 'run')
+  hypergradients.run(settings)
+  path = tmp_path / 'run' / 'seed1.json'
+  right = path.read_text()
+
+  def refusal(text):
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r'seed1\.json') as error:
+      hypergradients.run(settings)
+    assert '\n' not in str(error.value)
+    return str(error.value)
+
+  for text in ('', '[]', '{}', right[:-100], '{"seed": 1}'):
+    refusal(text)
+  first = (tmp_path / 'run' / 'seed0.json').read_text()
+  assert 'is of seed 0; remove it' in refusal(first)
+  for spoil in (
+    lambda own: own['rows'].clear(),
+    lambda own: own.update(curve=[]),
+    lambda own: own.update(search={}),
+    lambda own: own['rows']['hyper-gradients'].update(accuracy='x'),
+    lambda own: own.pop('skipped'),
+    lambda own: own.update(rows=[]),
+  ):
+    record = json.loads(right)
+    spoil(record['distributions'][''])
+    assert 'is damaged' in refusal(json.dumps(record))
+  path.write_text(right)
+  with (
+    runs.alone(tmp_path / 'run'),
+    pytest.raises(UsageError, match='is in use by another run'),
+  ):
+    hypergradients.run(settings)
+  hypergradients.run(settings)
 
 
 @pytest.mark.in_ci
