@@ -41,6 +41,8 @@ __all__ = ['TableData', 'Tables', 'read_table', 'stem']
 
 # Rows of made-up tasks that rivals learn from.
 _MADE_UP = 200
+# Tasks of fewer different rows may be alike by chance.
+_BY_CHANCE = 8
 
 
 @settings
@@ -129,6 +131,7 @@ def read_table(settings: Any, recipe: Recipe) -> Tables:
     splits = tasks.split_table_by_seed(
       table, settings.split_seed, *(settings.split_shares or SHARES)[:2]
     )
+    _refuse_copies(splits)
     scaled, scale = tasks.standardise(splits)
   known = _known(settings, table, scaled, scale)
   if known.column is not None:
@@ -203,6 +206,26 @@ def _refuse_leaks(table: tasks.Table) -> None:
           'feature_columns',
           f'{name!r} says what the target {target!r} is in every row; leave it'
           ' out',
+        )
+
+
+def _refuse_copies(splits: tasks.TableSplits) -> None:
+  """Refuses a test task whose rows are those of a task of another split."""
+  seen = dict[bytes, tuple[str, str]]()
+  for split, part in zip(splits._fields, splits, strict=True):
+    rows = np.concatenate([part.features, part.targets], axis=1)
+    for place, task in enumerate(part.task_names):
+      own = rows[part.tasks == place]
+      if len(np.unique(own, axis=0)) < _BY_CHANCE:
+        continue
+      known = own[np.lexsort(own.T)].tobytes()
+      before, of = seen.setdefault(known, (task, split))
+      if of != split:
+        raise UsageError(
+          'data_file',
+          f'task {task!r} of {split} has the rows of task {before!r} of {of},'
+          ' so it would be no new one; leave one of them out, or give both one'
+          ' name',
         )
 
 

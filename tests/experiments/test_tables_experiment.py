@@ -110,6 +110,20 @@ def test_what_is_wrong_with_a_table_is_one_line(table, changes, message):
   assert '\n' not in str(refused.value)
 
 
+def test_a_test_task_that_is_a_copy_of_another_is_refused(table, tmp_path):
+  """It would be tested on what it was trained on."""
+  with open(table, newline='') as file:
+    header, *rows = csv.reader(file)
+  path = tmp_path / 'twice.csv'
+  with open(path, 'w', newline='') as file:
+    writer = csv.writer(file)
+    writer.writerows([header, *rows])
+    # The same rows in another order, under another name.
+    writer.writerows([f'{task}_copy', *cells] for task, *cells in rows[::-1])
+  with pytest.raises(UsageError, match=r"task 'p\d\w*' of \w+ has the rows of"):
+    tables.run(tables.Settings(**given(path)))
+
+
 def test_tasks_of_a_table_are_divided_by_shares(table):
   settings = tables.Settings(**given(table, split_shares='0.4,0.3,0.3'))
   data, _ = read_table(settings, tables.make_recipe(settings))
