@@ -23,13 +23,9 @@ import numpy as np
 
 from experiments.runner import flags, runs, tables
 from experiments.runner.errors import UsageError, unwritable
+from experiments.runner.judging import make_judge
 from experiments.runner.paths import Place, Places
-from experiments.runner.problem import (
-  TEST_SEED,
-  VALIDATION_SEED,
-  Problem,
-  make_judge,
-)
+from experiments.runner.problem import TEST_SEED, VALIDATION_SEED, Problem
 from experiments.runner.progress import shown
 from experiments.runner.settings import Base, OneOf, Whole, setting, settings
 from experiments.runner.teacher import load_teacher, settings_of

@@ -50,9 +50,10 @@ from experiments.runner.cache import use_compilation_cache
 from experiments.runner.differences import check_one_seed, settings_kept
 from experiments.runner.errors import UsageError, printable
 from experiments.runner.intervals import of_few
+from experiments.runner.judging import weights_of
 from experiments.runner.loading import load_meta_params
 from experiments.runner.paths import Place
-from experiments.runner.problem import TEST_SEED, Problem, weights_of
+from experiments.runner.problem import TEST_SEED, Problem
 from experiments.runner.progress import shown
 from experiments.runner.records import RECORD, RESULT, read_record
 from experiments.runner.settings import Positive, Whole, said, setting, settings

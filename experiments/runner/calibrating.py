@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.runner.features import features_of
+from experiments.runner.judging import on_features
 from experiments.runner.problem import (
   TEST_SEED,
   VALIDATION_SEED,
   Judge,
   Problem,
-  on_features,
 )
 from experiments.runner.progress import shown
 from metajax.base import EXCLUDED, PyTree, SampleTask, values_and_weights

@@ -19,14 +19,8 @@ from experiments.runner.calibrating import (
   shares_statistics,
 )
 from experiments.runner.errors import UsageError
-from experiments.runner.problem import (
-  Judge,
-  Problem,
-  make_judge,
-  no_tasks,
-  unwrapped,
-  weights_of,
-)
+from experiments.runner.judging import make_judge, unwrapped, weights_of
+from experiments.runner.problem import Judge, Problem, no_tasks
 from experiments.runner.reading import Network
 from experiments.runner.records import (
   RECORD,

@@ -20,19 +20,16 @@ from experiments.runner.interrupts import (
   on_signals,
   stop_at_once,
 )
-from experiments.runner.learners import Served, keep, served
-from experiments.runner.loading import load_meta_params
-from experiments.runner.problem import (
-  TEST_SEED,
-  Judge,
-  Problem,
+from experiments.runner.judging import (
   Ready,
-  Trained,
   evaluated,
   judged,
   make_judge,
   ready,
 )
+from experiments.runner.learners import Served, keep, served
+from experiments.runner.loading import load_meta_params
+from experiments.runner.problem import TEST_SEED, Judge, Problem, Trained
 from experiments.runner.progress import shown
 from experiments.runner.teacher_digest import TEACHER
 from experiments.runner.tracking import tracked

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.runner.features import Encode
+from experiments.runner.judging import on_features
 from experiments.runner.problem import (
   TEST_SEED,
   VALIDATION_SEED,
   Judge,
   Problem,
-  on_features,
 )
 from metajax.base import PyTree, SampleTask, as_argument
 from metajax.equality import Frozen, as_frozen

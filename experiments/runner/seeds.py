@@ -15,7 +15,8 @@ import numpy as np
 from experiments.runner.common import Common
 from experiments.runner.errors import UsageError
 from experiments.runner.intervals import of_few
-from experiments.runner.problem import Judge, OfSeeds, Problem, judged
+from experiments.runner.judging import judged
+from experiments.runner.problem import Judge, OfSeeds, Problem
 from metajax.base import PyTree, SampleTask
 from metajax.devices.streaming import HostSampler
 from metajax.objectives import confidence_interval

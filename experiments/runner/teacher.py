@@ -11,8 +11,9 @@ from experiments.recipes.overrides import check_train_ways
 from experiments.runner.common import Common
 from experiments.runner.differences import check_one_seed
 from experiments.runner.errors import UsageError
+from experiments.runner.judging import make_judge
 from experiments.runner.loading import load_checkpoint
-from experiments.runner.problem import Problem, make_judge
+from experiments.runner.problem import Problem
 from experiments.runner.records import RECORD, read_record
 from experiments.runner.settings import said
 from experiments.runner.teacher_digest import teacher_digest

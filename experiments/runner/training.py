@@ -18,6 +18,7 @@ from experiments.runner.interrupts import (
   Stops,
   on_signals,
 )
+from experiments.runner.judging import judged
 from experiments.runner.loading import report_restored
 from experiments.runner.outputs import make_terminal, make_writers
 from experiments.runner.problem import (
@@ -26,7 +27,6 @@ from experiments.runner.problem import (
   OfSeeds,
   Problem,
   Trained,
-  judged,
 )
 from experiments.runner.progress import on, shown
 from experiments.runner.records import RESULT

@@ -15,13 +15,8 @@ from experiments.runner import cluster, seeds
 from experiments.runner.common import Common
 from experiments.runner.errors import UsageError
 from experiments.runner.experiment import Experiment
-from experiments.runner.problem import (
-  Judge,
-  Problem,
-  judged,
-  make_judge,
-  no_tasks,
-)
+from experiments.runner.judging import judged, make_judge
+from experiments.runner.problem import Judge, Problem, no_tasks
 from experiments.runner.search import as_settings
 from experiments.runner.training import MAX_SKIPPED_IN_A_ROW
 from metajax.algorithms.recipe import Recipe

@@ -13,8 +13,8 @@ from small_texts import begun, given, save_small_transformer
 
 from experiments import text
 from experiments.runner.errors import UsageError
+from experiments.runner.judging import make_judge
 from experiments.runner.loop import recorded
-from experiments.runner.problem import make_judge
 from experiments.runner.teacher import load_teacher
 from experiments.runner.workdir import open_workdir
 from metajax.base import sample_tasks

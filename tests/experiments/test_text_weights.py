@@ -15,7 +15,8 @@ import metajax
 from experiments import text
 from experiments.runner.encoders import make_encoder, pooled_features
 from experiments.runner.errors import UsageError
-from experiments.runner.problem import TEST_SEED, judged, make_judge
+from experiments.runner.judging import judged, make_judge
+from experiments.runner.problem import TEST_SEED
 from experiments.runner.transformers import load_pretrained, weights_kept
 from metajax.equality import Frozen, as_frozen
 from metajax.models import pretrained
