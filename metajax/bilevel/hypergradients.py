@@ -75,7 +75,8 @@ def hypergradient(
 
   Returns:
     `(hyperparams, start, training, validation) -> (gradient, Info)`, to be
-    compiled with `jax.jit`. Buffers among hyper-parameters have the gradient 0.
+    compiled with `jax.jit`. Buffers among hyper-parameters have the gradient 0;
+    where the outer loss is no finite number, that of the others is none.
 
   Raises:
     ValueError: if there is no such `solve`, or it has no such option, or if a
@@ -116,6 +117,10 @@ def hypergradient(
     (value, (params, solved)), (slope, missed) = jax.value_and_grad(
       value_of, argnums=(0, 1), has_aux=True
     )(learned, jnp.zeros((), dtype))
+    # Of what diverged a linear solver may say 0, which looks like an optimum.
+    slope = jax.tree.map(
+      lambda leaf: jnp.where(jnp.isfinite(value), leaf, jnp.nan), slope
+    )
     slope = partition.merge(slope, jax.tree.map(jnp.zeros_like, buffers))
     return slope, Info(
       value,

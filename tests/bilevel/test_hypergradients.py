@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import metajax
-from metajax.bilevel import hypergradient
+from metajax.bilevel import SOLVES, hypergradient
 
 SIZE = 5
 NUMBERS = np.random.default_rng(0)
@@ -257,3 +257,16 @@ def test_it_is_traced_once(traced_once):
 def test_misuse_is_refused_before_anything_is_computed(options, message):
   with pytest.raises(ValueError, match=message):
     hypergradient(squared, squared, optax.sgd(0.1), 5, **options)
+
+
+@pytest.mark.parametrize('solve', SOLVES)
+def test_what_diverged_has_no_slope_that_looks_like_one(solve):
+  """Conjugate gradients find 0 where nothing is a number."""
+  slope, info = hypergradient(
+    lambda w, target, data: jnp.sum((w - target) ** 2),
+    lambda w, target, data: jnp.sum(w**2),
+    optax.sgd(5.0), 200, solve,
+  )(jnp.float32(1.0), jnp.float32(0.5), None, None)  # fmt: skip
+  assert not jnp.isfinite(info.value)
+  assert not info.converged
+  assert jnp.isnan(slope)
