@@ -29,7 +29,11 @@ from experiments.runner.problem import TEST_SEED, VALIDATION_SEED, Problem
 from experiments.runner.progress import shown
 from experiments.runner.settings import Base, OneOf, Whole, setting, settings
 from experiments.runner.teacher import load_teacher, settings_of
-from experiments.runner.workdir import write_json, write_text
+from experiments.runner.workdir import (
+  make_directory,
+  write_json,
+  write_text,
+)
 from metajax import evaluate, select
 from metajax.algorithms.recipe import Recipe
 from metajax.base import PyTree
@@ -105,6 +109,7 @@ class _Loaded(NamedTuple):
 def run(settings: Settings) -> int:
   """Tests all runs alone and together."""
   loaded = _load(settings)
+  make_directory(Path(settings.workdir))
   problem = loaded[0].problem
   classes = problem.objective is cross_entropy
   ways = problem.recipe.ways if classes else None
@@ -167,7 +172,7 @@ def _load(settings: Settings) -> list[_Loaded]:
     try:
       found = load_teacher(path, problem, recipe)
     except UsageError as error:
-      raise UsageError('runs', f'{path}: {error}') from error
+      raise UsageError('runs', f'{path}: {error.message}') from error
     judge = make_judge(problem)
     if isinstance(judge.learner, Frozen):
       raise UsageError('runs', f'{path} stands on a pretrained network')

@@ -61,6 +61,21 @@ def test_a_run_by_other_statistics_is_refused(tmp_path):
     combine._check_evaluation(tmp_path, recipe)
 
 
+@pytest.mark.in_ci
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_tested(
+  runs, tmp_path, monkeypatch
+):
+  (tmp_path / 'file').touch()
+  monkeypatch.setattr(combine, '_values', None)
+  with pytest.raises(UsageError, match='cannot be written'):
+    combine.run(
+      combine.Settings(
+        runs=f'{runs / "maml"},{runs / "ridge"}', experiment='sinusoid',
+        workdir=str(tmp_path / 'file' / 'x'),
+      )
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize('name', sorted(combine.REFUSED))
 def test_what_makes_no_sense_is_one_line_with_its_reason(name):
   with pytest.raises(UsageError, match=f'--experiment: {name}: ') as refused:
