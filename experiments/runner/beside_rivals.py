@@ -5,7 +5,7 @@ would be too narrow: values are means of a task first, and intervals those over
 tasks that differ.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -117,25 +117,24 @@ def beside_rivals(
     of = jax.vmap(partial(known.task_of, problem.test))
     groups = np.unique(np.asarray(of(keys)), return_inverse=True)[1]
   targets = np.stack([task.query.targets for task in tasks])
-  values = {
-    name: _measured(each, targets, known) for name, each in scores.items()
-  }
-  metrics = _OF_CLASSES if known.classes else _OF_NUMBERS
-  rows = [
-    _row(name, values, groups, metrics, problem.settings.algorithm)
-    for name in scores
-  ]
+  rows = _rows(scores, targets, groups, known)
   if known.classes:
     for row in rows:
       row['calibration'] = _calibration(scores[row['name']], targets)
   beside = {
     'tasks': int(groups.max()) + 1,
     'draws': number,
-    'metrics': [each._replace(measure=None)._asdict() for each in metrics],
+    'metrics': [
+      each._replace(measure=None)._asdict() for each in _metrics(known)
+    ],
     'rows': rows,
   }
   title = f'the same queries, of {beside["tasks"]} tasks that differ'
   return {'rivals': beside, 'tables': {title: _table(beside)}}
+
+
+def _metrics(known: Known) -> tuple[Metric, ...]:
+  return _OF_CLASSES if known.classes else _OF_NUMBERS
 
 
 def _keys(seed: int, number: int) -> jax.Array:
@@ -191,48 +190,74 @@ def _measured(
     return np.asarray(jax.vmap(metric.measure)(logits, classes))
 
   signs = np.where(targets > 0, -scores, scores)
+  with np.errstate(invalid='ignore'):  # what is no number stays none
+    losses = np.logaddexp(0, signs)
   return {
     'auc': of(AREA_UNDER_CURVE),
-    'loss': np.logaddexp(0, signs).mean(axis=1),
+    'loss': losses.mean(axis=1),
     'ece': of(EXPECTED_CALIBRATION_ERROR),
   }
 
 
-def _row(
-  name: str,
-  values: Mapping[str, Mapping[str, np.ndarray]],
+def _rows(
+  scores: Mapping[str, np.ndarray],
+  targets: np.ndarray,
   groups: np.ndarray,
-  metrics: Sequence[Metric],
-  method: str,
-) -> dict[str, Any]:
-  row: dict[str, Any] = {'name': name}
-  for metric in metrics:
-    own, reference = values[name][metric.name], values[method][metric.name]
-    mean, half = _over_tasks(own, groups)
-    row[metric.name] = {'mean': mean, 'ci95': half}
+  known: Known,
+) -> list[dict[str, Any]]:
+  """A row of every model, the method first, over tasks that differ.
+
+  Left out are draws of which a metric says nothing whatever is predicted, such
+  as queries of one class, and of a rival those that it was not asked about.
+  """
+  method, *_ = scores
+  any_scores = np.zeros(targets.shape, np.float32)
+  says = {
+    name: np.isfinite(values)
+    for name, values in _measured(any_scores, targets, known).items()
+  }
+  reference = _measured(scores[method], targets, known)
+  rows = []
+  for name, each in scores.items():
+    asked = np.ones(len(each), bool)
     if name != method:
-      mean, half = _over_tasks(reference - own, groups)
-      row[metric.name] |= {'difference': mean, 'difference_ci95': half}
-  return row
+      asked = ~np.isnan(each).all(axis=1)
+    measured = _measured(each, targets, known)
+    row: dict[str, Any] = {'name': name}
+    for metric in (one.name for one in _metrics(known)):
+      taken = says[metric] & asked
+      own, theirs = measured[metric][taken], reference[metric][taken]
+      mean, half = _over_tasks(own, groups[taken])
+      row[metric] = {'mean': mean, 'ci95': half}
+      if name != method:
+        mean, half = _over_tasks(theirs - own, groups[taken])
+        row[metric] |= {'difference': mean, 'difference_ci95': half}
+    rows.append(row)
+  return rows
 
 
 def _over_tasks(
   values: np.ndarray, groups: np.ndarray
 ) -> tuple[float, float | None]:
-  """The mean over tasks that differ; draws that say nothing are left out."""
-  known = np.isfinite(values)  # a rival may have been tested on some
-  sums = np.bincount(groups[known], values[known])
-  counts = np.bincount(groups[known])
+  """The mean over tasks that differ; no number where one of them is none."""
+  sums, counts = np.bincount(groups, values), np.bincount(groups)
   means = sums[counts > 0] / counts[counts > 0]
+  if not (len(means) and np.isfinite(means).all()):
+    return float('nan'), None
   if len(means) < 2:
-    return float(means.mean()) if len(means) else float('nan'), None
+    return float(means.mean()), None
   return float(means.mean()), float(confidence_interval(jnp.asarray(means)))
 
 
 def _calibration(scores: np.ndarray, targets: np.ndarray) -> float:
   """The gap of shares and frequencies of class 1, over all queries at once."""
-  known = np.isfinite(scores)
-  odds, targets = np.clip(scores[known], -50, 50), targets[known]
+  asked = ~np.isnan(scores).all(axis=1)
+  if not asked.any() or np.isnan(scores[asked]).any():
+    return float('nan')
+  odds, targets = (
+    np.clip(scores[asked], -50, 50).ravel(),
+    targets[asked].ravel(),
+  )
   shares = 1 / (1 + np.exp(-odds))
   bins = np.clip((shares * _BINS).astype(int), 0, _BINS - 1)
   gaps = np.bincount(bins, shares - targets, _BINS)

@@ -5,9 +5,8 @@ import importlib.util
 import numpy as np
 import pytest
 
-from experiments.runner.beside_rivals import Known, _over_tasks, _row
+from experiments.runner.beside_rivals import Known, _rows
 from experiments.runner.rivals import Given, Rows, TaskOf, rivals
-from metajax.metric import MEAN_ABSOLUTE_ERROR
 
 RNG = np.random.default_rng(0)
 
@@ -72,18 +71,39 @@ def test_support_targets_are_all_that_is_known_of_a_task():
     np.testing.assert_array_equal(rival([one]), rival([changed]), err_msg=name)
 
 
+def known(classes=False):
+  return Known(Rows(None, None), None, classes, None, '', (1.0, 0.0), 1.0, None)
+
+
 def test_an_interval_is_over_tasks_and_not_over_draws():
-  values = np.array([0.0, 0.0, 0.0, 1.0, 2.0, np.nan])
-  groups = np.array([0, 0, 0, 1, 2, 2])
-  mean, half = _over_tasks(values, groups)
-  assert mean == pytest.approx(1.0)
-  assert half == pytest.approx(1.96 / 3**0.5, rel=1e-5)
-  rows = {'ours': {'mae': values}, 'theirs': {'mae': values + 1}}
-  row = _row('theirs', rows, groups, [MEAN_ABSOLUTE_ERROR], 'ours')
-  assert row['mae']['difference'] == pytest.approx(-1)
-  assert row['mae']['difference_ci95'] == pytest.approx(0, abs=1e-6)
+  errors = np.array([0.0, 0.0, 0.0, 1.0, 2.0, 5.0], np.float32)
+  targets = np.stack([np.zeros(6), np.ones(6)], axis=1)
+  ours = targets + errors[:, None]
+  theirs = ours + 1
+  theirs[5] = np.nan  # what it was not asked about
+  rows = _rows(
+    {'ours': ours, 'theirs': theirs}, targets, np.array([0, 0, 0, 1, 2, 2]),
+    known(),
+  )  # fmt: skip
+  assert rows[0]['mae']['mean'] == pytest.approx((0 + 1 + 3.5) / 3)
+  assert rows[1]['mae']['mean'] == pytest.approx((0 + 1 + 2) / 3 + 1)
+  assert rows[1]['mae']['difference'] == pytest.approx(-1)
+  assert rows[1]['mae']['difference_ci95'] == pytest.approx(0, abs=1e-6)
+
+
+def test_predictions_of_the_method_that_are_no_numbers_are_not_left_out():
+  targets = np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+  scores = np.array([[-1.0, 1.0], [np.nan, 1.0], [1.0, 1.0]], np.float32)
+  (row,) = _rows({'ours': scores}, targets, np.arange(3), known(classes=True))
+  assert np.isnan(row['auc']['mean'])
+  assert np.isnan(row['loss']['mean'])
+  # A draw of one class says nothing of the area, whatever is predicted.
+  scores[1] = scores[0]
+  (row,) = _rows({'ours': scores}, targets, np.arange(3), known(classes=True))
+  assert row['auc']['mean'] == 1.0
+  assert np.isfinite(row['loss']['mean'])
 
 
 def test_what_a_column_predicts_is_in_the_unit_of_targets():
-  known = Known(Rows(None, None), None, False, 1, 'b', (2.0, 0.5), 1.0, None)
-  assert known.of_column(np.array([[9.0, 1.0]])).tolist() == [2.5]
+  found = Known(Rows(None, None), None, False, 1, 'b', (2.0, 0.5), 1.0, None)
+  assert found.of_column(np.array([[9.0, 1.0]])).tolist() == [2.5]
