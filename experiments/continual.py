@@ -50,7 +50,7 @@ from experiments.runner.errors import UsageError
 from experiments.runner.intervals import of_few
 from experiments.runner.paths import Place
 from experiments.runner.progress import shown
-from experiments.runner.records import RESULT, read_record
+from experiments.runner.records import RESULT
 from experiments.runner.settings import (
   Listed,
   OneOf,
@@ -62,9 +62,16 @@ from experiments.runner.settings import (
 )
 from experiments.runner.stream_drift import drift, lines
 from experiments.runner.stream_learners import METHODS
-from experiments.runner.stream_training import LEARNED, learned
-from experiments.runner.streams import Course, Found, Known, embedding
+from experiments.runner.stream_records import read_found, write_found
+from experiments.runner.stream_training import before_stream, check, wanted
+from experiments.runner.streams import (
+  Course,
+  Found,
+  Known,
+  embedding,
+)
 from experiments.runner.workdir import write_json, write_text
+from metajax.base import Model
 from metajax.metric import ACCURACY
 
 __all__ = ['Settings', 'run', 'table']
@@ -143,14 +150,34 @@ def run(settings: Settings) -> int:
   """Learns what comes before, lets classes come, and shows what is told."""
   if not settings.methods:
     raise UsageError('methods', f'is empty; name some of {", ".join(METHODS)}')
+  twice = [x for x in METHODS if settings.methods.count(x) > 1]
+  if twice:
+    raise UsageError('methods', f'names {twice[0]} twice; name it once')
   examples = load(settings, settings.shots, settings.queries)
   order = order_of(settings, examples.test)
   number = _number(settings, examples, order)
+  model = embedding(_shape(examples.train.inputs), settings.width)
+  check(model, examples.train.inputs, settings, wanted(settings))
   workdir = Path(settings.workdir)
   runs.claim(workdir, settings, 'stream')
   use_compilation_cache(settings.cache_dir)
-  known, seconds = _known(settings, examples, workdir)
   numbers = [each for each in NUMBERS if each < number] + [number]
+  with runs.alone(workdir):
+    return _come(settings, model, examples, order, numbers, workdir)
+
+
+def _come(
+  settings: Settings,
+  model: Model,
+  examples: Examples,
+  order: np.ndarray | None,
+  numbers: list[int],
+  workdir: Path,
+) -> int:
+  """Lets classes come, shows what is told, and returns the exit code."""
+  known, seconds = before_stream(
+    settings, model, examples.train.inputs, examples.validation.inputs, workdir
+  )
   began = time.perf_counter()
   found = {
     name: _measured(settings, name, known, examples, order, numbers, workdir)
@@ -171,7 +198,14 @@ def run(settings: Settings) -> int:
     tables.say(lines(outcome['drift']))
   names = f'{RESULT}, continual.md, continual.png, report.html'
   tables.say(f'{workdir}: {names}')
-  return 0
+  skipped = sum(each['skipped'] for each in seconds.values())
+  if skipped:
+    print(
+      f'{skipped} outer steps were not finite, and skipped; lower --outer_lr'
+      ' or --inner_lr',
+      file=sys.stderr,
+    )
+  return 1 if skipped else 0
 
 
 def _number(
@@ -182,26 +216,6 @@ def _number(
     return len(order)
   usual = 600 if settings.protocol == 'omniglot' else 100
   return settings.classes or min(usual, len(examples.test.names))
-
-
-def _known(
-  settings: Settings, examples: Examples, workdir: Path
-) -> tuple[Known, dict[str, Any]]:
-  """What is learned before the stream, and how long it took."""
-  model = embedding(_shape(examples.train.inputs), settings.width)
-  wanted = {METHODS[name].start for name in settings.methods}
-  if settings.start == 'pretrained' and wanted & {'oml', 'anml'}:
-    wanted.add('pretrained')
-  params, seconds = dict[str, Any](), dict[str, Any]()
-  for name in LEARNED:
-    if name in wanted:
-      path = workdir / 'learned' / f'{name}.npz'
-      trained = learned(
-        name, model, examples.train.inputs, settings, path, params
-      )
-      params[name] = trained.params
-      seconds[name] = {'seconds': trained.seconds, 'steps': trained.steps}
-  return Known(model, params), seconds
 
 
 def _shape(inputs: np.ndarray) -> tuple[int, ...]:
@@ -226,7 +240,8 @@ def _course(
   taken = each[:, : settings.shots + settings.queries]
   inputs = part.inputs[classes[:, None], taken]
   stream, queries = np.split(inputs, [settings.shots], axis=1)
-  return Course(stream, queries, numbers, seed, settings.memory)
+  room = min(settings.memory, len(classes) * settings.shots)
+  return Course(stream, queries, numbers, seed, room)
 
 
 def _measured(
@@ -241,7 +256,7 @@ def _measured(
   """Accuracies of a method over all repetitions, by number of classes."""
   path = workdir / 'met' / f'{name}.json'
   if path.exists():
-    return read_record(path, 'workdir')
+    return read_found(path, len(numbers))
   method = METHODS[name]
   began = time.perf_counter()
   rate = _chosen(settings, name, known, examples.validation, numbers)
@@ -261,9 +276,7 @@ def _measured(
     'keeps': method.keeps,
     'seconds': time.perf_counter() - began,
   }
-  path.parent.mkdir(exist_ok=True)
-  write_json(path, outcome)
-  return outcome
+  return write_found(path, outcome)
 
 
 def _drift(

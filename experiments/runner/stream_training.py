@@ -3,7 +3,8 @@
 import io
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +14,18 @@ import optax
 
 from experiments.runner.errors import UsageError, unwritable
 from experiments.runner.progress import shown
+from experiments.runner.stream_learners import METHODS
+from experiments.runner.streams import Known, are_finite
 from metajax.adaptation.heads import TransferParams
 from metajax.algorithms.anml import Gated, anml
 from metajax.algorithms.oml import oml
 from metajax.algorithms.protonet import protonet
-from metajax.base import MetaLearner, Model, PyTree, SampleTask
+from metajax.base import MetaLearner, Model, PyTree, SampleTask, sample_tasks
 from metajax.objectives import cross_entropy
 from metajax.runs.training import make_train_step
 from metajax.tasks import class_streams, episodes
 
-__all__ = ['LEARNED', 'Trained', 'learned']
+__all__ = ['LEARNED', 'Trained', 'before_stream', 'check', 'learned', 'wanted']
 
 LEARNED = ('pretrained', 'oml', 'anml')  # in this order
 _EVERY = 25  # steps in a dispatch
@@ -35,6 +38,7 @@ class Trained(NamedTuple):
   params: PyTree
   seconds: float
   steps: int
+  skipped: int  # of these, since something was not finite
 
 
 def learned(
@@ -71,15 +75,108 @@ def learned(
       meta_params=_started(state.meta_params, before['pretrained'])
     )
   train.run(jax.tree.map(lambda leaf: leaf.copy(), state), 1)  # compiled
-  began = time.perf_counter()
+  began, skipped = time.perf_counter(), 0
   with shown(f'{name}: learning') as progress:
     for done in range(0, steps, _EVERY):
-      state, _ = train.run(state, min(_EVERY, steps - done))
+      state, metrics = train.run(state, min(_EVERY, steps - done))
+      skipped += int(metrics['skipped'])
       progress(min(done + _EVERY, steps), steps)
   params = jax.tree.map(np.asarray, _embedding(state.meta_params))
-  trained = Trained(params, time.perf_counter() - began, steps)
+  trained = Trained(params, time.perf_counter() - began, steps, skipped)
   _write(path, trained)
   return trained
+
+
+def wanted(settings: Any) -> set[str | None]:
+  """What is to be learned before the stream."""
+  names = {METHODS[name].start for name in settings.methods}
+  if settings.start == 'pretrained' and names & {'oml', 'anml'}:
+    names.add('pretrained')
+  return names - {None}
+
+
+def before_stream(
+  settings: Any,
+  model: Model,
+  inputs: np.ndarray,
+  validation: np.ndarray,
+  workdir: Path,
+) -> tuple[Known, dict[str, Any]]:
+  """What is learned before the stream, and how long it took.
+
+  Args:
+    settings: of the experiment.
+    model: the embedding.
+    inputs: of the classes of training, `[classes, examples, ...]`.
+    validation: the same of validation.
+    workdir: where it is kept.
+
+  Raises:
+    UsageError: if features are not finite, or a file is damaged.
+  """
+  names = wanted(settings)
+  known, seconds = Known(model, {}), dict[str, Any]()
+  for name in LEARNED:
+    if name in names:
+      path = workdir / 'learned' / f'{name}.npz'
+      trained = learned(name, model, inputs, settings, path, known.params)
+      known.params[name] = trained.params
+      if not are_finite(known, name, validation[:2]):
+        raise UsageError(
+          'outer_lr', f'is {settings.outer_lr:g}, with which {name} has learned'
+          ' features that are not finite; lower it, in another --workdir'
+        )  # fmt: skip
+      seconds[name] = {
+        'seconds': trained.seconds,
+        'steps': trained.steps,
+        'skipped': trained.skipped,
+      }
+  return known, seconds
+
+
+def check(
+  model: Model, inputs: np.ndarray, given: Any, names: Collection[str | None]
+) -> None:
+  """Refuses settings of what is learned before that cannot be meant.
+
+  Args:
+    model: the embedding.
+    inputs: of the classes of training, `[classes, examples, ...]`.
+    given: settings of the experiment.
+    names: of what is to be learned.
+
+  Raises:
+    UsageError: if a stream asks for more than there is, or nothing moves.
+  """
+  streams = [name for name in ('oml', 'anml') if name in names]
+  if not streams:
+    return
+  classes, each = inputs.shape[:2]
+  most = each - _asked(each)
+  for name, there in (('stream_classes', classes), ('stream_shots', most)):
+    if getattr(given, name) > there:
+      what = 'classes of training' if there is classes else 'examples of each'
+      raise UsageError(
+        name, f'is {getattr(given, name)}, but there are {there} {what}; ask'
+        ' for fewer'
+      )  # fmt: skip
+  for name in streams:
+    try:
+      learner, sample = _problem(name, model, inputs, given)
+      key = jax.random.key(0)
+      tasks = jax.eval_shape(partial(sample_tasks, sample, num=1), key)
+      one = jax.eval_shape(sample, key).support.inputs
+      params = jax.eval_shape(learner.init, key, one)
+      jax.eval_shape(learner.grad, key, params, tasks)
+    except ValueError as error:
+      if 'pattern' not in str(error):
+        raise
+      raise UsageError('moves', f'of {name}: {error}') from error
+
+
+def _asked(each: int) -> int:
+  """Of the examples of a class, those that are no part of a stream."""
+  return math.ceil(each / 8)
 
 
 def _problem(
@@ -93,15 +190,18 @@ def _problem(
     shots = min(_PRETRAINING_SHOTS, each // 2)
     sample = episodes(images, labels, ways, shots, shots)
     return protonet(model, cross_entropy, ways), sample
-  ways = min(given.stream_classes, classes)
-  queries = math.ceil(each / 8)
-  shots = min(given.stream_shots, each - queries)
+  queries = _asked(each)
   method = {'oml': oml, 'anml': anml}[name]
   learner = method(
     model, cross_entropy, 2, classes, given.inner_lr, moves=given.moves
   )
   return learner, class_streams(
-    images, labels, ways, shots, queries, given.remembered
+    images,
+    labels,
+    given.stream_classes,
+    given.stream_shots,
+    queries,
+    given.remembered,
   )
 
 
@@ -121,7 +221,7 @@ def _started(meta_params: TransferParams, params: PyTree) -> TransferParams:
 def _write(path: Path, trained: Trained) -> None:
   buffer = io.BytesIO()
   leaves = jax.tree.leaves(trained.params)
-  about = np.asarray([trained.seconds, trained.steps], np.float64)
+  about = np.asarray(trained[1:], np.float64)
   arrays = {f'leaf{place}': leaf for place, leaf in enumerate(leaves)}
   np.savez(buffer, about=about, **arrays)
   partial = path.with_name(f'.{path.name}.tmp')
@@ -138,14 +238,21 @@ def _read(path: Path, shape: PyTree) -> Trained:
   try:
     with np.load(path, allow_pickle=False) as arrays:
       found = [arrays[f'leaf{place}'] for place in range(len(leaves))]
-      seconds, steps = arrays['about'].tolist()
+      seconds, steps, *more = arrays['about'].tolist()
+      skipped = int(more[0]) if more else 0  # older ones do not say
+      steps = int(steps)
   except Exception as error:  # whatever the parser makes of damaged bytes
     raise UsageError(
       'workdir', f'{path} is damaged ({type(error).__name__}); remove it'
     ) from error
   for one, other in zip(found, leaves, strict=True):
-    if one.shape != other.shape:
+    if one.shape != other.shape or one.dtype != other.dtype:
       raise UsageError(
         'workdir', f'{path} is of another network; name another directory'
       )
-  return Trained(jax.tree.unflatten(structure, found), seconds, int(steps))
+    if not np.isfinite(one).all():
+      raise UsageError(
+        'workdir', f'{path} is damaged (no finite numbers); remove it'
+      )
+  params = jax.tree.unflatten(structure, found)
+  return Trained(params, seconds, steps, skipped)

@@ -27,6 +27,7 @@ __all__ = [
   'Found',
   'Known',
   'Method',
+  'are_finite',
   'as_found',
   'as_numbers',
   'by_means',
@@ -125,9 +126,20 @@ def segments(course: Course) -> Iterator[tuple[slice, int | None]]:
 
 
 def told(outputs: jax.Array) -> float:
-  """The share of `[classes, examples, outputs]` whose class is the highest."""
+  """The share of `[classes, examples, outputs]` whose class is the highest.
+
+  Outputs that are no numbers are right nowhere.
+  """
   right = jnp.argmax(outputs, -1) == jnp.arange(len(outputs))[:, None]
+  right &= jnp.all(jnp.isfinite(outputs), -1)
   return float(jnp.mean(right))
+
+
+def are_finite(known: Known, name: str, inputs: np.ndarray) -> bool:
+  """Whether what was learned before has features that are all numbers."""
+  model = gated(known.model) if name == 'anml' else known.model
+  features = features_of(model, known.params[name], inputs, len(inputs))
+  return bool(jnp.all(jnp.isfinite(jnp.square(features))))
 
 
 def as_found(pairs: Sequence[tuple[float, float]]) -> Found:

@@ -1,6 +1,7 @@
 """Classes that come in a stream: the binary, what it refuses, and its parts."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,8 @@ import metajax.testing
 from experiments import continual
 from experiments.data import continual as data
 from experiments.data.continual import Part
+from experiments.runner import runs, streams
 from experiments.runner import stream_learners as learners
-from experiments.runner import streams
 from experiments.runner.errors import UsageError
 from metajax.adaptation.heads import linear_head
 from metajax.base import Batch
@@ -73,6 +74,17 @@ def test_all_methods_meet_the_same_streams_and_go_on(tmp_path, capsys):
     ({'dataset': 'clinc150'}, '--protocol=text alone'),
     ({'data_dir': '/tmp'}, 'no meaning for --protocol=stream'),
     ({'methods': ()}, 'is empty'),
+    ({'methods': ('means', 'oml', 'means')}, 'names means twice'),
+    (
+      {'protocol': 'text', 'stream_classes': 1000},
+      '--stream_classes: is 1000, but there are 360 classes of training',
+    ),
+    (
+      {'protocol': 'text', 'stream_shots': 18},
+      '--stream_shots: is 18, but there are 17 examples of each',
+    ),
+    ({'protocol': 'text', 'moves': '('}, '--moves: of oml: a pattern'),
+    ({'protocol': 'text', 'moves': 'nothing'}, "'nothing' selects none"),
     ({'protocol': 'omniglot', 'data_dir': '/nowhere'}, 'no Omniglot'),
   ],
 )
@@ -111,6 +123,97 @@ def test_an_order_that_is_none_is_one_line(lines, text, tmp_path):
   found = refusal(protocol='text', order=path, workdir=tmp_path / 'run')
   assert text in found
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.fixture(scope='module')
+def begun(tmp_path_factory):
+  """The settings of a stream that has ended."""
+  workdir = tmp_path_factory.mktemp('begun') / 'run'
+  settings = continual.Settings(
+    **TINY, protocol='text', methods=('pixels', 'means'), workdir=workdir
+  )
+  assert continual.run(settings) == 0
+  return settings
+
+
+@pytest.mark.in_ci
+@pytest.mark.parametrize(
+  'text',
+  [
+    '', '[]', '{}', 'NaN', '{"accuracy": [', 'null',
+    '{"accuracy": ["a"], "ci95": [1], "on_stream": [1], "rate": null,'
+    ' "keeps": "", "seconds": 1}',
+    '{"accuracy": [1], "ci95": [1], "on_stream": [], "rate": null,'
+    ' "keeps": "", "seconds": 1}',
+  ],
+)  # fmt: skip
+def test_a_damaged_record_of_a_method_is_one_line(begun, text):
+  path = begun.workdir + '/met/means.json'
+  with open(path, encoding='utf-8') as file:
+    right = file.read()
+  try:
+    with open(path, 'w', encoding='utf-8') as file:
+      file.write(text)
+    with pytest.raises(UsageError, match=r'means\.json is') as error:
+      continual.run(begun)
+  finally:
+    with open(path, 'w', encoding='utf-8') as file:
+      file.write(right)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.in_ci
+def test_features_that_are_no_numbers_are_one_line(begun):
+  path = begun.workdir + '/learned/pretrained.npz'
+  with np.load(path) as arrays:
+    right = dict(arrays)
+  spoiled = {**right, 'leaf0': np.full_like(right['leaf0'], np.nan)}
+  try:
+    np.savez(path, **spoiled)
+    with pytest.raises(UsageError, match='no finite numbers'):
+      continual.run(begun)
+  finally:
+    np.savez(path, **right)
+
+
+@pytest.mark.in_ci
+def test_two_processes_are_not_in_one_workdir(begun):
+  with (
+    runs.alone(Path(begun.workdir)),
+    pytest.raises(UsageError, match='is in use by another run'),
+  ):
+    continual.run(begun)
+  assert continual.run(begun) == 0
+
+
+@pytest.mark.in_ci
+@pytest.mark.filterwarnings('ignore:.*steps were skipped')
+def test_what_diverges_before_the_stream_is_said(tmp_path, capsys):
+  given = TINY | {'protocol': 'text', 'methods': ('oml',)}
+  with pytest.raises(UsageError, match='pretrained has learned features'):
+    continual.run(
+      continual.Settings(
+        **given | {'methods': ('means',)}, outer_lr=1e30, workdir=tmp_path / 'a'
+      )
+    )
+  ended = continual.run(
+    continual.Settings(**given, inner_lr=1e30, workdir=tmp_path / 'b')
+  )
+  assert ended == 1
+  assert '2 outer steps were not finite' in capsys.readouterr().err
+  outcome = json.loads((tmp_path / 'b' / 'result.json').read_text())
+  assert outcome['training_seconds']['oml']['skipped'] == 2
+
+
+def test_outputs_that_are_no_numbers_are_right_nowhere():
+  outputs = jnp.array([[[1.0, 0.0]], [[0.0, jnp.nan]]])
+  assert streams.told(outputs) == 0.5
+  assert streams.told(jnp.full((2, 3, 2), jnp.nan)) == 0
+
+
+def test_a_memory_has_room_for_all_that_come_at_most():
+  settings = continual.Settings(**TINY | {'memory': 2**31 - 1})
+  assert continual._course(settings, part(), [2, 4], 0).memory == 8
 
 
 def part(classes=6, each=5):
