@@ -1,6 +1,9 @@
 """What every test runs under."""
 
+import contextlib
+import ctypes
 import functools
+import gc
 import os
 from pathlib import Path
 
@@ -41,6 +44,26 @@ def strict_promotion(request: pytest.FixtureRequest):
     return
   with jax.numpy_dtype_promotion('strict'):
     yield
+
+
+# Of what a process may keep between modules: over a session programs add up.
+_MOST_MEMORY = 3 << 30
+
+
+@pytest.fixture(autouse=True, scope='module')
+def bounded_memory():
+  """Forgets programs after a module, where they have become many."""
+  yield
+  statistics = Path('/proc/self/statm')
+  if not statistics.exists():  # not on Linux
+    return
+  pages = int(statistics.read_text().split()[1])
+  if pages * os.sysconf('SC_PAGE_SIZE') > _MOST_MEMORY:
+    jax.clear_caches()
+    gc.collect()
+    # What is freed in small pieces, the C library keeps unless it is told.
+    with contextlib.suppress(OSError, AttributeError):
+      ctypes.CDLL('libc.so.6').malloc_trim(0)
 
 
 @pytest.fixture
