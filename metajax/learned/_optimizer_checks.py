@@ -9,19 +9,23 @@ import jax.numpy as jnp
 from metajax.base import PyTree
 from metajax.inner import partition
 
-__all__ = ['check_alike', 'check_params', 'check_steps']
+__all__ = [
+  'as_wide',
+  'check_alike',
+  'check_params',
+  'check_whole',
+  'moments_of',
+]
 
 
-def check_steps(num_steps: Any) -> None:
-  """Refuses what is no number of steps."""
+def check_whole(name: str, value: Any) -> None:
+  """Refuses what is no number of steps, or of other things."""
   try:
-    number = operator.index(num_steps)
+    number = 0 if isinstance(value, bool) else operator.index(value)
   except TypeError:
     number = 0
   if number < 1:
-    raise ValueError(
-      f'num_steps must be a whole number from 1, got {num_steps!r}'
-    )
+    raise ValueError(f'{name} must be a whole number from 1, got {value!r}')
 
 
 def check_params(params: PyTree) -> None:
@@ -38,7 +42,21 @@ def check_params(params: PyTree) -> None:
   partition.map_with_path(look, params)
 
 
-def check_alike(gradient: PyTree, moments: PyTree, params: PyTree) -> None:
+def as_wide(leaf: Any) -> jax.Array:
+  """Numbers in which squares of small gradients are not 0."""
+  return jnp.asarray(
+    leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+  )
+
+
+def moments_of(params: PyTree) -> PyTree:
+  """Moments before the first step."""
+  return jax.tree.map(lambda leaf: jnp.zeros_like(as_wide(leaf)), params)
+
+
+def check_alike(
+  gradient: PyTree, state: Any, name: str, params: PyTree
+) -> None:
   """Refuses gradients, or a state, of other parameters."""
   if params is None:
     raise ValueError(
@@ -46,6 +64,7 @@ def check_alike(gradient: PyTree, moments: PyTree, params: PyTree) -> None:
       ' update(gradient, state, params)'
     )
   wanted = _shapes(params)
+  moments = getattr(state, name, ())  # without it, of another optimiser
   for name, tree in (('gradient', gradient), ('state', moments)):
     if (found := _shapes(tree)) != wanted:
       path = next(
@@ -59,6 +78,20 @@ def check_alike(gradient: PyTree, moments: PyTree, params: PyTree) -> None:
         f' {wanted.get(path, "none")} here; call init(params) for a state of'
         ' these'
       )
+    if jax.tree.structure(tree) != jax.tree.structure(params):
+      raise ValueError(
+        f'the {name} is not of these parameters: its containers are of other'
+        ' types; call init(params) for a state of these'
+      )
+
+  def look(path: str, leaf: Any) -> None:
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+      raise ValueError(
+        'a learned optimiser goes by real floating-point numbers, but the'
+        f' gradient of {path or "the parameter"} is {jnp.result_type(leaf)}'
+      )
+
+  partition.map_with_path(look, gradient)
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -14,6 +14,7 @@ References:
   `metajax.learned.optimizers` and `metajax.learned.estimators`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -38,6 +39,7 @@ from metajax.base import num_tasks as num_tasks_of
 from metajax.equality import by_value
 from metajax.inner import partition
 from metajax.inner.descend import descend
+from metajax.learned._optimizer_checks import check_whole
 from metajax.learned.estimators import (
   evolved,
   persistent,
@@ -103,11 +105,10 @@ def training_unroll(
     raise ValueError(
       f'optimizer must be one of {", ".join(OPTIMIZERS)}, got {optimizer!r}'
     )
-  if horizon < 1:
-    raise ValueError(f'horizon must be 1 or more, got {horizon}')
-  if batch_size is not None and batch_size < 1:
-    raise ValueError(f'batch_size must be 1 or more, got {batch_size}')
-  if not spread >= 0:
+  check_whole('horizon', horizon)
+  if batch_size is not None:
+    check_whole('batch_size', batch_size)
+  if not 0 <= spread < math.inf:
     raise ValueError(f'spread must be 0 or more, got {spread}')
   shares = step_shares(step_weights, horizon)
 
@@ -215,19 +216,19 @@ def learn_optimizer(
   grad = _over_networks(
     [_estimate(each, estimator, part, num_pairs, scale) for each in unrolls]
   )
-  if kept and (num_tasks is None or task is None):
-    raise ValueError(
-      f'{estimator} keeps unrolls; give num_tasks, of an outer step, and task,'
-      ' one of them or its shapes'
-    )
+  if kept:
+    if num_tasks is None or task is None:
+      raise ValueError(
+        f'{estimator} keeps unrolls; give num_tasks, of an outer step, and'
+        ' task, one of them or its shapes'
+      )
+    check_whole('num_tasks', num_tasks)
 
   def init(key: jax.Array, inputs: PyTree) -> LearnedParams:
     del inputs  # the optimiser fits all
     weights = OPTIMIZERS[optimizer].init(key)
-    if not kept:
+    if num_tasks is None or task is None or not kept:
       return LearnedParams(weights)
-    assert num_tasks is not None  # or it was refused above
-    assert task is not None
     share, pairs = num_tasks // len(models), estimator != 'truncated'
     return LearnedParams(
       weights,

@@ -32,9 +32,11 @@ from metajax.base import PyTree
 from metajax.equality import by_value
 from metajax.inner import partition
 from metajax.learned._optimizer_checks import (
+  as_wide,
   check_alike,
   check_params,
-  check_steps,
+  check_whole,
+  moments_of,
 )
 
 __all__ = [
@@ -70,7 +72,7 @@ class MlpState(NamedTuple):
 
   steps: jax.Array  # int32, how many were taken
   momenta: tuple[PyTree, ...]  # as the parameters, one for each decay
-  second: PyTree  # as the parameters
+  second: PyTree  # as the parameters; both of float32 where those are shorter
 
 
 def init_mlp_optimizer(
@@ -90,8 +92,7 @@ def init_mlp_optimizer(
     >>> sorted(init_mlp_optimizer(jax.random.key(0)))
     ['hidden', 'hidden_bias', 'log_rate', 'output', 'output_bias']
   """
-  if isinstance(hidden, bool) or not isinstance(hidden, int) or hidden < 1:
-    raise ValueError(f'hidden must be a whole number from 1, got {hidden!r}')
+  check_whole('hidden', hidden)
   first = jax.random.normal(key, (_FEATURES, hidden)) / math.sqrt(_FEATURES)
   return {
     'log_rate': _log_rate(rate),
@@ -139,17 +140,18 @@ def mlp_optimizer(
     -0.1
   """
   check_weights(weights, 'mlp')
-  check_steps(num_steps)
+  check_whole('num_steps', num_steps)
 
   def init(params: PyTree) -> MlpState:
     check_params(params)
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    zeros = moments_of(params)
     return MlpState(jnp.int32(0), tuple(zeros for _ in _DECAYS), zeros)
 
   def update(
     gradient: PyTree, state: MlpState, params: PyTree | None = None
   ) -> tuple[PyTree, MlpState]:
-    check_alike(gradient, state.second, params)
+    check_alike(gradient, state, 'second', params)
+    gradient = jax.tree.map(as_wide, gradient)
     momenta = tuple(
       _averaged(decay, gradient, before)
       for decay, before in zip(_DECAYS, state.momenta, strict=True)
@@ -176,6 +178,7 @@ def _mlp_move(
   def move(
     param: jax.Array, gradient: jax.Array, second: jax.Array, *momenta: Any
   ) -> jax.Array:
+    dtype, param = jnp.result_type(param), as_wide(param)
     root = jnp.sqrt(second / (1 - _SECOND**taken) + _FLOOR**2)
     kept = [
       momentum / (1 - decay**taken) / root
@@ -201,7 +204,7 @@ def _mlp_move(
     # Bounded, so that no weights move a parameter by more than e^4 times more.
     rate = jnp.exp(weights['log_rate'] + 4 * jnp.tanh(out[..., 0] / 4))
     direction = kept[1] + out[..., 1]
-    return (-rate * direction).astype(param.dtype)
+    return (-rate * direction).astype(dtype)
 
   return move
 
@@ -269,11 +272,11 @@ def learned_adam(
     -0.1
   """
   check_weights(weights, 'adam')
-  check_steps(num_steps)
+  check_whole('num_steps', num_steps)
 
   def init(params: PyTree) -> optax.ScaleByAdamState:
     check_params(params)
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    zeros = moments_of(params)
     return optax.ScaleByAdamState(jnp.int32(0), zeros, zeros)
 
   def update(
@@ -281,7 +284,7 @@ def learned_adam(
     state: optax.ScaleByAdamState,
     params: PyTree | None = None,
   ) -> tuple[PyTree, optax.ScaleByAdamState]:
-    check_alike(gradient, state.nu, params)
+    check_alike(gradient, state, 'nu', params)
     place = jnp.minimum(state.count / num_steps, 1.0) * (_KNOTS - 1)
     knots = jnp.arange(_KNOTS)
     taken = state.count + 1
@@ -289,6 +292,8 @@ def learned_adam(
     def move(
       param: jax.Array, gradient: jax.Array, first: jax.Array, second: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
+      dtype = jnp.result_type(param)
+      param, gradient = as_wide(param), as_wide(gradient)
       own = weights[_KINDS[jnp.ndim(param) < 2]]
       first_decay, second_decay = jax.nn.sigmoid(own['decays'])
       first = first_decay * first + (1 - first_decay) * gradient
@@ -300,13 +305,14 @@ def learned_adam(
       shift = jnp.interp(place, knots, own['schedule'])
       shift += jnp.vdot(own['fans'], jnp.array(_log_fans(param), shift.dtype))
       rate = jnp.exp(own['log_rate'] + shift)
-      moved = (-rate * direction, first, second)
-      return tuple(each.astype(param.dtype) for each in moved)  # type: ignore[return-value]
+      kept = (each.astype(param.dtype) for each in (first, second))
+      return (-rate * direction).astype(dtype), *kept  # type: ignore[return-value]
 
-    moved = jax.tree.map(move, params, gradient, state.mu, state.nu)
     structure = jax.tree.structure(params)
-    updates, first, second = jax.tree.transpose(
-      structure, jax.tree.structure((0, 0, 0)), moved
+    trees = params, gradient, state.mu, state.nu
+    moved = [*map(move, *map(jax.tree.leaves, trees))]
+    updates, first, second = (
+      structure.unflatten([each[i] for each in moved]) for i in range(3)
     )
     return updates, optax.ScaleByAdamState(taken, first, second)
 

@@ -308,12 +308,12 @@ def test_what_cannot_be_is_refused():
   common = mlp([4], 1), metajax.mean_squared_error
   for wrong, message in (
     ({'optimizer': 'sgd'}, 'optimizer must be one of mlp, adam'),
-    ({'horizon': 0}, 'horizon must be 1 or more'),
+    ({'horizon': 0}, 'horizon must be a whole number'),
     ({'estimator': 'reinforce'}, 'estimator must be one of unrolled'),
     ({'estimator': 'pes'}, 'give num_tasks'),
     ({'estimator': 'pes', 'length': 7}, 'divide the horizon'),
     ({'step_weights': [1.0]}, '100 numbers from 0'),
-    ({'batch_size': 0}, 'batch_size must be 1 or more'),
+    ({'batch_size': 0}, 'batch_size must be a whole number'),
     ({'spread': -1.0}, 'spread must be 0 or more'),
   ):
     with pytest.raises(ValueError, match=message):

@@ -7,6 +7,8 @@ import optax
 import pytest
 import safetensors.numpy
 
+import metajax
+import metajax.models
 from metajax import learned
 from metajax.base import Weighted
 
@@ -157,3 +159,72 @@ def test_a_learned_loss_is_an_objective():
     learned.learned_loss({'hidden': jnp.zeros(3)})
   with pytest.raises(ValueError, match='hidden must be 1 or more'):
     learned.init_learned_loss(jax.random.key(0), 0)
+
+
+@pytest.mark.parametrize('kind', ['mlp', 'adam'])
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_short_numbers_move_as_long_ones_do(kind, dtype):
+  optimizer = learned.OPTIMIZERS[kind].make(
+    learned.OPTIMIZERS[kind].init(jax.random.key(0)), 10
+  )
+  # Its square is nothing in float16.
+  gradient = jnp.full(3, 1e-4, dtype)
+  found = {}
+  for each in (dtype, 'float32'):
+    params = jnp.ones(3, each)
+    state = optimizer.init(params)
+    updates, after = optimizer.update(gradient.astype(each), state, params)
+    found[each] = np.asarray(updates, float)
+    assert updates.dtype == each
+    for old, new in zip(*map(jax.tree.leaves, (state, after)), strict=True):
+      assert old.dtype == new.dtype
+  np.testing.assert_allclose(found[dtype], found['float32'], rtol=1e-2)
+
+
+@pytest.mark.parametrize('kind', ['mlp', 'adam'])
+def test_parameters_of_python_and_none_are_moved(kind):
+  optimizer = learned.OPTIMIZERS[kind].make(
+    learned.OPTIMIZERS[kind].init(jax.random.key(0)), 10
+  )
+  updates, _ = optimizer.update(1.0, optimizer.init(2.0), 2.0)
+  np.testing.assert_allclose(updates, -1e-3, rtol=1e-2)
+  assert optimizer.update({}, optimizer.init({}), {})[0] == {}
+
+
+@pytest.mark.parametrize('kind', ['mlp', 'adam'])
+def test_gradients_and_states_of_another_kind_are_refused_in_a_line(kind):
+  optimizer = learned.OPTIMIZERS[kind].make(
+    learned.OPTIMIZERS[kind].init(jax.random.key(0)), 10
+  )
+  params = [jnp.ones(2)]
+  state = optimizer.init(params)
+  for gradient, given in (
+    ((jnp.ones(2),), state),
+    ([jnp.ones(2, complex)], state),
+    ([np.zeros(2, jax.dtypes.float0)], state),
+    (params, optax.adam(0.1).init(params)),
+  ):
+    with pytest.raises(ValueError, match=r'not of these|real floating') as told:
+      optimizer.update(gradient, given, params)
+    assert '\n' not in str(told.value)
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('horizon', 2.5),
+    ('horizon', True),
+    ('batch_size', 2.5),
+    ('spread', float('inf')),
+    ('num_tasks', -1),
+  ],
+)
+def test_a_learner_of_optimisers_refuses_what_is_no_number_of_things(
+  name, value
+):
+  model = metajax.models.mlp([2], 1)
+  settings = {
+    'horizon': 4, 'estimator': 'pes', 'num_tasks': 2, 'task': (), name: value,
+  }  # fmt: skip
+  with pytest.raises(ValueError, match=f'{name} must be'):
+    learned.learn_optimizer(model, metajax.mean_squared_error, **settings)
