@@ -245,6 +245,12 @@ def test_an_alarm_comes_soon_after_scores_rise_and_says_when():
     ([1.0] * 40, {}, 'all scores are equal'),
     ([float('nan')] * 40, {}, 'not finite'),
     (list(range(40)), {'false_alarms': 0}, 'false_alarms'),
+    (list(range(40)), {'horizon': 2.5}, 'horizon a whole number'),
+    (list(range(40)), {'slack': float('inf')}, 'slack 0 or more'),
+    (list(range(40)), {'seed': -1}, 'seed is a whole number'),
+    ([1e300, -1e300] * 20, {}, 'too large'),
+    ('abc', {}, 'real numbers'),
+    ([1j] * 40, {}, 'real numbers'),
     ([0.0] * 39 + [1.0], {}, 'nearly all scores are equal'),
     (
       np.arange(90.0).reshape(3, 30),
@@ -283,3 +289,53 @@ def test_an_exported_learner_goes_on_too_where_it_can(tmp_path):
   export(make_learner('maml'), tmp_path / 'maml', platforms=('cpu',))
   with pytest.raises(LearnerError, match='an exported maml has no program'):
     metajax.load(tmp_path / 'maml').update(examples())
+
+
+@pytest.mark.parametrize(
+  'numbers',
+  [
+    (float('nan'), 1, 1),
+    (0, 0, 1),
+    (0, -1, 1),
+    (0, float('inf'), 1),
+    (0, 1, float('nan')),
+    (0, 1, -1),
+    ('a', 1, 1),
+  ],
+)
+def test_an_alarm_that_would_never_ring_is_none(numbers):
+  with pytest.raises(LearnerError, match=r'of an alarm|is a number'):
+    DriftAlarm(*numbers)
+
+
+def test_places_alarms_and_seeds_that_are_none_are_told_in_a_line():
+  learner = make_learner('protonet')
+  online = learner.update(examples())
+  for do in (lambda: online.save('a\0b'), lambda: learner.resume('a\0b')):
+    with pytest.raises(LearnerError, match=r'a\?b'):
+      do()
+  for seed in (1.5, None, 2**70, 'a'):
+    with pytest.raises(LearnerError, match='seed is'):
+      online.update(examples(), seed=seed)
+  online.alarm = 'rings'
+  with pytest.raises(LearnerError, match='no DriftAlarm'):
+    online.save('nowhere')
+  with pytest.raises(LearnerError, match='no alarm'):
+    online.watch(images(1))
+
+
+def test_steps_that_diverge_leave_what_was_known():
+  learner = make_learner('maml')
+  online = learner.update(examples())
+  before = outputs(online)
+  programs = learner.programs
+  go_on = type(programs).go_on
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      type(programs),
+      'go_on',
+      lambda *a: [np.nan * np.asarray(each) for each in go_on(*a)],
+    )
+    with pytest.raises(LearnerError, match='diverge'):
+      online.update(examples())
+  np.testing.assert_array_equal(outputs(online), before)

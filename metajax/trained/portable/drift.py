@@ -44,6 +44,20 @@ class DriftAlarm:
   seen: int = 0  # scores so far
   raised_at: int | None = None  # the score that raised the alarm, from 1
 
+  def __post_init__(self) -> None:
+    numbers = [
+      _number(name, getattr(self, name))
+      for name in ('mean', 'deviation', 'threshold', 'slack')
+    ]
+    if (
+      not np.isfinite(numbers).all() or numbers[1] <= 0 or min(numbers[2:]) < 0
+    ):
+      raise LearnerError(
+        'of an alarm mean, deviation, threshold and slack are finite numbers,'
+        ' deviation above 0, the last two 0 or more; got'
+        f' {", ".join(f"{number:g}" for number in numbers)}'
+      )
+
   @classmethod
   def calibrated(
     cls,
@@ -100,7 +114,7 @@ class DriftAlarm:
       >>> alarm.update(rng.normal(size=100)), alarm.update(np.full(20, 3.0))
       (False, True)
     """
-    rows = np.asarray(scores, np.float64)
+    rows = _as_numbers(scores)
     if rows.ndim != 2:
       rows = _scores(scores)[None]
     values = _scores(rows.reshape(-1))
@@ -109,12 +123,22 @@ class DriftAlarm:
         f'an alarm is calibrated on {_LEAST} scores or more, of each task; got'
         f' {rows.shape[1]}'
       )
-    if not 0 < false_alarms < 1 or horizon < 1 or not slack >= 0:
+    whole = isinstance(horizon, (int, np.integer)) and horizon >= 1
+    share, least = (
+      _number('false_alarms', false_alarms),
+      _number('slack', slack),
+    )
+    if not (0 < share < 1 and whole and 0 <= least < np.inf):
       raise LearnerError(
-        'false_alarms is between 0 and 1, horizon 1 or more, slack 0 or more;'
-        f' got {false_alarms}, {horizon} and {slack}'
+        'false_alarms is between 0 and 1, horizon a whole number from 1, slack'
+        f' 0 or more; got {false_alarms}, {horizon} and {slack}'
       )
-    mean, deviation = float(values.mean()), float(values.std(ddof=1))
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+      raise LearnerError(f'seed is a whole number from 0; got {seed!r}')
+    with np.errstate(over='ignore'):  # refused in a line, below
+      mean, deviation = float(values.mean()), float(values.std(ddof=1))
+    if not np.isfinite([mean, deviation]).all():
+      raise LearnerError('scores are too large to be squared; scale them')
     if not deviation > 0:
       raise LearnerError('all scores are equal, so none could be too high')
     share = _share(false_alarms, len(rows))
@@ -203,8 +227,27 @@ def _highest(
   return np.where(deviation > 0, highest, np.inf)
 
 
+def _number(name: str, value: Any) -> float:
+  try:
+    return float(value)
+  except (TypeError, ValueError):
+    raise LearnerError(f'{name} is a number; got {value!r}') from None
+
+
+def _as_numbers(scores: Any) -> np.ndarray:
+  try:
+    array = np.asarray(scores)
+    if not np.iscomplexobj(array):
+      return array.astype(np.float64)
+  except (TypeError, ValueError):
+    pass
+  raise LearnerError(
+    'scores are real numbers, in the order they came in; got others'
+  )
+
+
 def _scores(scores: Any) -> np.ndarray:
-  values = np.asarray(scores, np.float64)
+  values = _as_numbers(scores)
   if values.ndim != 1 or not np.isfinite(values).all():
     raise LearnerError(
       'scores are finite numbers [n], in the order they came in; got shape'

@@ -87,6 +87,9 @@ class Online:
         more classes than the learner can tell apart.
     """
     names, parts = by_class(examples)
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not whole or not -(2**31) <= seed < 2**32:
+      raise LearnerError(f'seed is a whole number of 32 bits; got {seed!r}')
     if not names:
       raise LearnerError('there are no examples; give some of a class')
     arrays = [self._learner.inputs(part, f'class {name!r}: ')
@@ -134,7 +137,7 @@ class Online:
     Raises:
       LearnerError: if it has no `alarm`, see `metajax.trained.DriftAlarm`.
     """
-    if self.alarm is None:
+    if not isinstance(self.alarm, DriftAlarm):
       raise LearnerError(
         'there is no alarm to ask; set one: online.alarm ='
         ' DriftAlarm.calibrated(scores of inputs as they should be)'
@@ -151,6 +154,10 @@ class Online:
       LearnerError: if the file cannot be written.
     """
     state = self._state
+    if not isinstance(self.alarm, DriftAlarm | None):
+      raise LearnerError(
+        f'the alarm is no DriftAlarm, but {type(self.alarm).__name__}'
+      )
     about = {
       'learner': _identity(self._learner),
       'method': self._method,
@@ -212,8 +219,9 @@ def resume(learner: TrainedLearner, path: str | Path) -> Online:
   online = start(learner)
   try:
     data = path.read_bytes()
-  except OSError as error:
-    raise LearnerError(f'{path} is not readable ({error.strerror})') from error
+  except (OSError, ValueError) as error:  # the name may be none
+    why = getattr(error, 'strerror', error)
+    raise LearnerError(f'{_named(path)} is not readable ({why})') from error
   if not data.startswith(_HEADER):
     raise LearnerError(f'{path} is no state that a learner has saved')
   digest, _, body = data[len(_HEADER) :].partition(b'\n')
@@ -338,10 +346,16 @@ def _by_steps(
     if state.arrays
     else programs.adapt(*given)
   )
+  arrays = [np.asarray(each) for each in arrays]
+  if not all(np.isfinite(each).all() for each in arrays):
+    raise LearnerError(
+      'steps on these examples diverge: what it would know is not finite; it'
+      ' stays as it was, so give others'
+    )
   counts = np.bincount(targets, minlength=len(classes)).astype(np.int64)
   counts[: len(state.counts)] += state.counts
   support = state.support if len(state.support) else inputs
-  return _State(classes, counts, list(map(np.asarray, arrays)), support)
+  return _State(classes, counts, arrays, support)
 
 
 # Files.
@@ -352,6 +366,10 @@ def _identity(learner: TrainedLearner) -> str:
   text = json.dumps(learner.manifest, sort_keys=True, default=str)
   digest = getattr(learner.programs, 'digest', lambda: '')()
   return hashlib.sha256(f'{text}{digest}'.encode()).hexdigest()
+
+
+def _named(path: Path) -> str:
+  return str(path).replace('\0', '?')
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -370,9 +388,10 @@ def _replace(path: Path, data: bytes) -> None:
       os.fsync(folder)
     finally:
       os.close(folder)
-  except OSError as error:
+  except (OSError, ValueError) as error:  # the name may be none
+    why = getattr(error, 'strerror', error)
     raise LearnerError(
-      f'{path} cannot be written ({error.strerror}); name another'
+      f'{_named(path)} cannot be written ({why}); name another'
     ) from error
   finally:
     if name is not None:
