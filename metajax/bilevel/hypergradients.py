@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax.base import PyTree
-from metajax.bilevel.solvers import Solve, inner_solver
+from metajax.bilevel.solvers import Solve, check_real, inner_solver
 from metajax.equality import by_value
 from metajax.inner import partition
 
@@ -80,7 +80,8 @@ def hypergradient(
 
   Raises:
     ValueError: if there is no such `solve`, or it has no such option, or if a
-      number is out of range.
+      number is out of range; when it is called, if there are no floating-point
+      numbers among hyper-parameters, or in the start.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
@@ -104,6 +105,8 @@ def hypergradient(
   def gradient(
     hyperparams: PyTree, start: PyTree, training: PyTree, validation: PyTree
   ) -> tuple[PyTree, Info]:
+    check_real('hyperparams', hyperparams)
+    check_real('start', start)
     learned, buffers = partition.split_learned(hyperparams)
 
     def value_of(learned: PyTree, probe: jax.Array) -> tuple[jax.Array, Any]:

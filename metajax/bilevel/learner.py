@@ -18,7 +18,7 @@ from metajax.base import (
   Task,
   num_tasks,
 )
-from metajax.bilevel.solvers import Solve, Solved, inner_solver
+from metajax.bilevel.solvers import Solve, Solved, check_real, inner_solver
 from metajax.equality import by_value
 from metajax.estimators import gradient_of, query_loss
 from metajax.inner import partition
@@ -130,10 +130,10 @@ def bilevel_learner(
     support: Batch,
     probe: jax.Array | float,
   ) -> tuple[Trained, Solved]:
+    start = problem.start(key, hyperparams, support.inputs)
+    check_real('start', start)
     params, found = solver(
-      lambda params: problem.inner(params, hyperparams, support),
-      problem.start(key, hyperparams, support.inputs),
-      probe,
+      lambda params: problem.inner(params, hyperparams, support), start, probe
     )
     return Trained(params, hyperparams), found
 
@@ -163,6 +163,7 @@ def bilevel_learner(
   def grad(
     key: jax.Array, hyperparams: PyTree, tasks: Task
   ) -> tuple[PyTree, Metrics]:
+    check_real('hyperparams', hyperparams)
     learned, _ = partition.split_learned(hyperparams)
     dtype = jnp.result_type(*jax.tree.leaves(learned))
     probed = hyperparams, jnp.zeros((), dtype)

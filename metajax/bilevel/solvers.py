@@ -52,6 +52,7 @@ __all__ = [
   'Solve',
   'Solved',
   'Solver',
+  'check_real',
   'inner_solver',
   'neumann_series',
 ]
@@ -182,7 +183,7 @@ def neumann_series(terms: int, step_size: float) -> LinearSolve:
     Array([0.75], dtype=float32)
   """
   _whole('terms', terms, 0)
-  if not step_size > 0:
+  if not 0 < step_size < float('inf'):
     raise ValueError(f'step_size must be above 0, got {step_size}')
 
   def solve(product: Callable[[PyTree], PyTree], right: PyTree) -> PyTree:
@@ -195,6 +196,19 @@ def neumann_series(terms: int, step_size: float) -> LinearSolve:
     return jax.tree.map(lambda leaf: step_size * leaf, total)
 
   return solve
+
+
+def check_real(name: str, tree: PyTree) -> None:
+  """Refuses what has nothing to be differentiated by."""
+  if not jax.tree.leaves(partition.split_learned(tree)[0]):
+    kinds = sorted(
+      {str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)}
+    )
+    raise ValueError(
+      f'{name} must have floating-point numbers, got'
+      f' {" and ".join(kinds) or "no numbers"}; whole numbers are not'
+      ' differentiated: give 1.0 in place of 1'
+    )
 
 
 def _check_solve(solve: Any, options: dict[str, Any]) -> None:

@@ -266,13 +266,13 @@ def check_solver(
 
   Raises:
     ValueError: if `max_iterations` is not positive, `tolerance` not from 0 to
-      below 1, or `damping` negative.
+      below 1, or `damping` negative or infinite.
   """
   if max_iterations < 1:
     raise ValueError(f'max_iterations must be 1 or more, got {max_iterations}')
   if not 0 <= tolerance < 1:
     raise ValueError(f'tolerance must be from 0 to below 1, got {tolerance}')
-  if not damping >= 0:
+  if not 0 <= damping < float('inf'):
     raise ValueError(f'damping must be 0 or more, got {damping}')
 
 

@@ -250,6 +250,14 @@ def test_it_is_traced_once(traced_once):
     ({'solve': 'neumann', 'terms': -1}, 'terms must be a whole number from 0'),
     ({'solve': 'neumann', 'step_size': 0.0}, 'step_size must be above 0'),
     ({'solve': 'implicit', 'damping': -1.0}, 'damping must be 0 or more'),
+    (
+      {'solve': 'implicit', 'damping': float('inf')},
+      'damping must be 0 or more',
+    ),
+    (
+      {'solve': 'neumann', 'step_size': float('inf')},
+      'step_size must be above 0',
+    ),
     ({'solve': 'implicit', 'max_iterations': 0}, 'max_iterations must be 1'),
     ({'tolerance': 0.0}, 'tolerance must be above 0'),
   ],
@@ -270,3 +278,25 @@ def test_what_diverged_has_no_slope_that_looks_like_one(solve):
   assert not jnp.isfinite(info.value)
   assert not info.converged
   assert jnp.isnan(slope)
+
+
+@pytest.mark.parametrize('solve', SOLVES)
+@pytest.mark.parametrize(
+  ('hyperparams', 'start', 'message'),
+  [
+    (1, 0.0, 'hyperparams must have floating-point numbers, got int32'),
+    ({}, 0.0, 'hyperparams must have floating-point numbers, got no numbers'),
+    # It would stay where it is, and count as solved.
+    (1.0, 0, 'start must have floating-point numbers, got int32'),
+  ],
+)
+def test_whole_numbers_are_not_taken_for_constants(
+  solve, hyperparams, start, message
+):
+  gradient = hypergradient(
+    lambda w, target, data: jnp.sum((w - 2.0) ** 2),
+    lambda w, target, data: jnp.sum(w**2) * 1.0,
+    optax.sgd(0.1), 5, solve,
+  )  # fmt: skip
+  with pytest.raises(ValueError, match=message):
+    gradient(hyperparams, start, None, None)
