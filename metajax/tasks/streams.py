@@ -58,7 +58,7 @@ def class_streams(
   check_sizes(ways, shots, queries)
   if remembered < 1:
     raise ValueError(f'remembered must be 1 or more, got {remembered}')
-  table, counts = _classes(labels, ways, shots + queries)
+  table, counts = _classes(images, labels, ways, shots + queries)
   return jax.tree_util.Partial(
     EqualPartial(_stream, ways, shots, queries, remembered),
     jnp.asarray(stored(as_examples(images))),
@@ -139,7 +139,7 @@ def arriving(
   check_sizes(ways, shots, queries)
   if steps_each < 1:
     raise ValueError(f'steps_each must be 1 or more, got {steps_each}')
-  table, counts = _classes(labels, ways, shots + queries)
+  table, counts = _classes(images, labels, ways, shots + queries)
   return ByStep(
     jax.tree_util.Partial(
       EqualPartial(_of_so_far, ways, shots, queries, steps_each),
@@ -171,9 +171,15 @@ def _of_so_far(
 
 
 def _classes(
-  labels: np.ndarray, ways: int, each: int
+  images: np.ndarray | jax.Array, labels: np.ndarray, ways: int, each: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Where examples of each class are, and how many there are."""
+  examples = len(as_examples(images))
+  if np.shape(labels) != (examples,):
+    raise ValueError(
+      f'every image has a label: labels are [{examples}], got shape'
+      f' {list(np.shape(labels))}'
+    )
   classes, table, counts = places_by_class(labels)
   if len(classes) < 2:
     raise ValueError(

@@ -12,6 +12,8 @@ References:
   Wolpert (1992), Stacked generalization; Breiman (1996), Stacked regressions.
 """
 
+import math
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -179,13 +181,16 @@ def fit_weights(
     `[learners]`, from 0, with sum 1.
 
   Raises:
-    ValueError: if learners and meta-parameters are not as many.
+    ValueError: if learners and meta-parameters are not as many, or if there are
+      no tasks.
   """
   if len(learners) != len(meta_params) or not learners:
     raise ValueError(
       f'{len(learners)} learners want as many meta-parameters, got'
       f' {len(meta_params)}'
     )
+  if operator.index(num_tasks) < 1:
+    raise ValueError(f'num_tasks must be 1 or more, got {num_tasks}')
 
   def answers(key: jax.Array) -> tuple[jax.Array, PyTree]:
     draw_key, adapt_key = jax.random.split(key)
@@ -269,21 +274,26 @@ def _given(
   weights: Sequence[float] | str, number: int
 ) -> tuple[float, ...] | None:
   """Weights with sum 1; None where they are fitted to each task."""
-  if weights == 'stacked':
+  if isinstance(weights, str) and weights == 'stacked':
     return None
-  if weights == 'alike':
+  if isinstance(weights, str) and weights == 'alike':
     return (1 / number,) * number
-  if isinstance(weights, str):
+  try:
+    if isinstance(weights, str):
+      raise TypeError
+    own = tuple(map(float, weights))
+  except (TypeError, ValueError):
     raise ValueError(
       f"weights must be numbers, 'alike' or 'stacked'; got {weights!r}"
-    )
-  own = tuple(map(float, weights))
-  if len(own) != number or not all(each >= 0 for each in own) or not sum(own):
+    ) from None
+  fine = len(own) == number and all(0 <= each < math.inf for each in own)
+  if not fine or not any(own):
     raise ValueError(
       f'weights must be {number} numbers from 0, of which one is above; got'
       f' {own}'
     )
-  return tuple(each / sum(own) for each in own)
+  shares = [each / max(own) for each in own]  # whose sum does not overflow
+  return tuple(each / sum(shares) for each in shares)
 
 
 def _stacked(

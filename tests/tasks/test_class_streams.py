@@ -65,3 +65,13 @@ def test_a_stream_that_there_is_not_is_refused(labels, sizes, text):
     class_streams(EXAMPLES, labels, *sizes, remembered=5)
   with pytest.raises(ValueError, match=text):
     arriving(EXAMPLES, labels, *sizes)
+
+
+@pytest.mark.parametrize(
+  'make',
+  [lambda *a: class_streams(*a, 2, 1, 1, 1), lambda *a: arriving(*a, 2, 1, 1)],
+)
+def test_every_example_has_a_label(make):
+  for examples, labels in ((EXAMPLES[:9], LABELS), (EXAMPLES, LABELS[:, None])):
+    with pytest.raises(ValueError, match='every image has a label'):
+      make(examples, labels)

@@ -190,3 +190,24 @@ def test_what_is_refused(arguments, message):
     committee(*arguments)
   with pytest.raises(ValueError, match='numbers do not vote'):
     committee([RIGHT], votes=True)
+
+
+@pytest.mark.parametrize(
+  'weights', [[np.inf, 1], [np.nan, 1], [[1], [2]], ['a', 'b'], None, 5]
+)
+def test_weights_that_are_no_shares_are_refused(weights):
+  with pytest.raises(ValueError, match='weights must be') as told:
+    committee([RIGHT, WRONG], weights)
+  assert '\n' not in str(told.value)
+
+
+def test_large_weights_and_arrays_are_shares_too():
+  for weights in ([1e308, 1e308], np.array([0.5, 0.5])):
+    learner = committee([RIGHT, WRONG], weights)
+    adapted, _ = learner.adapt(KEY, ((), ()), sample(KEY).support)
+    assert adapted.weights.tolist() == [0.5, 0.5]
+
+
+def test_weights_are_fitted_to_a_task_or_more():
+  with pytest.raises(ValueError, match='num_tasks must be 1 or more'):
+    fit_weights([RIGHT, WRONG], [(), ()], sample, key=KEY, num_tasks=0)
