@@ -22,6 +22,7 @@ References:
 """
 
 import math
+import operator
 from functools import lru_cache
 
 import jax
@@ -70,7 +71,7 @@ def optimal_return(arms: int, pulls: int) -> float:
     Successes.
 
   Raises:
-    ValueError: if there are too many counts to plan over.
+    ValueError: if there are no arms or pulls, or too many counts to plan over.
 
   Example:
     >>> round(optimal_return(2, 1), 3), round(optimal_return(2, 2), 4)
@@ -84,7 +85,7 @@ def optimal_policy(arms: int, pulls: int) -> BanditPolicy:
   """The policy of `optimal_return`, for that many arms and pulls.
 
   Raises:
-    ValueError: if there are too many counts to plan over.
+    ValueError: if there are no arms or pulls, or too many counts to plan over.
   """
   keys, choices = map(jnp.asarray, _plan(arms, pulls)[1:])
 
@@ -119,6 +120,8 @@ def _number(codes: jax.Array, pulls: int) -> jax.Array:
 @lru_cache(maxsize=8)
 def _plan(arms: int, pulls: int) -> tuple[float, np.ndarray, np.ndarray]:
   """The value, and for the number of each count the code of the best arm."""
+  if operator.index(arms) < 1 or operator.index(pulls) < 1:
+    raise ValueError(f'arms and pulls are 1 or more, got {arms} and {pulls}')
   if not can_be_planned(arms, pulls):
     raise ValueError(
       f'a trial of {pulls} pulls of {arms} arms has too many counts to plan'
@@ -186,8 +189,10 @@ def gittins_index(
     >>> round(gittins_index(0, 0, 0.9), 4)
     0.7029
   """
-  if min(successes, failures) < 0:
+  if not (successes >= 0 and failures >= 0):
     raise ValueError(f'counts are 0 or more, got {successes} and {failures}')
+  if operator.index(horizon) < 1:
+    raise ValueError(f'horizon must be 1 or more, got {horizon}')
   if not 0 < discount < 1:
     raise ValueError(f'discount must be between 0 and 1, got {discount}')
   low, high = 0.0, 1.0

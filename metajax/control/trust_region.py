@@ -16,6 +16,7 @@ References:
   https://arxiv.org/abs/1810.06784
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -108,7 +109,7 @@ def trust_region(
     >>> learner = learner._replace(grad=grad)  # its outer step is descent, by 1
   """
   _positive(most=most, iterations=iterations, attempts=attempts, shrink=shrink)
-  if shrink >= 1 or damping < 0:
+  if shrink >= 1 or not 0 <= damping < math.inf:
     raise ValueError(
       f'shrink must be below 1 and damping 0 or more, got {shrink} and'
       f' {damping}'
@@ -209,7 +210,7 @@ def proximal(
     >>> learner = learner._replace(grad=grad)  # its outer step is descent, by 1
   """
   _positive(updates=updates)
-  if penalty < 0:
+  if not 0 <= penalty < math.inf:
     raise ValueError(f'penalty must be 0 or more, got {penalty}')
 
   def grad(
@@ -236,8 +237,8 @@ def proximal(
 
 def _positive(**numbers: float) -> None:
   for name, number in numbers.items():
-    if not number > 0:
-      raise ValueError(f'{name} must be above 0, got {number}')
+    if not 0 < number < math.inf:
+      raise ValueError(f'{name} must be above 0, and finite; got {number}')
 
 
 def _record(

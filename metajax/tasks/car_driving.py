@@ -84,7 +84,7 @@ def make_track(
   """
   if points < 16:
     raise ValueError(f'a track has 16 points or more, got {points}')
-  if radius <= 0 or sum(map(abs, bends)) >= 1:
+  if not (0 < radius < np.inf and sum(map(abs, bends)) < 1):
     raise ValueError(
       'the radius of a track must be above 0 everywhere: give a positive one,'
       f' and bends that are less than 1 together; got {radius} and {bends}'
@@ -143,6 +143,8 @@ def drive_along(
   for name, value in given.items():
     if not value > 0:
       raise ValueError(f'{name} must be above 0, got {value}')
+  if not planner.speed < np.inf:  # a road may be as wide as one likes
+    raise ValueError(f'speed must be finite, got {planner.speed}')
 
   model = _model(predict, adapted)
   curvatures = jnp.asarray(track.curvatures)

@@ -92,7 +92,8 @@ def identify_car(
     A `Learner` without meta-parameters, whose `adapted` is a `Car`.
 
   Raises:
-    ValueError: if the number of steps is not positive; and, as it adapts, if
+    ValueError: if the number of steps is not positive, or noise is
+      negative or infinite; and, as it adapts, if
       there are fewer numbers in the support than unknown ones and no prior.
 
   Example:
@@ -106,6 +107,8 @@ def identify_car(
     >>> sorted(found._fields)[:3]
     ['drag', 'front_length', 'front_stiffness']
   """
+  if not 0 <= noise < float('inf'):
+    raise ValueError(f'noise must be 0 or more, got {noise}')
   if num_steps < 1:
     raise ValueError(f'num_steps must be 1 or more, got {num_steps}')
   unknown = len(Car._fields) - linear_tyres

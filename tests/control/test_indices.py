@@ -136,6 +136,10 @@ def test_what_was_measured_is_what_can_be_expected():
   [
     (lambda: indices.optimal_return(10, 100), 'too many counts to plan over'),
     (lambda: indices.gittins_index(-1, 0, 0.9), 'counts are 0 or more'),
+    (lambda: indices.gittins_index(np.nan, 0, 0.9), 'counts are 0 or more'),
+    (lambda: indices.gittins_index(0, 0, 0.9, 0), 'horizon must be 1 or more'),
+    (lambda: indices.optimal_return(0, 3), 'arms and pulls are 1 or more'),
+    (lambda: indices.optimal_policy(2, -1), 'arms and pulls are 1 or more'),
     (lambda: indices.gittins_index(0, 0, 1.0), 'between 0 and 1, got 1.0'),
     (lambda: indices.indices_of_remaining(0), 'from 1 to 200, got 0'),
   ],

@@ -105,7 +105,14 @@ def test_more_inner_steps_are_refused():
 
 
 @pytest.mark.parametrize(
-  'wrong', [{'most': 0.0}, {'shrink': 1.0}, {'damping': -1.0}]
+  'wrong',
+  [
+    {'most': 0.0},
+    {'most': np.inf},
+    {'shrink': 1.0},
+    {'damping': -1.0},
+    {'damping': np.nan},
+  ],
 )
 def test_numbers_without_a_meaning_are_refused(wrong):
   with pytest.raises(ValueError, match='must be'):
@@ -115,3 +122,10 @@ def test_numbers_without_a_meaning_are_refused(wrong):
 def test_no_updates_are_refused():
   with pytest.raises(ValueError, match='updates must be above 0'):
     proximal(learner(), RATIO, POLICY.divergence, optax.sgd(1.0), updates=0)
+
+
+def test_a_penalty_that_is_no_number_is_refused():
+  with pytest.raises(ValueError, match='penalty must be 0 or more'):
+    proximal(
+      learner(), RATIO, POLICY.divergence, optax.sgd(1.0), penalty=np.nan
+    )

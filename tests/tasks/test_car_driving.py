@@ -83,9 +83,19 @@ def test_what_is_not_positive_is_refused(wrong, periods, name):
   [
     ({'points': 3}, '16 points or more, got 3'),
     ({'radius': 0.0}, 'above 0 everywhere'),
+    ({'radius': np.nan}, 'above 0 everywhere'),
+    ({'radius': np.inf}, 'above 0 everywhere'),
+    ({'bends': (np.nan,)}, 'above 0 everywhere'),
     ({'bends': (0.5, 0.5)}, 'less than 1 together'),
   ],
 )
 def test_a_track_that_is_none_is_refused(wrong, message):
   with pytest.raises(ValueError, match=message):
     make_track(**wrong)
+
+
+def test_no_car_is_to_be_infinitely_fast():
+  with pytest.raises(ValueError, match='speed must be finite'):
+    drive_along(
+      make_track(), CAR, car_change, CAR, 5, Planner(speed=float('inf'))
+    )

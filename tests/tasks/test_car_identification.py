@@ -73,3 +73,9 @@ def test_no_steps_are_refused_and_learners_made_alike_are_equal():
   with pytest.raises(ValueError, match='num_steps must be 1 or more, got 0'):
     identify_car(num_steps=0)
   assert identify_car() == identify_car()
+
+
+@pytest.mark.parametrize('noise', [-1.0, float('nan'), float('inf')])
+def test_noise_that_cannot_be_is_refused(noise):
+  with pytest.raises(ValueError, match='noise must be 0 or more'):
+    identify_car(noise=noise)
