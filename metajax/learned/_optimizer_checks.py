@@ -78,7 +78,8 @@ def check_alike(
         f' {wanted.get(path, "none")} here; call init(params) for a state of'
         ' these'
       )
-    if jax.tree.structure(tree) != jax.tree.structure(params):
+    own: Any = jax.tree.structure(params)
+    if jax.tree.structure(tree) != own:
       raise ValueError(
         f'the {name} is not of these parameters: its containers are of other'
         ' types; call init(params) for a state of these'

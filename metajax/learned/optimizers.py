@@ -306,9 +306,9 @@ def learned_adam(
       shift += jnp.vdot(own['fans'], jnp.array(_log_fans(param), shift.dtype))
       rate = jnp.exp(own['log_rate'] + shift)
       kept = (each.astype(param.dtype) for each in (first, second))
-      return (-rate * direction).astype(dtype), *kept  # type: ignore[return-value]
+      return (-rate * direction).astype(dtype), *kept
 
-    structure = jax.tree.structure(params)
+    structure: Any = jax.tree.structure(params)
     trees = params, gradient, state.mu, state.nu
     moved = [*map(move, *map(jax.tree.leaves, trees))]
     updates, first, second = (
