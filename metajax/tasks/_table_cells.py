@@ -77,7 +77,8 @@ def read_order(column: Column) -> np.ndarray:
   """Which row comes before which: int32 ranks `[rows]`, equal where these are.
 
   Raises:
-    DataError: names the first cell that is neither number nor date.
+    DataError: names the first cell that is neither number nor date; or if all
+      are equal.
   """
   import pyarrow
 
@@ -102,7 +103,13 @@ def read_order(column: Column) -> np.ndarray:
       raise DataError(
         f'{column.at(bad[0])}: {keys[bad[0]]} cannot be sorted; mend the cell'
       )
-  return np.unique(keys, return_inverse=True)[1].astype(np.int32)
+  different, ranks = np.unique(keys, return_inverse=True)
+  if len(different) == 1 < len(keys):
+    raise DataError(
+      f'{column.at(0)}: all rows have {str(keys[0])[:40]} here, which says'
+      ' nothing of their order; name another column, or leave it out'
+    )
+  return ranks.astype(np.int32)
 
 
 def _read(column: Column, wanted: str = '') -> np.ndarray:

@@ -495,3 +495,9 @@ def test_a_parquet_file_that_unpacks_to_too_much_is_refused(tmp_path):
   with pytest.raises(DataError, match='unpacks to 2 MiB, more than the 1 that'):
     load_table(path, max_unpacked_mebibytes=1)
   assert len(load_table(path, max_unpacked_mebibytes=2).features) == rows
+
+
+def test_an_order_of_one_value_is_refused(tmp_path):
+  path = write_csv(tmp_path, 't,when,x,y\n0,7,1,2\n0,7,3,4\n1,7,5,7\n')
+  with pytest.raises(DataError, match='says nothing of their order'):
+    load_table(path, 't', ['y'], order_column='when')
