@@ -107,8 +107,9 @@ def alpaca(
 
   def features_of(params: PyTree, inputs: jax.Array) -> jax.Array:
     features = model.apply(params, inputs)
-    flat = inputs.reshape(len(inputs), -1).astype(features.dtype)
-    ones = jnp.ones((len(inputs), 1), features.dtype)
+    number = inputs.shape[0]  # a symbol, in a program that is exported
+    flat = inputs.reshape(number, -1).astype(features.dtype)
+    ones = jnp.ones((number, 1), features.dtype)
     return jnp.concatenate([features, flat, ones], axis=1)
 
   def init(key: jax.Array, inputs: PyTree) -> PriorParams:
@@ -140,7 +141,7 @@ def alpaca(
     seen = (root * features) @ factor
     errors = root * (targets.rows - features @ meta_params.mean)
     noise = jnp.exp(2 * meta_params.log_noise)
-    gram = seen @ seen.T + noise * jnp.eye(len(seen), dtype=seen.dtype)
+    gram = seen @ seen.T + noise * jnp.eye(seen.shape[0], dtype=seen.dtype)
     weights = meta_params.mean + factor @ (
       seen.T @ solve_definite(gram, errors)
     )
