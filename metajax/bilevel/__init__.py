@@ -12,7 +12,7 @@ from metajax.bilevel.hypergradients import Hypergradient, Info, hypergradient
 from metajax.bilevel.learner import Problem, bilevel_learner
 from metajax.bilevel.solvers import (
   SOLVES,
-  Solve,
+  SolveName,
   Solved,
   Solver,
   inner_solver,
@@ -24,7 +24,7 @@ __all__ = [
   'Hypergradient',
   'Info',
   'Problem',
-  'Solve',
+  'SolveName',
   'Solved',
   'Solver',
   'bilevel_learner',

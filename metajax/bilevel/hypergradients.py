@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax.base import PyTree
-from metajax.bilevel.solvers import Solve, check_real, inner_solver
+from metajax.bilevel.solvers import SolveName, check_real, inner_solver
 from metajax.equality import by_value
 from metajax.inner import partition
 
@@ -25,7 +25,7 @@ class Info(NamedTuple):
   params: PyTree  # that the inner problem was solved by
   losses: jax.Array  # [steps], of the inner problem before each step
   residual: jax.Array  # [], the norm of the inner gradient at `params`
-  # [], |v - H u| / |v| of the linear system; 0 where none is solved.
+  # [], `|v - H u| / |v|` of the linear system; 0 where none is solved.
   solver_residual: jax.Array
   converged: jax.Array  # [], bool: whether `residual` is at most the tolerance
 
@@ -49,7 +49,7 @@ def hypergradient(
   outer: BilevelLoss,
   optimizer: optax.GradientTransformation,
   num_steps: int,
-  solve: Solve = 'unrolled',
+  solve: SolveName = 'unrolled',
   *,
   tolerance: float = 1e-3,
   **options: Any,

@@ -18,7 +18,7 @@ from metajax.base import (
   Task,
   num_tasks,
 )
-from metajax.bilevel.solvers import Solve, Solved, check_real, inner_solver
+from metajax.bilevel.solvers import SolveName, Solved, check_real, inner_solver
 from metajax.equality import by_value
 from metajax.estimators import gradient_of, query_loss
 from metajax.inner import partition
@@ -72,7 +72,7 @@ def bilevel_learner(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   num_steps: int,
-  solve: Solve = 'unrolled',
+  solve: SolveName = 'unrolled',
   **options: Any,
 ) -> MetaLearner:
   r"""A learner whose meta-parameters are hyper-parameters.

@@ -49,7 +49,7 @@ from metajax.inner.second_order import SecondOrder
 
 __all__ = [
   'SOLVES',
-  'Solve',
+  'SolveName',
   'Solved',
   'Solver',
   'check_real',
@@ -57,8 +57,8 @@ __all__ = [
   'neumann_series',
 ]
 
-Solve = Literal['unrolled', 'truncated', 'one_step', 'implicit', 'neumann']
-SOLVES: tuple[str, ...] = get_args(Solve)
+SolveName = Literal['unrolled', 'truncated', 'one_step', 'implicit', 'neumann']
+SOLVES: tuple[str, ...] = get_args(SolveName)
 
 # The options that each has.
 _OPTIONS: dict[str, tuple[str, ...]] = {
@@ -93,7 +93,7 @@ class Solver(Protocol):
 def inner_solver(
   optimizer: optax.GradientTransformation,
   num_steps: int,
-  solve: Solve = 'unrolled',
+  solve: SolveName = 'unrolled',
   **options: Any,
 ) -> Solver:
   """Descends an inner loss, and differentiates the end of it as `solve` says.

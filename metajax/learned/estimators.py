@@ -1,14 +1,14 @@
 r"""Meta-gradients of unrolls: of whole ones, and of parts that go on.
 
-=============================  ======  ========  ==========================
-estimator                      biased  variance  an outer step costs
-=============================  ======  ========  ==========================
-`unrolled`                     no      low [1]_  a whole unroll, and back
-`evolved`                      no [2]_ high      pairs of whole unrolls
-`truncated`                    yes     low       a part of one, and back
-`persistent(corrected=False)`  yes     middle    a pair of parts
-`persistent`                   no [2]_ high      a pair of parts
-=============================  ======  ========  ==========================
+=============================  =======  =========  ==========================
+estimator                      biased   variance   an outer step costs
+=============================  =======  =========  ==========================
+`unrolled`                     no       low [1]_   a whole unroll, and back
+`evolved`                      no [2]_  high       pairs of whole unrolls
+`truncated`                    yes      low        a part of one, and back
+`persistent(corrected=False)`  yes      middle     a pair of parts
+`persistent`                   no [2]_  high       a pair of parts
+=============================  =======  =========  ==========================
 
 .. [1] where the inner process is stable; its derivative may explode otherwise.
 .. [2] of the loss that the perturbations smooth.
