@@ -12,8 +12,8 @@ from metajax.bilevel.hypergradients import Hypergradient, Info, hypergradient
 from metajax.bilevel.learner import Problem, bilevel_learner
 from metajax.bilevel.solvers import (
   SOLVES,
-  SolveName,
   Solved,
+  SolveName,
   Solver,
   inner_solver,
   neumann_series,

@@ -18,7 +18,7 @@ from metajax.base import (
   Task,
   num_tasks,
 )
-from metajax.bilevel.solvers import SolveName, Solved, check_real, inner_solver
+from metajax.bilevel.solvers import Solved, SolveName, check_real, inner_solver
 from metajax.equality import by_value
 from metajax.estimators import gradient_of, query_loss
 from metajax.inner import partition
