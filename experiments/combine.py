@@ -308,7 +308,6 @@ def _write(
     'rows': rows,
   }
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / 'combine.json', record)
     write_text(workdir / 'combine.md', tables.markdown(table))
   except OSError as error:

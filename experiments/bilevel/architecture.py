@@ -25,10 +25,9 @@ import numpy as np
 import optax
 
 from experiments.bilevel.digits import CLASSES, SIDE, digits, losses_of
-from experiments.bilevel.setting import Data, Kind, nothing_more
+from experiments.bilevel.setting import Data, Kind
 from metajax.base import Batch, PyTree, Task
 from metajax.bilevel import Problem
-from metajax.objectives import cross_entropy
 
 __all__ = ['ARCHITECTURE', 'named']
 
@@ -195,7 +194,6 @@ def _show(data: Data, logits: PyTree) -> dict[str, Any]:
 ARCHITECTURE = Kind(
   about='patterns anywhere, or digits with exchanged pixels; a cell for each',
   problem=Problem(_init, _start, _inner, _predict),
-  objective=cross_entropy,
   data=_data,
   optimizer=optax.adam,
   inner_lr=0.02,
@@ -205,6 +203,5 @@ ARCHITECTURE = Kind(
   seeds=3,
   random='one of the 18 cells',
   settle=_settle,
-  measure=nothing_more,
   show=_show,
 )

@@ -20,18 +20,14 @@ from experiments.bilevel.digits import (
   digits,
   draw_layers,
   losses_of,
-  momentum,
 )
 from experiments.bilevel.setting import (
   Data,
   Kind,
   Rival,
-  as_they_are,
-  nothing_more,
 )
 from metajax.base import Batch, PyTree, Task
 from metajax.bilevel import Problem
-from metajax.objectives import cross_entropy
 
 __all__ = ['AUGMENTATION', 'MAGNITUDES']
 
@@ -170,16 +166,12 @@ def _show(data: Data, hyper: PyTree) -> dict[str, Any]:
 AUGMENTATION = Kind(
   about='100 upright digits, a test that turns and moves them, magnitudes',
   problem=Problem(_init, _start, _inner, _predict),
-  objective=cross_entropy,
   data=_data,
-  optimizer=momentum,
   inner_lr=0.05,
   inner_steps=100,
   outer_lr=0.1,
   outer_steps=40,
   seeds=3,
   random='magnitudes up to twice their unit, and the weight of copies',
-  settle=as_they_are,
-  measure=nothing_more,
   show=_show,
 )

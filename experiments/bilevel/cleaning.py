@@ -17,12 +17,10 @@ from experiments.bilevel.digits import (
   apply_layers,
   digits,
   losses_of,
-  momentum,
 )
-from experiments.bilevel.setting import Data, Kind, Rival, as_they_are
+from experiments.bilevel.setting import Data, Kind, Rival
 from metajax.base import Batch, PyTree, Task
 from metajax.bilevel import Problem
-from metajax.objectives import cross_entropy
 
 __all__ = ['CLEANING']
 
@@ -107,16 +105,13 @@ def _show(data: Data, logits: PyTree) -> dict[str, Any]:
 CLEANING = Kind(
   about='900 digits, half of the labels drawn at random, a weight of each',
   problem=Problem(_init, _start, _inner, _predict),
-  objective=cross_entropy,
   data=_data,
-  optimizer=momentum,
   inner_lr=0.1,
   inner_steps=200,
   outer_lr=0.5,
   outer_steps=60,
   seeds=10,
   random='a weight for every image',
-  settle=as_they_are,
   measure=_measure,
   show=_show,
 )

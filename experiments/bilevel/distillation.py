@@ -19,18 +19,14 @@ from experiments.bilevel.digits import (
   digits,
   draw_layers,
   losses_of,
-  momentum,
 )
 from experiments.bilevel.setting import (
   Data,
   Kind,
   Rival,
-  as_they_are,
-  nothing_more,
 )
 from metajax.base import Batch, PyTree, Task
 from metajax.bilevel import Problem
-from metajax.objectives import cross_entropy
 
 __all__ = ['DISTILLATION']
 
@@ -98,16 +94,12 @@ def _show(data: Data, images: PyTree) -> dict[str, Any]:
 DISTILLATION = Kind(
   about='1,000 digits in ten images',
   problem=Problem(_init, _start, _inner, _predict),
-  objective=cross_entropy,
   data=_data,
-  optimizer=momentum,
   inner_lr=0.05,
   inner_steps=40,
   outer_lr=0.03,
   outer_steps=1000,
   seeds=5,
   random='a real image of each class',
-  settle=as_they_are,
-  measure=nothing_more,
   show=_show,
 )

@@ -22,18 +22,14 @@ from experiments.bilevel.digits import (
   apply_layers,
   digits,
   draw_layers,
-  momentum,
 )
 from experiments.bilevel.setting import (
   Data,
   Kind,
   Rival,
-  as_they_are,
-  nothing_more,
 )
 from metajax.base import Batch, PyTree, Task
 from metajax.bilevel import Problem
-from metajax.objectives import cross_entropy
 
 __all__ = ['LOSS']
 
@@ -129,16 +125,12 @@ def _show(data: Data, hyper: PyTree) -> dict[str, Any]:
 LOSS = Kind(
   about='500 digits, four tenths of the labels wrong, a loss of 3 numbers',
   problem=Problem(_init, _start, _inner, _predict),
-  objective=cross_entropy,
   data=_data,
-  optimizer=momentum,
   inner_lr=0.1,
   inner_steps=100,
   outer_lr=0.1,
   outer_steps=40,
   seeds=3,
   random='temperature, smoothing and power',
-  settle=as_they_are,
-  measure=nothing_more,
   show=_show,
 )

@@ -19,18 +19,14 @@ from experiments.bilevel.digits import (
   digits,
   draw_layers,
   losses_of,
-  momentum,
 )
 from experiments.bilevel.setting import (
   Data,
   Kind,
   Rival,
-  as_they_are,
-  nothing_more,
 )
 from metajax.base import Batch, PyTree, Task
 from metajax.bilevel import Problem
-from metajax.objectives import cross_entropy
 
 __all__ = ['REGULARISATION']
 
@@ -100,16 +96,12 @@ def _show(data: Data, decays: PyTree) -> dict[str, Any]:
 REGULARISATION = Kind(
   about='100 digits beside noise, a decay for each of 10,018 parameters',
   problem=Problem(_init, _start, _inner, _predict),
-  objective=cross_entropy,
   data=_data,
-  optimizer=momentum,
   inner_lr=0.05,
   inner_steps=60,
   outer_lr=0.5,
   outer_steps=40,
   seeds=3,
   random='one decay for all parameters',
-  settle=as_they_are,
-  measure=nothing_more,
   show=_show,
 )

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from experiments.bilevel.digits import momentum
 from metajax.base import Batch, Objective, PyTree, Task
 from metajax.bilevel import Problem
+from metajax.objectives import cross_entropy
 
-__all__ = ['Data', 'Kind', 'Rival', 'as_they_are', 'nothing_more']
+__all__ = ['Data', 'Kind', 'Rival']
 
 
 class Rival(NamedTuple):
@@ -34,29 +36,19 @@ class Kind(NamedTuple):
 
   about: str  # one line
   problem: Problem
-  objective: Objective  # on validation and on test
   data: Callable[[int], dict[str, Data]]  # of a seed; several: by distribution
-  optimizer: Callable[[float], optax.GradientTransformation]  # from a rate
   inner_lr: float
   inner_steps: int
   outer_lr: float
   outer_steps: int
   seeds: int
   random: str  # what random search draws
-  # What is tested of hyper-parameters that were learned.
-  settle: Callable[[PyTree], PyTree]
-  # What else can be said of them, numbers by name.
-  measure: Callable[[Data, PyTree], dict[str, float]]
   # What pictures need of them, as JSON has it.
   show: Callable[[Data, PyTree], dict[str, Any]]
-
-
-def as_they_are(hyperparams: PyTree) -> PyTree:
-  """Tests what was learned."""
-  return hyperparams
-
-
-def nothing_more(data: Data, hyperparams: PyTree) -> dict[str, float]:
-  """Says no more of them."""
-  del data, hyperparams
-  return {}
+  objective: Objective = cross_entropy  # on validation and on test
+  # The inner one, from a rate.
+  optimizer: Callable[[float], optax.GradientTransformation] = momentum
+  # What is tested of hyper-parameters that were learned.
+  settle: Callable[[PyTree], PyTree] = lambda hyperparams: hyperparams
+  # What else can be said of them, numbers by name.
+  measure: Callable[[Data, PyTree], dict[str, float]] = lambda data, of: {}

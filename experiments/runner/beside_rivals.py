@@ -216,21 +216,24 @@ def _rows(
     name: np.isfinite(values)
     for name, values in _measured(any_scores, targets, known).items()
   }
-  reference = _measured(scores[method], targets, known)
+  measured = {
+    name: _measured(each, targets, known) for name, each in scores.items()
+  }
   rows = []
   for name, each in scores.items():
     asked = np.ones(len(each), bool)
     if name != method:
       asked = ~np.isnan(each).all(axis=1)
-    measured = _measured(each, targets, known)
     row: dict[str, Any] = {'name': name}
     for metric in (one.name for one in _metrics(known)):
       taken = says[metric] & asked
-      own, theirs = measured[metric][taken], reference[metric][taken]
+      own = measured[name][metric][taken]
       mean, half = _over_tasks(own, groups[taken])
       row[metric] = {'mean': mean, 'ci95': half}
       if name != method:
-        mean, half = _over_tasks(theirs - own, groups[taken])
+        mean, half = _over_tasks(
+          measured[method][metric][taken] - own, groups[taken]
+        )
         row[metric] |= {'difference': mean, 'difference_ci95': half}
     rows.append(row)
   return rows

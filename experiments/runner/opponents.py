@@ -97,21 +97,10 @@ def compare(
   return found
 
 
-def _by_learned_mlp(params: PyTree, steps: int) -> Any:
-  return OPTIMIZERS['mlp'].make(params, steps)
-
-
-def _by_learned_adam(params: PyTree, steps: int) -> Any:
-  return OPTIMIZERS['adam'].make(params, steps)
-
-
-_LEARNED = {'mlp': _by_learned_mlp, 'adam': _by_learned_adam}
-
-
 def _at(
   weights: PyTree, kind: str, place: Place, bench: _Bench
 ) -> dict[str, Any]:
-  learned = _learner(place, _LEARNED[kind], bench)
+  learned = _learner(place, OPTIMIZERS[kind].make, bench)
   ours = _tested(learned, weights, bench)
   summary: dict[str, Any] = {
     'steps': place.steps,

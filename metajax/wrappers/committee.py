@@ -27,16 +27,14 @@ from metajax.base import (
   Batch,
   Learner,
   MetaLearner,
-  Metrics,
   PyTree,
   SampleTask,
-  Task,
   task_keys,
   values_and_weights,
 )
 from metajax.equality import by_value
 from metajax.wrappers.ensemble import combine, stack
-from metajax.wrappers.selection import held_out
+from metajax.wrappers.selection import each_by_itself, held_out
 
 __all__ = ['Committee', 'committee', 'fit_weights', 'stack_numbers']
 
@@ -103,13 +101,6 @@ def committee(
     )
   given = _given(weights, len(learners))
 
-  def init(key: jax.Array, inputs: PyTree) -> PyTree:
-    keys = jax.random.split(key, len(learners))
-    return tuple(
-      learner.init(key, inputs)
-      for learner, key in zip(learners, keys, strict=True)
-    )
-
   def adapt(
     key: jax.Array, meta_params: PyTree, support: Batch
   ) -> tuple[Committee, Adaptation]:
@@ -139,22 +130,7 @@ def committee(
     )
     return _mixed(outputs, adapted.weights, num_classes, votes)
 
-  def grad(
-    key: jax.Array, meta_params: PyTree, tasks: Task
-  ) -> tuple[PyTree, Metrics]:
-    gradients, metrics = zip(
-      *(
-        learner.grad(key, params, tasks)
-        for learner, params in zip(learners, meta_params, strict=True)
-      ),
-      strict=True,
-    )
-    common = set.intersection(*(set(each) for each in metrics))
-    return gradients, {
-      name: sum(each[name] for each in metrics) / len(metrics)
-      for name in sorted(common)
-    }
-
+  init, grad = each_by_itself(learners)
   return MetaLearner(init, adapt, predict, grad)
 
 

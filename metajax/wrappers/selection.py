@@ -23,7 +23,9 @@ from metajax.adaptation.classes import Targets, encode_classes, one_step
 from metajax.base import (
   Adaptation,
   Batch,
+  InitLearner,
   Learner,
+  MetaGradient,
   MetaLearner,
   Metrics,
   Objective,
@@ -33,7 +35,7 @@ from metajax.base import (
 from metajax.equality import by_value
 from metajax.objectives import loss_and_metrics
 
-__all__ = ['Selection', 'held_out', 'select']
+__all__ = ['Selection', 'each_by_itself', 'held_out', 'select']
 
 
 class Selection(NamedTuple):
@@ -91,13 +93,6 @@ def select(
     raise ValueError('select needs a learner to choose')
   learners = tuple(learners)
 
-  def init(key: jax.Array, inputs: PyTree) -> PyTree:
-    keys = jax.random.split(key, len(learners))
-    return tuple(
-      learner.init(key, inputs)
-      for learner, key in zip(learners, keys, strict=True)
-    )
-
   def adapt(
     key: jax.Array, meta_params: PyTree, support: Batch
   ) -> tuple[Selection, Adaptation]:
@@ -125,6 +120,30 @@ def select(
       lambda *leaves: jnp.stack(leaves)[adapted.choice], *outputs
     )
 
+  init, grad = each_by_itself(learners)
+  return MetaLearner(init, adapt, predict, grad)
+
+
+def each_by_itself(
+  learners: Sequence[MetaLearner],
+) -> tuple[InitLearner, MetaGradient]:
+  """How learners that answer together are drawn and trained: as if alone.
+
+  Args:
+    learners: of any methods.
+
+  Returns:
+    Their `init` and `grad`, for a tuple of the meta-parameters of each;
+    metrics are those that all have, averaged.
+  """
+
+  def init(key: jax.Array, inputs: PyTree) -> PyTree:
+    keys = jax.random.split(key, len(learners))
+    return tuple(
+      learner.init(key, inputs)
+      for learner, key in zip(learners, keys, strict=True)
+    )
+
   def grad(
     key: jax.Array, meta_params: PyTree, tasks: Task
   ) -> tuple[PyTree, Metrics]:
@@ -141,7 +160,7 @@ def select(
       for name in sorted(common)
     }
 
-  return MetaLearner(init, adapt, predict, grad)
+  return init, grad
 
 
 def held_out(
