@@ -147,7 +147,8 @@ def check_parameters(environment: Environment, parameters: PyTree) -> None:
   name, actions = environment.name, environment.actions
   key, continuous = jax.random.key(0), actions.kind == 'continuous'
   action = jax.ShapeDtypeStruct(
-    (actions.size,) if continuous else (), jnp.float32 if continuous else int
+    (actions.size,) if continuous else (),
+    jnp.float32 if continuous else jnp.result_type(int),
   )
   before = _traced(name, 'reset', environment.reset, key, parameters)
   after = _traced(

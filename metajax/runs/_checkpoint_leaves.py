@@ -66,9 +66,14 @@ def to_host(state: PyTree) -> list[Leaf]:
   """Copies every leaf, so that the state may be donated afterwards."""
   leaves = [(path, gather(leaf)) for path, leaf in _paths(state)]
   for _, leaf in leaves:
-    if isinstance(leaf, jax.Array):
+    # On a CPU it would hold the array's own buffer, from donation too.
+    if isinstance(leaf, jax.Array) and _on_accelerator(leaf):
       leaf.copy_to_host_async()
   return [_leaf_to_host(path, leaf) for path, leaf in leaves]
+
+
+def _on_accelerator(leaf: jax.Array) -> bool:
+  return any(device.platform != 'cpu' for device in leaf.sharding.device_set)
 
 
 def _leaf_to_host(path: str, leaf: Any) -> Leaf:

@@ -238,6 +238,15 @@ def test_third_order(float64):
   np.testing.assert_allclose(*twice, rtol=1e-12)
 
 
+def equations(jaxpr):
+  """All of a program, with those of functions that it calls."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for called in equation.params.values():
+      if hasattr(called, 'jaxpr'):
+        yield from equations(called.jaxpr)
+
+
 def test_images_and_labels_cost_no_gradient():
   """Only what is perturbed is differentiated on the way back."""
   inputs = normal(4, 5).astype(np.float32)
@@ -250,7 +259,7 @@ def test_images_and_labels_cost_no_gradient():
   # A gradient with respect to the inputs would have their shape.
   products = [
     equation.outvars[0].aval.shape
-    for equation in jaxpr.eqns
+    for equation in equations(jaxpr.jaxpr)
     if equation.primitive.name == 'dot_general'
   ]
   assert products
