@@ -27,6 +27,7 @@ class Policy(NamedTuple):
   """How observations become actions; leading axes are free throughout."""
 
   kind: str  # of actions: 'discrete' or 'continuous'
+  size: int  # how many choices there are, or numbers of an action
   init: Callable[[jax.Array, jax.Array], PyTree]  # (key, observations)
   # (params, observations [n, ...]) -> a distribution, leaves [n, ...]
   distribution: Callable[[PyTree, jax.Array], PyTree]
@@ -54,7 +55,11 @@ def gaussian(network: Model, size: int, log_deviation: float = 0.0) -> Policy:
 
   Returns:
     A policy whose parameters are `{'network', 'log_deviation'}`.
+
+  Raises:
+    ValueError: if `size` is not positive, or the network has other outputs.
   """
+  _check(size)
 
   def init(key: jax.Array, observations: jax.Array) -> PyTree:
     return {
@@ -63,7 +68,7 @@ def gaussian(network: Model, size: int, log_deviation: float = 0.0) -> Policy:
     }
 
   def distribution(params: PyTree, observations: jax.Array) -> Gaussian:
-    mean = network.apply(params['network'], observations)
+    mean = _outputs(network, params['network'], observations, size)
     least = jnp.log(_LEAST_DEVIATION)
     deviation = jnp.maximum(params['log_deviation'], least)
     return Gaussian(mean, jnp.broadcast_to(deviation, mean.shape))
@@ -88,16 +93,22 @@ def gaussian(network: Model, size: int, log_deviation: float = 0.0) -> Policy:
     return jax.random.normal(key, (steps, size))
 
   return Policy(
-    'continuous', init, distribution, noise, draw, log_probability, divergence
-  )
+    'continuous', size, init, distribution, noise, draw, log_probability,
+    divergence,
+  )  # fmt: skip
 
 
 @by_value
 def categorical(network: Model, size: int) -> Policy:
-  """A policy of `size` choices, whose logits are the outputs of a network."""
+  """A policy of `size` choices, whose logits are the outputs of a network.
+
+  Raises:
+    ValueError: if `size` is not positive, or the network has other outputs.
+  """
+  _check(size)
 
   def distribution(params: PyTree, observations: jax.Array) -> jax.Array:
-    return jax.nn.log_softmax(network.apply(params, observations))
+    return jax.nn.log_softmax(_outputs(network, params, observations, size))
 
   def draw(of: jax.Array, noise: jax.Array) -> jax.Array:
     return jnp.argmax(of + noise, axis=-1)
@@ -113,8 +124,8 @@ def categorical(network: Model, size: int) -> Policy:
     return jax.random.gumbel(key, (steps, size))
 
   return Policy(
-    'discrete', network.init, distribution, noise, draw, log_probability,
-    divergence,
+    'discrete', size, network.init, distribution, noise, draw,
+    log_probability, divergence,
   )  # fmt: skip
 
 
@@ -125,3 +136,22 @@ def policy_for(
   if actions.kind == 'discrete':
     return categorical(network, actions.size)
   return gaussian(network, actions.size, log_deviation)
+
+
+def _check(size: int) -> None:
+  if size < 1:
+    raise ValueError(f'the size of a policy must be 1 or more, got {size}')
+
+
+def _outputs(
+  network: Model, params: PyTree, observations: jax.Array, size: int
+) -> jax.Array:
+  outputs = network.apply(params, observations)
+  # One output alone would stand for all, without a word.
+  if jnp.shape(outputs)[-1:] != (size,):
+    raise ValueError(
+      f'a policy of size {size} needs a network of as many outputs, but this'
+      f' one makes {jnp.shape(outputs)} of observations'
+      f' {observations.shape}'
+    )
+  return outputs

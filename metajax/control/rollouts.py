@@ -120,8 +120,8 @@ def rollout_model(
     has its own; without one all is drawn from the keys of the episodes.
 
   Raises:
-    ValueError: if the policy is of other actions than the environment has, or
-      if there are no steps.
+    ValueError: if the policy is of other actions than the environment has, by
+      their kind or their size, or if there are no steps.
 
   Example:
     >>> import jax
@@ -140,6 +140,12 @@ def rollout_model(
     raise ValueError(
       f'the policy is of {policy.kind} actions, but {environment.name} has'
       f' {environment.actions.kind} ones; take'
+      ' metajax.control.policies.policy_for'
+    )
+  if policy.size != environment.actions.size:
+    raise ValueError(
+      f'the policy is of size {policy.size}, but actions of'
+      f' {environment.name} are of size {environment.actions.size}; take'
       ' metajax.control.policies.policy_for'
     )
   if steps < 1:

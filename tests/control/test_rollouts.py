@@ -13,6 +13,7 @@ from metajax.control import (
   as_environment,
   categorical,
   episode_tasks,
+  gaussian,
   policy_for,
   rollout_model,
   surrogate_objective,
@@ -174,6 +175,23 @@ def test_a_policy_of_other_actions_is_refused():
     rollout_model(POLICY, WORLD, 0)
   with pytest.raises(ValueError, match='one episode or more'):
     episode_tasks(draw_goal, 0, 1)
+
+
+@pytest.mark.parametrize('policy', [gaussian, categorical])
+@pytest.mark.parametrize(('outputs', 'size'), [(1, 2), (3, 2), (2, 3)])
+def test_outputs_are_as_many_as_a_policy_has(policy, outputs, size):
+  """One output would stand for all numbers of an action, without a word."""
+  made = policy(mlp([4], outputs), size)
+  seen = jnp.zeros((5, 2))
+  with pytest.raises(ValueError, match=rf'size {size} needs .* \(5, {outputs}'):
+    made.distribution(made.init(jax.random.key(0), seen), seen)
+
+
+def test_a_policy_of_another_size_is_refused():
+  with pytest.raises(ValueError, match='size 1, but actions of navigation'):
+    rollout_model(gaussian(mlp([4], 1), 1), WORLD, 3)
+  with pytest.raises(ValueError, match='must be 1 or more, got 0'):
+    gaussian(mlp([4], 2), 0)
 
 
 def test_returns_are_discounted_sums_of_what_comes():
