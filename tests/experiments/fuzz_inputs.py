@@ -25,10 +25,16 @@ import PIL.Image
 
 from experiments import (
   by_shots,
+  car,
+  combine,
   compare,
   completion,
+  continual,
+  control,
+  hypergradients,
   images,
   incremental,
+  learned_optimizer,
   multimodal,
   self_destruct,
   sinusoid,
@@ -65,6 +71,8 @@ class Input(NamedTuple):
 
 
 BINARIES = {
+  'car': car,
+  'control': control,
   'images': images,
   'sinusoid': sinusoid,
   'tables': tables,
@@ -74,8 +82,12 @@ BINARIES = {
 STARTERS = {
   'compare': compare,
   'by_shots': by_shots,
+  'combine': combine,
   'completion': completion,
+  'continual': continual,
+  'hypergradients': hypergradients,
   'incremental': incremental,
+  'learned_optimizer': learned_optimizer,
   'multimodal': multimodal,
   'self_destruct': self_destruct,
 }
