@@ -1,5 +1,7 @@
 """Tables: from settings to tasks of a file, or of random functions."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,7 +135,7 @@ def read_table(settings: Any, recipe: Recipe) -> Tables:
     )
     _refuse_copies(splits)
     scaled, scale = tasks.standardise(splits)
-  known = _known(settings, table, scaled, scale)
+    known = _known(settings, table, scaled, scale)
   if known.column is not None:
     scaled = tasks.TableSplits(*(_left(part, known) for part in scaled))
   samplers = _samplers(settings, recipe, scaled, classes)
@@ -170,10 +172,11 @@ def read_table(settings: Any, recipe: Recipe) -> Tables:
   one = len(table.target_names) == 1 and settings.rivals
   if not one:
     return Tables(data, None)
-  support: Any = 'first' if settings.order_column else 'random'
-  tuning = tasks.table_tasks(
-    scaled.train, recipe.shots, recipe.queries, support=support, classes=classes
-  )
+  with _blamed('train', recipe, training=False):
+    tuning = tasks.table_tasks(
+      scaled.train, recipe.shots, recipe.queries, classes=classes,
+      support='first' if settings.order_column else 'random',
+    )  # fmt: skip
   return Tables(data, known._replace(tuning=tuning))
 
 
@@ -245,21 +248,28 @@ def _samplers(
     if ordered and name == 'train':
       # More support sets than tasks, each with queries that come later.
       support = 'random' if classes else 'window'
-    try:
+    with _blamed(name, recipe, training=name == 'train'):
       samplers[name] = tasks.table_tasks(
         part, *sizes[name], support=support, classes=classes
       )
-    except tasks.DataError as error:
-      if not str(error).startswith('shots=') or ': ' not in str(error):
-        raise UsageError(
-          error.parameter or 'data_file', f'{error} (in the {name} split)'
-        ) from error
-      sizes_given, message = str(error).split(': ', 1)
-      raise UsageError(
-        as_flags(sizes_given, recipe, name == 'train'),
-        f'{message} (in the {name} split)',
-      ) from error
   return samplers
+
+
+@contextlib.contextmanager
+def _blamed(split: str, recipe: Recipe, *, training: bool) -> Iterator[None]:
+  """Says which flags ask for what a split does not have."""
+  try:
+    yield
+  except tasks.DataError as error:
+    if not str(error).startswith('shots=') or ': ' not in str(error):
+      raise UsageError(
+        error.parameter or 'data_file', f'{error} (in the {split} split)'
+      ) from error
+    sizes_given, message = str(error).split(': ', 1)
+    raise UsageError(
+      as_flags(sizes_given, recipe, training),
+      f'{message} (in the {split} split)',
+    ) from error
 
 
 def _known(

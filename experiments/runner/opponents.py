@@ -1,6 +1,7 @@
 """Learned optimisers against those that all have, tuned, on like networks."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,24 +24,50 @@ from metajax.equality import by_value
 from metajax.learned import OPTIMIZERS, training_learner
 from metajax.runs.evaluation import Judged, evaluate
 
-__all__ = ['RATES', 'Place', 'compare']
+__all__ = ['RATES', 'Opponent', 'Place', 'compare', 'stepping']
 
 
-def _adam(rate: jax.Array, steps: int) -> optax.GradientTransformation:
-  del steps
-  return optax.adam(rate)
+class Opponent(NamedTuple):
+  """Adam or SGD with momentum, at a rate that may fall by a cosine."""
+
+  rate: jax.Array | float
+  falls: jax.Array | float = 0.0  # above 0: it does
+  momentum: jax.Array | float = 0.0  # above 0: SGD
 
 
-def _cosine(rate: jax.Array, steps: int) -> optax.GradientTransformation:
-  return optax.adam(optax.cosine_decay_schedule(rate, steps))
+def stepping(opponent: Opponent, steps: int) -> optax.GradientTransformation:
+  """All opponents in one, as each network then has one program for them."""
+  adam, momentum = optax.scale_by_adam(), optax.trace(decay=0.9)
+  falling = optax.cosine_decay_schedule(1.0, steps)
+
+  def init(params: PyTree) -> PyTree:
+    return jnp.int32(0), adam.init(params), momentum.init(params)
+
+  def update(
+    gradient: PyTree, state: PyTree, params: PyTree = None
+  ) -> tuple[PyTree, PyTree]:
+    del params
+    count, moments, trace = state
+    by_adam, moments = adam.update(gradient, moments)
+    by_sgd, trace = momentum.update(gradient, trace)
+    share = jnp.where(opponent.falls > 0, falling(count), 1.0)
+    updates = jax.tree.map(
+      lambda one, other: (
+        -opponent.rate * share * jnp.where(opponent.momentum > 0, other, one)
+      ),
+      by_adam,
+      by_sgd,
+    )
+    return updates, (count + 1, moments, trace)
+
+  return optax.GradientTransformation(init, update)
 
 
-def _sgd(rate: jax.Array, steps: int) -> optax.GradientTransformation:
-  del steps
-  return optax.sgd(rate, momentum=0.9)
-
-
-_OPPONENTS = {'adam': _adam, 'adam_cosine': _cosine, 'sgd_momentum': _sgd}
+_OPPONENTS: dict[str, Callable[[float], Opponent]] = {
+  'adam': Opponent,
+  'adam_cosine': partial(Opponent, falls=1.0),
+  'sgd_momentum': partial(Opponent, momentum=1.0),
+}
 _FEW = 300  # steps
 # Ten of each; the best is found, and is at no end where that is so.
 RATES: dict[str, np.ndarray] = {
@@ -106,11 +133,13 @@ def _at(
     'steps': place.steps,
     'learned': _described(ours),
   }
+  learner = _learner(place, stepping, bench)
   for name, make in _OPPONENTS.items():
-    learner, rates = _learner(place, make, bench), RATES[name]
-    tuned = [_tuned(learner, rate, bench, place.steps) for rate in rates]
+    rates = RATES[name]
+    each = [make(rate) for rate in rates]
+    tuned = [_tuned(learner, one, bench, place.steps) for one in each]
     best = int(np.argmin([x if np.isfinite(x) else np.inf for x in tuned]))
-    theirs = _tested(learner, rates[best], bench)
+    theirs = _tested(learner, each[best], bench)
     summary[name] = {
       'rate': float(rates[best]),
       'rate_at_an_end': best in (0, len(rates) - 1),
@@ -118,8 +147,8 @@ def _at(
       'difference': _difference(ours, theirs),
     }
     if name == 'adam' and place.steps <= _FEW:  # with hindsight, for each task
-      each = [_tested(learner, rate, bench)['validation'] for rate in rates]
-      finals = np.stack([one[:, -1] for one in each])
+      tested = [_tested(learner, one, bench)['validation'] for one in each]
+      finals = np.stack([one[:, -1] for one in tested])
       finals = np.where(np.isfinite(finals), finals, np.inf).min(0)
       summary['adam_best_for_each_task'] = {
         'validation': _mean(finals),
@@ -138,13 +167,15 @@ def _learner(
   )
 
 
-def _tuned(learner: Learner, rate: float, bench: _Bench, steps: int) -> float:
+def _tuned(
+  learner: Learner, opponent: Opponent, bench: _Bench, steps: int
+) -> float:
   """The mean final loss on networks that rates are chosen by."""
   # Of few steps all are judged: one compiled program then serves the test too.
   judged: Judged = 'every_step' if steps <= _FEW else 'last_step'
   found = _losses(
-    learner, rate, bench, bench.tuning, VALIDATION_SEED, bench.num_tuning,
-    judged,
+    learner, opponent, bench, bench.tuning, VALIDATION_SEED,
+    bench.num_tuning, judged,
   )  # fmt: skip
   return float(found['validation'][:, -1].mean())
 

@@ -40,6 +40,8 @@ __all__ = ['METHODS', 'REPLAYED', 'Memory', 'empty', 'keep', 'recall']
 
 REPLAYED = 10  # kept examples beside a new one
 _SLOW = (1e-5, 1e-4, 1e-3, 0.01)
+_AHEAD = (0.03, 0.1, 0.3)  # of La-MAML, whose outer steps are few
+_AT_ONCE, _GLANCES = 5, 5  # examples of its outer steps, and how many steps
 _META_WAYS, _META_SHOTS, _META_QUERIES = 5, 5, 5  # of tasks from the buffer
 _META_RATE = 1e-4
 
@@ -178,20 +180,20 @@ def _learn_replayed(
 
 
 def _look_ahead(known: Known, course: Course, rate: float) -> Found:
-  """La-MAML: an outer step for every class, on it and on what was kept."""
+  """La-MAML: outer steps for every few examples, on them and on kept ones."""
   model, start = _whole(known, course)
   learner = la_maml(model, cross_entropy)  # it starts with rates of its own
   rates = jax.tree.map(lambda leaf: jnp.full_like(leaf, rate), start)
   state = LearnedDescent(start, rates), empty(course.memory)
   shots = course.support.shape[1]
+  at_once = max(n for n in range(1, _AT_ONCE + 1) if shots % n == 0)
   inputs = course.support.reshape(-1, *course.support.shape[2:])
   key = jax.random.key(course.seed)
   found = []
   for place, number in segments(course):
-    numbers = np.arange(place.start, place.stop)
-    state = _looked_ahead(
-      learner.grad, shots, rate, state, inputs, numbers, key
-    )
+    first, end = place.start * shots, place.stop * shots
+    news = np.arange(first, end, dtype=np.int32).reshape(-1, at_once)
+    state = _looked_ahead(learner.grad, shots, rate, state, inputs, news, key)
     if number is not None:
       found.append(_judged(known, state[0].params, course, number))
   return as_found(found)
@@ -199,7 +201,7 @@ def _look_ahead(known: Known, course: Course, rate: float) -> Found:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _looked_ahead(
-  grad: Any, shots: int, rate: float, state: PyTree, inputs: Any, numbers: Any,
+  grad: Any, shots: int, rate: float, state: PyTree, inputs: Any, news: Any,
   key: jax.Array,
 ) -> PyTree:  # fmt: skip
   outer = by_learned_rates(rate)  # rates move in proportion to themselves
@@ -208,22 +210,26 @@ def _looked_ahead(
     there = as_numbers(jnp.asarray(inputs)[places])
     return Batch(there[None], (places // shots)[None])
 
-  def step(state: PyTree, number: jax.Array) -> tuple[PyTree, None]:
+  def step(state: PyTree, new: jax.Array) -> tuple[PyTree, None]:
     params, memory = state
-    new = (number * shots + jnp.arange(shots)).astype(jnp.int32)
-    keys = jax.random.split(jax.random.fold_in(key, number), shots + 1)
+    keys = jax.random.split(jax.random.fold_in(key, new[0]), len(new) + 1)
     memory, _ = jax.lax.scan(
       lambda memory, each: (keep(each[0], memory, each[1]), None),
       memory,
       (keys[1:], new),
     )
-    old = recall(keys[0], memory, 2 * shots)
-    task = Task(batch(new), batch(jnp.concatenate([new, old])))
-    gradient, _ = grad(keys[0], params, task)
-    updates, _ = outer.update(gradient, outer.init(params), params)
-    return (optax.apply_updates(params, updates), memory), None
 
-  return jax.lax.scan(step, state, numbers)[0]
+    def glance(params: PyTree, key: jax.Array) -> tuple[PyTree, None]:
+      old = recall(key, memory, REPLAYED)
+      task = Task(batch(new), batch(jnp.concatenate([new, old])))
+      gradient, _ = grad(key, params, task)
+      updates, _ = outer.update(gradient, outer.init(params), params)
+      return optax.apply_updates(params, updates), None
+
+    glances = jax.random.split(keys[0], _GLANCES)
+    return (jax.lax.scan(glance, params, glances)[0], memory), None
+
+  return jax.lax.scan(step, state, news)[0]
 
 
 def _follow(known: Known, course: Course, rate: float) -> Found:
@@ -279,7 +285,7 @@ def _follow_on(
 METHODS: dict[str, Method] = {
   'oml': FROZEN['oml'],
   'anml': FROZEN['anml'],
-  'la_maml': Method(_look_ahead, 'pretrained', _SLOW, 'so many examples'),
+  'la_maml': Method(_look_ahead, 'pretrained', _AHEAD, 'so many examples'),
   'ftml': Method(_follow, 'pretrained', (), 'all examples'),
   'replay': Method(_replay, 'pretrained', _SLOW, 'so many examples'),
   'means': FROZEN['means'],

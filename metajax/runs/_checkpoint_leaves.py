@@ -73,7 +73,7 @@ def to_host(state: PyTree) -> list[Leaf]:
 
 
 def _on_accelerator(leaf: jax.Array) -> bool:
-  return any(device.platform != 'cpu' for device in leaf.sharding.device_set)
+  return any(device.platform != 'cpu' for device in leaf.devices())
 
 
 def _leaf_to_host(path: str, leaf: Any) -> Leaf:

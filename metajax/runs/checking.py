@@ -93,7 +93,8 @@ def _check_part(
   num_tasks: int,
 ) -> None:
   key, task = jax.random.key(0), shapes[name]
-  meta_params, outputs = _adapted_shapes(learner, task, [*shapes.values()])
+  meta_params = _initial_shapes(learner, *shapes.values())
+  outputs = _adapted_shapes(learner, task, meta_params)
   if isinstance(task.query, Batch):
     judge = partial(loss_and_metrics, objective)
     _stage('objective', judge, outputs.query, task.query.targets)
@@ -151,6 +152,7 @@ def unfit_targets(
   sample: SampleTask,
   key: jax.Array,
   objective: Objective | None = None,
+  meta_params: PyTree = None,
 ) -> str | None:
   """Says which targets of a task no output stands for, if there are some.
 
@@ -158,21 +160,17 @@ def unfit_targets(
   there is an objective which has a loss for them.
   """
   task = jax.eval_shape(sample, key)
-  return _unfit(
-    _adapted_shapes(learner, task, [task])[1], sample, key, objective
-  )
+  if meta_params is None:
+    meta_params = _initial_shapes(learner, task)
+  shapes = _adapted_shapes(learner, task, meta_params)
+  return _unfit(shapes, sample, key, objective)
 
 
 def _adapted_shapes(
-  learner: Learner | MetaLearner | Frozen, task: Task, others: list[Task]
-) -> tuple[PyTree, Task]:
-  """Shapes of the meta-parameters, and of the outputs for support and query.
-
-  The meta-parameters are those of all the tasks that it is trained on.
-  """
-  key = jax.random.key(0)
-  frozen = as_frozen(learner)
-  meta_params = _initial_shapes(frozen, *others)
+  learner: Learner | MetaLearner | Frozen, task: Task, meta_params: PyTree
+) -> Task:
+  """Shapes of the outputs for support and query."""
+  key, frozen = jax.random.key(0), as_frozen(learner)
   result = _stage_of(frozen, 'adapt', key, meta_params, task.support)
   check_adaptation(result)
   adapted, _ = result
@@ -182,12 +180,14 @@ def _adapted_shapes(
     else None  # of another kind of task, such as a stream or an environment
     for batch in task
   ]
-  return meta_params, Task(*outputs)
+  return Task(*outputs)
 
 
-def _initial_shapes(learner: Frozen, *tasks: Task) -> PyTree:
-  inputs = jax.eval_shape(init_inputs, *tasks)
-  return _stage_of(learner, 'init', jax.random.key(0), inputs)
+def _initial_shapes(
+  learner: Learner | MetaLearner | Frozen, *tasks: Task
+) -> PyTree:
+  key, inputs = jax.random.key(0), jax.eval_shape(init_inputs, *tasks)
+  return _stage_of(as_frozen(learner), 'init', key, inputs)
 
 
 def _stage_of(learner: Frozen, name: str, *arguments: Any) -> Any:

@@ -160,7 +160,9 @@ def evaluate(
   )
   if not np.isfinite(values['loss']).all():
     task_key, _ = _test_keys(key, jnp.int32(0))
-    if reason := unfit_targets(learner, sample, task_key, objective):
+    if reason := unfit_targets(
+      learner, sample, task_key, objective, meta_params
+    ):
       raise ValueError(reason)
   return Evaluation(
     mean=jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values),

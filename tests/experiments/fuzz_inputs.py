@@ -488,11 +488,39 @@ def class_lists(random: Generator, folder: Path) -> Input:
 
 def table(random: Generator, folder: Path) -> Input:
   """A CSV of tasks, a row an example."""
-  kept = True
   rows: list[list[Any]] = [['task', 'a', 'b', 'y']]
   for task in range(random.integers(10, 14)):
     for _ in range(random.integers(12, 15)):
       rows.append([f't{task}', *np.round(random.normal(size=3), 3)])
+  return _of_table(random, folder, rows, [])
+
+
+def classes(random: Generator, folder: Path) -> Input:
+  """The same with two classes, and an order in which rows came."""
+  rows: list[list[Any]] = [['task', 'day', 'a', 'b', 'y']]
+  names = choice(random, [(0, 1), ('false', 'true'), (-1, 2.5)])
+  for task in range(random.integers(10, 14)):
+    for day in range(random.integers(16, 20)):
+      features = np.round(random.normal(size=2), 3)
+      rows.append([f't{task}', day, *features, names[day % 2]])
+  return _of_table(
+    random,
+    folder,
+    rows,
+    [
+      '--target_type=classes',
+      '--algorithm=maml',
+      '--task_column=task',
+      '--train_queries=2',
+      *choice(random, [[], ['--order_column=day']]),
+    ],
+  )
+
+
+def _of_table(
+  random: Generator, folder: Path, rows: list[list[Any]], said: list[str]
+) -> Input:
+  kept = True
   for _ in range(random.integers(0, 3)):
     kept = False
     row = choice(random, rows)
@@ -512,11 +540,11 @@ def table(random: Generator, folder: Path) -> Input:
   kept &= ';' not in text.getvalue() and '\t' not in text.getvalue()
   path = folder / choice(random, ['data.csv', 'data.csv', 'data.parquet'])
   kept &= path.suffix == '.csv'
-  path.write_bytes(text.getvalue().encode(choice(random, ['utf-8'])))
+  path.write_text(text.getvalue(), encoding='utf-8')
   if random.random() < 0.2:
     kept = False
     damage(random, path)
-  arguments = [f'--data_file={path}', '--shots=2', '--queries=2']
+  arguments = [f'--data_file={path}', '--shots=2', '--queries=2', *said]
   if random.random() < 0.2:
     kept = False
     name = choice(random, ['task_column', 'target_columns', 'feature_columns'])
@@ -662,5 +690,6 @@ KINDS: dict[str, Callable[[Generator, Path], Input]] = {
   'pictures': pictures,
   'lists': class_lists,
   'table': table,
+  'classes': classes,
   'records': records,
 }

@@ -221,3 +221,19 @@ def test_a_copy_of_the_target_is_no_feature(clients):
   given = of_classes(clients, data_file=str(clients / 'leak.csv'))
   with pytest.raises(UsageError, match="--feature_columns: 'paid' says what"):
     tables.run(tables.Settings(**given))
+
+
+def test_first_rows_of_one_class_are_refused(clients):
+  """By the sampler that rivals are judged by too."""
+  lines = (clients / 'clients.csv').read_text().splitlines()
+  header, rows = lines[0], [line.split(',') for line in lines[1:]]
+  place = header.split(',').index('default')
+  rows.sort(key=lambda row: (row[0], row[place]))  # one class comes first
+  ordered = [','.join([*row, str(n)]) for n, row in enumerate(rows)]
+  path = clients / 'sorted.csv'
+  path.write_text('\n'.join([f'{header},number', *ordered]))
+  given = of_classes(
+    clients, data_file=str(path), order_column='number', shots=2
+  )
+  with pytest.raises(UsageError, match='first 2 .* of one class.*train split'):
+    tables.run(tables.Settings(**given))

@@ -10,10 +10,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import metajax
 from metajax.base import Learner
+from metajax.learned import training_learner
 from metajax.models import BatchNorm, from_linen, mlp
 from metajax.normalisation import population
 from metajax.runs.evaluation import (
@@ -367,6 +369,19 @@ def test_targets_that_the_objective_understands_are_not_blamed(params):
     key=KEY, num_tasks=2,
   )  # fmt: skip
   assert np.isnan(result.mean['loss']).any()
+
+
+def test_what_diverges_is_judged_by_the_meta_parameters_that_are_given():
+  """Not by those that it would begin with, of which it may have none."""
+  learner = training_learner(
+    mlp([4], 1), metajax.mean_squared_error,
+    lambda rate, steps: optax.sgd(rate), 5,
+  )  # fmt: skip
+  result = metajax.evaluate(
+    learner, metajax.mean_squared_error, jnp.float32(1e38), sinusoid(5, 5),
+    key=KEY, num_tasks=2,
+  )  # fmt: skip
+  assert np.isnan(result.mean['loss'][-1])
 
 
 def test_the_last_step_may_be_judged_alone(seven, evaluate):
