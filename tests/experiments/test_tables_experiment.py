@@ -224,16 +224,22 @@ def test_a_copy_of_the_target_is_no_feature(clients):
 
 
 def test_first_rows_of_one_class_are_refused(clients):
-  """By the sampler that rivals are judged by too."""
+  """In each split: by those of training rivals are judged."""
   lines = (clients / 'clients.csv').read_text().splitlines()
   header, rows = lines[0], [line.split(',') for line in lines[1:]]
-  place = header.split(',').index('default')
-  rows.sort(key=lambda row: (row[0], row[place]))  # one class comes first
-  ordered = [','.join([*row, str(n)]) for n, row in enumerate(rows)]
-  path = clients / 'sorted.csv'
-  path.write_text('\n'.join([f'{header},number', *ordered]))
-  given = of_classes(
-    clients, data_file=str(path), order_column='number', shots=2
-  )
-  with pytest.raises(UsageError, match='first 2 .* of one class.*train split'):
-    tables.run(tables.Settings(**given))
+  task, target = (header.split(',').index(x) for x in ('segment', 'default'))
+  path, blamed = clients / 'sorted.csv', set()
+  for name in sorted({row[task] for row in rows}):
+    own = sorted((r for r in rows if r[task] == name), key=lambda r: r[target])
+    others = [row for row in rows if row[task] != name]
+    ordered = [','.join([*r, str(n)]) for n, r in enumerate(own + others)]
+    path.write_text('\n'.join([f'{header},number', *ordered]))
+    settings = tables.Settings(
+      **of_classes(clients, data_file=str(path), order_column='number', shots=5)
+    )
+    with pytest.raises(UsageError, match=r'first 5 .* of one class') as told:
+      read_table(settings, tables.make_recipe(settings))
+    blamed.add(str(told.value).rsplit('(', 1)[-1])
+  assert blamed == {
+    f'in the {x} split)' for x in ('train', 'validation', 'test')
+  }
