@@ -81,6 +81,9 @@ def with_settings(recipe: Recipe, settings: Common) -> Recipe:
     raise UsageError(
       'test_only', 'tests what --load names, the workdir of a run; give both'
     )
+  if 'inner_steps' in given and 'eval_inner_steps' not in given:
+    least = max(recipe.inner_steps, recipe.eval_inner_steps)
+    recipe = recipe._replace(eval_inner_steps=least)
   if 'inner_batch' in given and 'eval_inner_batch' not in given:
     recipe = recipe._replace(eval_inner_batch=recipe.inner_batch)
   check_train_ways(row, recipe, settings.algorithm)

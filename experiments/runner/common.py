@@ -185,7 +185,9 @@ class Common(Machine, Tracked):
     'examples per inner step (Reptile)', of='method'
   )
   eval_inner_steps: int | None = count(
-    'inner steps at test', of='method', resume=True
+    'inner steps at test; with --inner_steps, at least as many',
+    of='method',
+    resume=True,
   )
   tasks_per_step: int | None = count('tasks per outer step', of='training')
   steps: int | None = setting(

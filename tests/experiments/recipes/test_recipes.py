@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import images, sinusoid
+from experiments import control, images, sinusoid
 from experiments.recipes import images as on_images
 from experiments.recipes import regression as on_regression
 from experiments.recipes.kinds import methods, published
@@ -112,6 +112,20 @@ def test_a_network_that_a_method_cannot_take_is_refused_with_those_it_can():
   given = images.Settings(algorithm='warpgrad', network='transformer')
   with pytest.raises(UsageError, match=r'with warps .*; conv4, .*mlp can'):
     images.run(given)
+
+
+def test_a_test_takes_the_steps_that_were_trained_for():
+  usual = control.make_recipe(control.Settings())
+  assert (usual.inner_steps, usual.eval_inner_steps) == (1, 1)
+  for given, wanted in (
+    ({'inner_steps': 3}, 3),
+    ({'inner_steps': 3, 'eval_inner_steps': 2}, 2),
+    ({'set': 'inner_steps=3'}, 3),
+  ):
+    recipe = control.make_recipe(control.Settings(**given))
+    assert recipe.eval_inner_steps == wanted
+  longer = images.make_recipe(images.Settings(inner_steps=2))
+  assert longer.eval_inner_steps > 2
 
 
 def test_what_is_set_is_as_if_its_flag_had_been_given():
