@@ -156,10 +156,13 @@ def surrogate_objective(
 ) -> Objective:
   r"""An objective of rollouts, inner and outer.
 
-  .. math:: L = -\frac{1}{n T} \sum_{i,t} c_{it}
+  .. math:: L = -\frac{1}{n T} \sum_{i,t} \left(r_{it} + c_{it} - \bar c_{it}
+    \right)
 
-  with c what the surrogate makes of a step, so rates do not depend on how many
-  steps an episode has.
+  with c what the surrogate makes of a step and the bar for what it makes of it
+  by the policy that played it. So the value is minus the mean reward of a step,
+  for estimators that have nothing else; its derivatives are those of the
+  surrogate; and rates do not depend on how many steps an episode has.
 
   Args:
     surrogate: a name of `SURROGATES`.
@@ -194,8 +197,12 @@ def surrogate_objective(
   ) -> tuple[jax.Array, Metrics]:
     _, weights = values_and_weights(targets)
     estimated = advantages(outputs, weights)
-    each = row.contribution(outputs, estimated, causality) * outputs.active
-    loss = -weighted_mean(jnp.mean(each, axis=1), weights)
+    each = row.contribution(outputs, estimated, causality)
+    played = outputs._replace(log_probabilities=outputs.behaviour)
+    usual = row.contribution(played, estimated, causality)
+    each = (each - jax.lax.stop_gradient(usual)) * outputs.active
+    rewards = jax.lax.stop_gradient(outputs.rewards)
+    loss = -weighted_mean(jnp.mean(rewards + each, axis=1), weights)
     total = jnp.sum(outputs.rewards, axis=1)
     return loss, {'return': weighted_mean(total, weights)}
 

@@ -21,6 +21,7 @@ from metajax.control import (
 from metajax.control.advantages import fitted_values, returns
 from metajax.control.navigation import draw_goal, towards_goal
 from metajax.control.rollouts import play
+from metajax.control.surrogates import SURROGATES
 from metajax.models import mlp
 
 WORLD = as_environment(Navigation())
@@ -165,6 +166,16 @@ def test_choices_are_drawn_as_often_as_they_are_probable():
   found = policy.divergence(logits, jnp.log(jnp.ones(3) / 3))
   wanted = np.sum(np.exp(logits) * (np.asarray(logits) + np.log(3)))
   assert float(found) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize('surrogate', sorted(SURROGATES))
+def test_the_value_of_an_objective_is_the_reward(surrogate):
+  """Evolution strategies, and who reads a log, know the value alone."""
+  objective = surrogate_objective(surrogate, advantages('linear'))
+  played = MODEL.apply(params(), EPISODES)
+  loss, metrics = objective(played, ())
+  assert float(loss) == pytest.approx(-float(jnp.mean(played.rewards)), 1e-5)
+  assert float(loss) == pytest.approx(-float(metrics['return']) / 12, 1e-5)
 
 
 def test_a_policy_of_other_actions_is_refused():
