@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from experiments.bilevel.searching import Bench, Learned
-from experiments.bilevel.setting import Rival
+from experiments.bilevel.setting import Data, Rival
 
 __all__ = ['BY_SOLVES', 'BY_TIME', 'LEARNED', 'of_seed']
 
@@ -44,9 +46,8 @@ def of_seed(
     search = bench.search(
       seed, own, made.seconds, lambda done, of: tell(done, of, 0.5)
     )
-    settled = kind.settle(made.hyperparams)
     rows = {
-      LEARNED: bench.judge(seed, own, Rival(settled)),
+      LEARNED: bench.judge(seed, own, _settled(bench, seed, own, made)),
       BY_SOLVES: search.pop('solves'),
       BY_TIME: search.pop('time'),
     }
@@ -64,7 +65,7 @@ def of_seed(
   for name, own in data.items():  # what suits the others
     for other, made in learned.items():
       if other != name:
-        chosen = Rival(kind.settle(made.hyperparams))
+        chosen = _settled(bench, seed, data[other], made)
         found[name]['rows'][f'what was learned of {other}'] = bench.judge(
           seed, own, chosen
         )
@@ -75,3 +76,12 @@ def of_seed(
       each['seconds'] + each['search']['seconds'] for each in found.values()
     ),
   }
+
+
+def _settled(bench: Bench, seed: int, data: Data, made: Learned) -> Rival:
+  """What is tested of what was learned: the best in validation of a few."""
+  few = bench.kind.settle(made.hyperparams)
+  if len(few) == 1:
+    return Rival(few[0])
+  losses = [bench.validate(seed, data, each) for each in few]
+  return Rival(few[int(np.argmin(losses))])

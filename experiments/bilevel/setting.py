@@ -48,7 +48,8 @@ class Kind(NamedTuple):
   objective: Objective = cross_entropy  # on validation and on test
   # The inner one, from a rate.
   optimizer: Callable[[float], optax.GradientTransformation] = momentum
-  # What is tested of hyper-parameters that were learned.
-  settle: Callable[[PyTree], PyTree] = lambda hyperparams: hyperparams
+  # What hyper-parameters that were learned stand for; of several, validation
+  # chooses what is tested.
+  settle: Callable[[PyTree], list[PyTree]] = lambda hyperparams: [hyperparams]
   # What else can be said of them, numbers by name.
   measure: Callable[[Data, PyTree], dict[str, float]] = lambda data, of: {}
