@@ -70,6 +70,8 @@ _UNUSED = (
   'process_id', 'distributed_timeout', 'heartbeat_seconds',
 )  # fmt: skip
 _NAME = 'learned_optimizer'
+# What perturbs, and what it has of its own.
+_OF_ESTIMATORS = {'scale': ('es', 'pes'), 'num_pairs': ('es',)}
 
 
 @settings
@@ -180,6 +182,23 @@ def make_recipe(settings: Settings) -> Recipe:
       f'is {recipe.tasks_per_step}, which networks of three widths cannot'
       ' share; take a multiple of 3',
     )
+  _check_estimator(settings)
+  return recipe._replace(chunk_size=recipe.tasks_per_step)
+
+
+def _check_estimator(settings: Settings) -> None:
+  """Refuses what is of other estimators than the one that is asked for."""
+  estimator, usual = settings.estimator, Settings()
+  for name, able in _OF_ESTIMATORS.items():
+    given = getattr(settings, name)
+    if given != getattr(usual, name) and estimator not in able:
+      takers = ' or '.join(f'--estimator={each}' for each in able)
+      is_other = estimator in _OF_ESTIMATORS['scale']
+      why = 'has one pair per task' if is_other else 'perturbs nothing'
+      raise UsageError(
+        name,
+        f'is {given}, but {estimator} {why}; leave it out, or take {takers}',
+      )
   part = settings.truncation
   if part is not None and settings.estimator not in ('truncated', 'pes'):
     raise UsageError(
@@ -191,7 +210,6 @@ def make_recipe(settings: Settings) -> Recipe:
       'truncation', f'is {part}, which does not divide --horizon='
       f'{settings.horizon}; take one that does'
     )  # fmt: skip
-  return recipe._replace(chunk_size=recipe.tasks_per_step)
 
 
 def make_problem(settings: Settings, recipe: Recipe) -> Problem:

@@ -19,6 +19,14 @@ __all__ = ['OuterSteps', 'objective_of', 'outer_steps', 'usual_causality',
 
 _CAUSALITY = 0.9  # less variance than 1, and learns faster on navigation
 _REPEATING = ('maml', 'fomaml', 'meta_sgd')  # adapt differentiably
+# Rates that an outer step does not have.
+_WITHOUT = {
+  'trpo': {
+    'outer_lr': 'goes as far as its trust region',
+    'outer_schedule': 'goes as far as its trust region',
+  },
+  'ppo': {'outer_schedule': 'begins anew with every batch of tasks'},
+}
 
 
 class OuterSteps(NamedTuple):
@@ -83,6 +91,9 @@ def outer_steps(
       f'is {recipe.inner_steps}, but {chosen} repeats a recorded adaptation of'
       ' one step; give --inner_steps=1, or --outer=adam',
     )
+  for name, why in _WITHOUT[settings.outer].items():
+    if (value := getattr(settings, name)) is not None:
+      raise UsageError(name, f'is {value}, but {chosen} {why}; leave it out')
   if settings.mesh is not None or settings.is_distributed:
     raise UsageError(
       'mesh',

@@ -10,6 +10,7 @@ from experiments.runner.errors import UsageError
 from experiments.runner.networks import make_model
 from experiments.runner.problem import TEST_SEED, Problem
 from experiments.runner.progress import shown
+from experiments.runner.settings import assignments
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.rl2 import RL2Params, rl2
 from metajax.algorithms.table import ALGORITHMS
@@ -40,6 +41,15 @@ _OF_SURROGATES = (
 )  # fmt: skip
 
 
+# Settings of what adapts by gradient, which is not what a memory does.
+_OF_ADAPTATION = {
+  'shots': 'sees no episode before those of its trial',
+  'train_shots': 'sees no episode before those of its trial',
+  'inner_steps': 'adapts by its memory, in no inner steps',
+  'eval_inner_steps': 'adapts by its memory, in no inner steps',
+}
+
+
 def remembers(settings: Any) -> bool:
   """Whether a method adapts by a memory of a trial."""
   return ALGORITHMS[settings.algorithm].head.kind == 'memory'
@@ -61,6 +71,7 @@ def check_settings(settings: Any) -> None:
         f'has no meaning for {name}, which has no memory; {", ".join(able)}'
         ' have one',
       )
+    _check_batches(settings)
     return
   options = ALGORITHMS[name].options
   for field in _OF_SURROGATES:
@@ -69,9 +80,29 @@ def check_settings(settings: Any) -> None:
       raise UsageError(
         field, f'has no meaning for {name}, which has a loss of its own{end}'
       )
+  for field, why in _OF_ADAPTATION.items():
+    if getattr(settings, field) is not None:
+      raise UsageError(
+        field, f'has no meaning for {name}, which {why}; leave it out'
+      )
+  _check_batches(settings)
   if settings.precision != 'float32':
     raise UsageError(
       'precision', f'is {settings.precision}, but {name} computes in float32'
+    )
+
+
+def _check_batches(settings: Any) -> None:
+  """Refuses batches of episodes where all of them are taken at once."""
+  name, of_batches = settings.algorithm, ('inner_batch', 'eval_inner_batch')
+  given = [each for each, _ in assignments(settings.set) if each in of_batches]
+  if settings.inner_batch is not None:
+    given = ['inner_batch', *given]
+  if given and name != 'reptile':
+    raise UsageError(
+      'inner_batch' if given[0] == 'inner_batch' else 'set',
+      f'{given[0]} has no meaning for {name}, which takes no batches of the'
+      ' episodes of a task, as reptile does; leave it out',
     )
 
 

@@ -98,7 +98,8 @@ def test_every_method_of_the_kind_fits_the_tasks(algorithm):
   """By shapes alone; a run of each takes too long here."""
   remembers = ALGORITHMS[algorithm].head.kind == 'memory'
   environment = 'bandit' if remembers else 'navigation'
-  made = problem(algorithm=algorithm, environment=environment)
+  shots = None if remembers else 3
+  made = problem(algorithm=algorithm, environment=environment, shots=shots)
   learner = made.meta_learner()
   task = jax.eval_shape(made.train, jax.random.key(0))
   tasks = jax.tree.map(
@@ -244,6 +245,12 @@ def test_a_method_that_does_not_adapt_differentiably():
   assert setting == 'outer'
   assert 'maml, fomaml, meta_sgd' in text
   assert refused(outer='ppo', inner_steps=2)[0] == 'inner_steps'
+  setting, text = refused(outer='trpo', outer_lr=0.1)
+  assert setting == 'outer_lr'
+  assert 'goes as far as its trust region' in text
+  for outer in ('ppo', 'trpo'):
+    setting, _ = refused(outer=outer, outer_schedule='cosine')
+    assert setting == 'outer_schedule'
   assert refused(outer='ppo', mesh='task:2')[0] == 'mesh'
 
 

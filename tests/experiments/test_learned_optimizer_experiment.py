@@ -49,6 +49,20 @@ def test_a_run_leaves_weights_tables_and_pictures(estimator, tmp_path):
   [
     ({'truncation': 3, 'estimator': 'pes'}, '--truncation: is 3, which does'),
     ({'truncation': 2}, '--truncation: is 2, but unrolled takes whole'),
+    (
+      {'scale': 0.5},
+      '--scale: is 0.5, but unrolled perturbs nothing; leave it out, or take'
+      ' --estimator=es or --estimator=pes',
+    ),
+    ({'num_pairs': 9}, '--num_pairs: is 9, but unrolled perturbs nothing'),
+    (
+      {'num_pairs': 9, 'estimator': 'pes'},
+      '--num_pairs: is 9, but pes has one pair per task',
+    ),
+    (
+      {'scale': 0.5, 'estimator': 'truncated'},
+      '--scale: is 0.5, but truncated perturbs nothing',
+    ),
     ({'tasks_per_step': 4}, '--tasks_per_step: is 4, which networks of three'),
     ({'inner_steps': 3}, '--inner_steps: is 3, but has no meaning'),
     ({'shots': 200}, '--shots: .*lower --shots or --queries'),
