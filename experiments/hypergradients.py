@@ -96,7 +96,7 @@ class Settings(Base):
   )
   outer_lr: float | None = _own(Positive(), 'of Adam', 'training')
   last_steps: int | None = _own(
-    Whole(), 'that truncated differentiates', 'method', '10'
+    Whole(), 'that truncated differentiates, of --inner_steps', 'method', '10'
   )
   terms: int | None = _own(
     Whole(0), 'of the series of neumann, beyond the first', 'method', '10'

@@ -143,6 +143,13 @@ def _cell(metric: Metric, values: Mapping[str, Any]) -> str:
   return metric.format_interval(found['mean'], found['ci95'])
 
 
+def _is_of_all_steps(outcome: Mapping[str, Any]) -> bool:
+  """Whether every inner step was differentiated, so no minimum is supposed."""
+  last = {'one_step': 1, 'truncated': outcome['config']['last_steps'] or 10}
+  solve, steps = outcome['solve'], outcome['settings']['inner_steps']
+  return bool(solve == 'unrolled' or last.get(solve, 0) >= steps)
+
+
 def lines_of_convergence(outcome: Mapping[str, Any]) -> list[str]:
   """What is to be said of inner problems and systems that were not solved."""
   if outcome['converged']:
@@ -155,7 +162,7 @@ def lines_of_convergence(outcome: Mapping[str, Any]) -> list[str]:
     shown = 'not finite' if residual is None else f'{residual:.2g}'
     what = (
       'the gradient is that of so many inner steps, not of a minimum'
-      if solve == 'unrolled'
+      if _is_of_all_steps(outcome)
       else f'the gradient of {solve} supposes a minimum, and is off; take more'
       ' --inner_steps, or --solve=unrolled'
     )

@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from metajax.base import PyTree
-from metajax.bilevel.solvers import SolveName, check_real, inner_solver
+from metajax.bilevel.solvers import (
+  SolveName,
+  check_real,
+  checked_loss,
+  inner_solver,
+)
 from metajax.equality import by_value
 from metajax.inner import partition
 
@@ -81,7 +86,8 @@ def hypergradient(
   Raises:
     ValueError: if there is no such `solve`, or it has no such option, or if a
       number is out of range; when it is called, if there are no floating-point
-      numbers among hyper-parameters, or in the start.
+      numbers among hyper-parameters, or in the start, or if a loss is no single
+      real number.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
@@ -112,9 +118,14 @@ def hypergradient(
     def value_of(learned: PyTree, probe: jax.Array) -> tuple[jax.Array, Any]:
       hyperparams = partition.merge(learned, buffers)
       params, solved = solver(
-        lambda params: inner(params, hyperparams, training), start, probe
+        lambda params: checked_loss(
+          'inner', inner(params, hyperparams, training)
+        ),
+        start,
+        probe,
       )
-      return outer(params, hyperparams, validation), (params, solved)
+      value = checked_loss('outer', outer(params, hyperparams, validation))
+      return value, (params, solved)
 
     dtype = jnp.result_type(*jax.tree.leaves(learned))
     (value, (params, solved)), (slope, missed) = jax.value_and_grad(

@@ -18,7 +18,13 @@ from metajax.base import (
   Task,
   num_tasks,
 )
-from metajax.bilevel.solvers import Solved, SolveName, check_real, inner_solver
+from metajax.bilevel.solvers import (
+  Solved,
+  SolveName,
+  check_real,
+  checked_loss,
+  inner_solver,
+)
 from metajax.equality import by_value
 from metajax.estimators import gradient_of, query_loss
 from metajax.inner import partition
@@ -133,7 +139,11 @@ def bilevel_learner(
     start = problem.start(key, hyperparams, support.inputs)
     check_real('start', start)
     params, found = solver(
-      lambda params: problem.inner(params, hyperparams, support), start, probe
+      lambda params: checked_loss(
+        'inner', problem.inner(params, hyperparams, support)
+      ),
+      start,
+      probe,
     )
     return Trained(params, hyperparams), found
 

@@ -32,6 +32,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from metajax.base import Adaptation, PyTree
@@ -53,6 +54,7 @@ __all__ = [
   'Solved',
   'Solver',
   'check_real',
+  'checked_loss',
   'inner_solver',
   'neumann_series',
 ]
@@ -68,6 +70,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
   'implicit': ('max_iterations', 'solver_tolerance', 'damping'),
   'neumann': ('terms', 'step_size'),
 }
+_LAST_STEPS = 10  # of truncated
 
 
 class Solved(NamedTuple):
@@ -113,7 +116,8 @@ def inner_solver(
       inverse Hessian, shorter along directions of little curvature.
     **options: of the way that is taken, each with a default:
       `checkpoint` ('none'; unrolled and truncated), see `metajax.descend`;
-      `last_steps` (10; truncated), those that are differentiated;
+      `last_steps` (10, or all if there are fewer; truncated), those that are
+      differentiated;
       `max_iterations` (100), `solver_tolerance` (1e-6) and `damping` (0) of
       conjugate gradients (implicit), see `metajax.implicit_minimum`;
       `terms` (10) beyond the first and `step_size` (0.1; neumann), which has
@@ -138,8 +142,15 @@ def inner_solver(
   check_num_steps(num_steps)
   _check_solve(solve, options)
   if solve == 'truncated':
-    last = _whole('last_steps', options.get('last_steps', 10))
-    return _through_last(optimizer, num_steps, min(last, num_steps), options)
+    last = min(_LAST_STEPS, num_steps)
+    if 'last_steps' in options:
+      last = _whole('last_steps', options['last_steps'])
+    if last > num_steps:
+      raise ValueError(
+        f'last_steps must be at most the number of inner steps, {num_steps},'
+        f' got {last}'
+      )
+    return _through_last(optimizer, num_steps, last, options)
   if solve == 'one_step':
     return _through_last(optimizer, num_steps, min(1, num_steps), options)
   if solve == 'unrolled':
@@ -209,6 +220,23 @@ def check_real(name: str, tree: PyTree) -> None:
       f' {" and ".join(kinds) or "no numbers"}; whole numbers are not'
       ' differentiated: give 1.0 in place of 1'
     )
+
+
+def checked_loss(name: str, value: Any) -> jax.Array:
+  """A loss that a function of the user's has returned.
+
+  Raises:
+    ValueError: if it is no single real number; the message has the name.
+  """
+  if not isinstance(value, jax.Array | np.ndarray | np.generic | float | int):
+    got = f'a {type(value).__name__}'
+  elif jnp.shape(value) != ():
+    got = f'an array of shape {jnp.shape(value)}; take its mean or sum'
+  elif not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+    got = f'a number of type {jnp.result_type(value)}'
+  else:
+    return jnp.asarray(value)
+  raise ValueError(f'{name} must return a loss, one real number; got {got}')
 
 
 def _check_solve(solve: Any, options: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ A `BanditPolicy` is a function `(key, counts) -> arm`; `metajax.control.indices`
 has those that plan.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -65,6 +66,9 @@ class BernoulliBandit(NamedTuple):
   Its parameters are the chances of the arms, `[arms]`; an observation is a
   constant, as there is nothing to see but rewards.
 
+  Raises:
+    ValueError: when it is used, if it has fewer than 2 arms or no pulls.
+
   Example:
     >>> import jax, jax.numpy as jnp
     >>> bandit, chances = BernoulliBandit(2, 10), jnp.array([0.0, 1.0])
@@ -85,12 +89,12 @@ class BernoulliBandit(NamedTuple):
   def action_space(self, params: jax.Array | None = None) -> Choices:
     """One choice for each arm."""
     del params  # of all tasks alike
-    return Choices(self.arms)
+    return Choices(self.check().arms)
 
   @property
   def default_params(self) -> jax.Array:
     """Chances of arms that are all alike."""
-    return jnp.full(self.arms, 0.5)
+    return jnp.full(self.check().arms, 0.5)
 
   def check(self) -> 'BernoulliBandit':
     """Itself.
@@ -98,23 +102,24 @@ class BernoulliBandit(NamedTuple):
     Raises:
       ValueError: if there is nothing to choose, or nothing to pull.
     """
-    if self.arms < 2:
+    if _whole(self.arms) < 2:
       raise ValueError(
-        f'a bandit needs 2 arms or more to choose from, got {self.arms}'
+        f'a bandit needs 2 arms or more to choose from, got {self.arms!r}'
       )
-    if self.pulls < 1:
-      raise ValueError(f'a trial needs 1 pull or more, got {self.pulls}')
+    if _whole(self.pulls) < 1:
+      raise ValueError(f'a trial needs 1 pull or more, got {self.pulls!r}')
     return self
 
   def sample(self, key: jax.Array) -> jax.Array:
     """The chances of a task, `[arms]`, uniform in [0, 1)."""
-    return jax.random.uniform(key, (self.arms,))
+    return jax.random.uniform(key, (self.check().arms,))
 
   def reset(
     self, key: jax.Array, params: jax.Array | None = None
   ) -> tuple[jax.Array, BanditState]:
     """The first observation, and the state."""
     del key, params  # every episode begins alike
+    self.check()
     return jnp.ones(1), BanditState(jnp.int32(0))
 
   def step(
@@ -130,6 +135,14 @@ class BernoulliBandit(NamedTuple):
     state = BanditState(jnp.where(ended, 0, time))
     reward = won.astype(params.dtype)
     return jnp.ones(1), state, reward, ended, jnp.array(False), {}
+
+
+def _whole(number: Any) -> int:
+  """The number, or one that is too small in place of what is none."""
+  try:
+    return -1 if isinstance(number, bool) else operator.index(number)
+  except TypeError:
+    return -1
 
 
 def no_counts(arms: int) -> Counts:

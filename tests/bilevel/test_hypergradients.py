@@ -247,6 +247,14 @@ def test_it_is_traced_once(traced_once):
     ({'terms': 3}, 'terms is an option of neumann, and solve is'),
     ({'depth': 3}, 'depth is no option, and solve is'),
     ({'solve': 'truncated', 'last_steps': 0}, 'last_steps must be a whole'),
+    (
+      {'solve': 'truncated', 'last_steps': 100},
+      'last_steps must be at most the number of inner steps, 5, got 100',
+    ),
+    (
+      {'solve': 'truncated', 'last_steps': 2.5},
+      'last_steps must be a whole number from 1, got 2.5',
+    ),
     ({'solve': 'neumann', 'terms': -1}, 'terms must be a whole number from 0'),
     ({'solve': 'neumann', 'step_size': 0.0}, 'step_size must be above 0'),
     ({'solve': 'implicit', 'damping': -1.0}, 'damping must be 0 or more'),
@@ -300,3 +308,29 @@ def test_whole_numbers_are_not_taken_for_constants(
   )  # fmt: skip
   with pytest.raises(ValueError, match=message):
     gradient(hyperparams, start, None, None)
+
+
+@pytest.mark.parametrize('solve', SOLVES)
+@pytest.mark.parametrize('name', ['inner', 'outer'])
+@pytest.mark.parametrize(
+  ('make', 'message'),
+  [
+    (lambda loss: jnp.stack([loss] * 3), r'an array of shape \(3,\); take its'),
+    (lambda loss: (loss, {}), 'got a tuple'),
+    (lambda loss: jnp.sign(loss).astype(int), 'a number of type int32'),
+    (lambda loss: None, 'got a NoneType'),
+  ],
+)
+def test_a_loss_that_is_no_number_is_named(solve, name, make, message):
+  def loss(w, target, data):
+    return jnp.sum((w - target) ** 2)
+
+  def wrong(*given):
+    return make(loss(*given))
+
+  losses = {'inner': loss, 'outer': loss, name: wrong}
+  gradient = hypergradient(
+    losses['inner'], losses['outer'], optax.sgd(0.1), 5, solve
+  )
+  with pytest.raises(ValueError, match=f'{name} must return .*{message}'):
+    gradient(1.0, 0.0, None, None)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.control import bandits
+from metajax.control import as_environment, bandits
 from metajax.control.bandits import BernoulliBandit, Counts
 
 KEY = jax.random.key(0)
@@ -74,6 +74,35 @@ def test_counts_are_what_was_seen():
     counts = bandits.with_reward(counts, arm, reward)
   assert counts.successes.tolist() == [1, 0, 0]
   assert counts.failures.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+  'use',
+  [
+    as_environment,
+    lambda bandit: bandit.sample(jax.random.key(0)),
+    lambda bandit: bandit.reset(jax.random.key(0)),
+    BernoulliBandit.action_space,
+    lambda bandit: bandit.default_params,
+    BernoulliBandit.check,
+  ],
+)
+@pytest.mark.parametrize(
+  ('arms', 'pulls', 'message'),
+  [
+    (1, 10, 'a bandit needs 2 arms or more to choose from, got 1'),
+    (2.5, 10, 'needs 2 arms or more to choose from, got 2.5'),
+    ('5', 10, "needs 2 arms or more to choose from, got '5'"),
+    (5, 0, 'a trial needs 1 pull or more, got 0'),
+    (5, -2, 'a trial needs 1 pull or more, got -2'),
+    (5, 2.5, 'a trial needs 1 pull or more, got 2.5'),
+  ],
+)
+def test_a_bandit_without_choices_or_pulls_is_of_no_use(
+  use, arms, pulls, message
+):
+  with pytest.raises(ValueError, match=message):
+    use(BernoulliBandit(arms, pulls))
 
 
 @pytest.mark.parametrize(

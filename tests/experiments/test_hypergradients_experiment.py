@@ -169,6 +169,11 @@ def test_the_likeliest_cells_have_one_operation_at_every_place():
     ({'seeds': 1}, '--seeds=1: must be a whole number from 2'),
     ({'tolerance': 0.0}, '--tolerance=0.0: must be a finite number > 0'),
     ({'terms': 3}, '--terms: terms is an option of neumann, and solve is'),
+    (
+      {'solve': 'truncated', 'inner_steps': 5, 'last_steps': 100},
+      '--last_steps: last_steps must be at most the number of inner steps, 5,'
+      ' got 100; leave it out',
+    ),
     ({'solve': 'implicit', 'last_steps': 3}, 'an option of truncated, and'),
   ],
 )
@@ -215,6 +220,32 @@ def seed_that_ends_with(residual, linear):
 
 
 @pytest.mark.parametrize(
+  ('solve', 'inner_steps', 'last_steps', 'is_whole'),
+  [
+    ('truncated', 5, None, True),
+    ('truncated', 12, 12, True),
+    ('truncated', 12, None, False),
+    ('one_step', 1, None, True),
+    ('one_step', 2, None, False),
+  ],
+)
+def test_what_differentiates_all_steps_supposes_no_minimum(
+  solve, inner_steps, last_steps, is_whole
+):
+  seeds = [seed_that_ends_with(0.1, 0.0) for _ in range(2)]
+  (line,) = summary.lines_of_convergence(
+    {
+      'solve': solve,
+      'settings': {'tolerance': 1e-3, 'inner_steps': inner_steps},
+      'config': {'last_steps': last_steps},
+      **summary.summary(seeds, 1e-3, solve),
+    }
+  )
+  assert ('that of so many inner steps' in line) == is_whole
+  assert ('supposes a minimum' in line) != is_whole
+
+
+@pytest.mark.parametrize(
   ('solve', 'residual', 'linear', 'said'),
   [
     ('unrolled', 1e-4, 0.0, []),
@@ -231,7 +262,8 @@ def test_what_has_not_converged_is_marked(solve, residual, linear, said):
   found = summary.summary(seeds, 1e-3, solve)
   assert found['converged'] == (not said)
   outcome = {
-    'solve': solve, 'settings': {'tolerance': 1e-3},
+    'solve': solve, 'settings': {'tolerance': 1e-3, 'inner_steps': 100},
+    'config': {'last_steps': None},
     **{
       name: None
       if isinstance(value, float) and math.isnan(value)
