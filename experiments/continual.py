@@ -188,6 +188,7 @@ def _come(
     'methods': found,
     'drift': _drift(settings, known, examples),
     'training_seconds': seconds,
+    'not_kept': 'it compares methods on one stream, and has no support sets',
     'seconds': time.perf_counter() - began,
   }
   write_json(workdir / RESULT, outcome)

@@ -190,6 +190,7 @@ def _solved(
     'devices': jax.devices()[0].platform,
     'config': settings.given(),
     'versions': versions(),
+    'not_kept': 'it learns hyper-parameters, and not how to adapt to a task',
   }
   try:
     outcome |= summary(found, settings.tolerance, settings.solve)

@@ -147,6 +147,7 @@ def run(settings: Settings) -> int:
     'protocol': _protocol(settings, problem),
     'strategies': {name: _summary(own) for name, own in found.items()},
     'seconds': time.perf_counter() - begun,
+    'not_kept': 'it compares strategies; the run that they start from has one',
   }
   write_json(workdir / RESULT, outcome)
   write_text(

@@ -304,6 +304,7 @@ def _outcome(
     'seconds': time.perf_counter() - bench.began,
     'parameters': sum(leaf.size for leaf in jax.tree.leaves(ours)),
     'config': record,
+    'not_kept': 'it protects a network, which is in its checkpoints',
     'versions': versions(),
   }
   outcome = write_json(path / 'result.json', outcome)

@@ -96,6 +96,11 @@ def _experiment(path: Path) -> str:
       )
     if reason := _why_not_kept(path / 'result.json'):
       raise LearnerError(f'{path} keeps no learner for use: {reason}')
+    if not _may_go_on(path / 'config.json'):
+      raise LearnerError(
+        f'{path} is a run of an experiment that keeps no learner for use; what'
+        ' it found is in its result.json'
+      )
     raise LearnerError(
       f'{path} is a run of an experiment whose learners are not kept for use,'
       ' or of an older format; of that --resume, with the flags of the run,'
@@ -108,6 +113,15 @@ def _experiment(path: Path) -> str:
   if not (isinstance(name, str) and name.startswith('experiments.')):
     raise LearnerError(f'{file} is damaged: it names no experiment')
   return name
+
+
+def _may_go_on(file: Path) -> bool:
+  """Whether a run has --resume, as all that keep learners have."""
+  try:
+    given = json.loads(file.read_text(encoding='utf-8'))
+  except (OSError, ValueError, RecursionError):
+    return True  # what cannot be read says nothing
+  return not isinstance(given, dict) or 'resume' in given
 
 
 def _why_not_kept(file: Path) -> str | None:

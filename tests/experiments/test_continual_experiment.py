@@ -18,6 +18,7 @@ from experiments.runner import stream_learners as learners
 from experiments.runner.errors import UsageError
 from metajax.adaptation.heads import linear_head
 from metajax.base import Batch
+from metajax.trained import LearnerError
 
 TINY = {
   'classes': 4, 'shots': 2, 'queries': 2, 'repetitions': 2, 'steps': 2,
@@ -56,6 +57,8 @@ def test_all_methods_meet_the_same_streams_and_go_on(tmp_path, capsys):
   assert times == [file.stat().st_mtime_ns for file in files]
   with pytest.raises(UsageError, match='--shots was 2 and is 3'):
     continual.run(settings.replace(shots=3))
+  with pytest.raises(LearnerError, match='compares methods on one stream'):
+    metajax.load(tmp_path / 'run')
   files[0].write_text('{')
   with pytest.raises(UsageError, match='is not readable'):
     continual.run(settings)

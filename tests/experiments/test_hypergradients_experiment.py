@@ -17,7 +17,9 @@ from experiments.bilevel.augmentation import changed
 from experiments.data.digits import load_digits
 from experiments.runner import runs
 from experiments.runner.errors import UsageError
+from metajax import trained
 from metajax.bilevel import SOLVES, bilevel_learner
+from metajax.trained import LearnerError
 
 TINY = {
   'inner_steps': 2, 'outer_steps': 2, 'seeds': 2,
@@ -42,6 +44,8 @@ def test_every_problem_is_run_from_one_line_and_goes_on(problem, tmp_path):
   for name in (f'{problem}.png', 'outer.png'):
     assert (place / name).read_bytes()[1:4] == b'PNG'
   assert 'not converged' in (place / 'report.html').read_text()
+  with pytest.raises(LearnerError, match='it learns hyper-param'):
+    trained.load(place)
   # A seed that is done is not done again.
   first = (place / 'seed0.json').read_bytes()
   (place / 'seed1.json').unlink()

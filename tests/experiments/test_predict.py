@@ -207,6 +207,21 @@ def test_a_run_that_keeps_no_learner_says_why(tmp_path):
     metajax.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+  ('config', 'message'),
+  [
+    ('{"problem": "cleaning"}', 'keeps no learner for use; what it found is'),
+    ('{"resume": false}', 'or of an older format; of that --resume'),
+    ('damaged', 'or of an older format'),
+  ],
+)
+def test_only_what_has_resume_is_told_of_it(config, message, tmp_path):
+  (tmp_path / 'config.json').write_text(config)
+  (tmp_path / 'result.json').write_text('{}')
+  with pytest.raises(LearnerError, match=message):
+    metajax.load(tmp_path)
+
+
 def test_runs_that_cannot_be_loaded_say_why(of_images, tmp_path):
   with pytest.raises(LearnerError, match='no such directory'):
     metajax.load(tmp_path / 'none')
