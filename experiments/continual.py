@@ -27,6 +27,7 @@ The workdir receives `result.json`, `continual.md`, `continual.png` and
 command goes on where it was stopped. docs/guides/continual.md has the protocol.
 """
 
+import re
 import sys
 import time
 from functools import partial
@@ -153,6 +154,13 @@ def run(settings: Settings) -> int:
   twice = [x for x in METHODS if settings.methods.count(x) > 1]
   if twice:
     raise UsageError('methods', f'names {twice[0]} twice; name it once')
+  try:
+    re.compile(settings.moves)
+  except re.error as error:
+    raise UsageError(
+      'moves', f'is no regular expression ({error}); give one, such as ^params/',
+      settings.moves,
+    ) from error  # fmt: skip
   examples = load(settings, settings.shots, settings.queries)
   order = order_of(settings, examples.test)
   number = _number(settings, examples, order)

@@ -25,6 +25,9 @@ pictures: `learning_curve.png`, `return_by_inner_step.png`, `test_tasks.png`.
 import argparse
 import sys
 from functools import partial
+from typing import Any
+
+import jax
 
 from experiments import car
 from experiments.data.control import ControlData, Loaded, load
@@ -38,6 +41,7 @@ from experiments.reports.rollouts import rollouts
 from experiments.runner import remembering
 from experiments.runner.acting import acting
 from experiments.runner.common import Common, algorithm
+from experiments.runner.errors import UsageError
 from experiments.runner.experiment import Experiment
 from experiments.runner.networks import make_model
 from experiments.runner.outer_steps import (
@@ -49,7 +53,9 @@ from experiments.runner.outer_steps import (
 from experiments.runner.problem import Problem, tested_how
 from experiments.runner.settings import settings
 from metajax.algorithms.recipe import Recipe
+from metajax.base import Model
 from metajax.control.advantages import advantages
+from metajax.control.environments import Environment
 from metajax.control.policies import policy_for
 from metajax.control.rollouts import rollout_model
 from metajax.control.trials import returned
@@ -124,10 +130,33 @@ def _by_memory(settings: Settings, recipe: Recipe, data: Loaded) -> Problem:
   )
 
 
+def _check_network(
+  network: Model, environment: Environment, settings: Settings, recipe: Recipe
+) -> None:
+  """Refuses a network that cannot read the observations."""
+  seen = environment.observation
+  batch = jax.ShapeDtypeStruct((1, *seen.shape), seen.dtype)
+
+  def outputs(key: jax.Array, batch: jax.Array) -> Any:
+    return network.apply(network.init(key, batch), batch)
+
+  try:
+    jax.eval_shape(outputs, jax.random.key(0), batch)
+  except (ValueError, TypeError) as error:
+    blamed = 'environment' if settings.network is None else 'network'
+    reason = ' '.join(str(error).split())
+    raise UsageError(
+      blamed,
+      f'{recipe.network} cannot read observations of {environment.name}, of'
+      f' shape {list(seen.shape)}: {reason}',
+    ) from error
+
+
 def _by_gradient(settings: Settings, recipe: Recipe, data: Loaded) -> Problem:
   """A network that sees one observation is adapted by gradients of returns."""
   environment = data.environment
   network = make_model(settings, recipe, environment.actions.size)
+  _check_network(network, environment, settings, recipe)
   policy = policy_for(environment.actions, network)
   estimate = advantages(settings.value, settings.discount, settings.trace)
   outer = outer_steps(settings, recipe, policy, estimate)

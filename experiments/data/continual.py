@@ -101,6 +101,7 @@ def load(given: Any, shots: int, queries: int) -> Examples:
     raise UsageError(
       'data_dir', 'has no meaning for --protocol=stream, which is generated'
     )
+  _names_of(given)  # before what takes long
   examples = PROTOCOLS[given.protocol](given, shots + queries)
   there = len(examples.test.names)
   wanted = given.classes or min(_usual(given), there)
@@ -123,6 +124,33 @@ def _usual(given: Any) -> int:
   return 600 if given.protocol == 'omniglot' else 100
 
 
+def _names_of(given: Any) -> list[str] | None:
+  """The names in the file of an order; None: there is none.
+
+  Raises:
+    UsageError: if it cannot be read, or has fewer than two.
+  """
+  if given.order is None:
+    return None
+  path = Path(given.order)
+  try:
+    lines = path.read_text(encoding='utf-8').splitlines()
+  except FileNotFoundError as error:
+    raise UsageError('order', f'{path}: there is no such file') from error
+  except OSError as error:
+    raise UsageError('order', f'{path}: {error.strerror}') from error
+  except UnicodeDecodeError as error:
+    raise UsageError(
+      'order', f'{path} is no text in UTF-8; give names, one a line'
+    ) from error
+  names = [normal_name(line) for line in lines if line.strip()]
+  if len(names) < 2:
+    raise UsageError(
+      'order', f'{path} names {len(names)} classes; a stream has two or more'
+    )
+  return names
+
+
 def order_of(given: Any, part: Part) -> np.ndarray | None:
   """Places of the classes in the order that a file has; None: there is none.
 
@@ -130,14 +158,10 @@ def order_of(given: Any, part: Part) -> np.ndarray | None:
     UsageError: if a line names no class of test or one that came before, or if
       there are fewer than two lines, or than classes are asked for.
   """
-  if given.order is None:
+  names = _names_of(given)
+  if names is None:
     return None
   path = Path(given.order)
-  try:
-    lines = path.read_text(encoding='utf-8').splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise UsageError('order', f'{path} cannot be read ({error})') from error
-  names = [normal_name(line) for line in lines if line.strip()]
   places = {name: place for place, name in enumerate(part.names)}
   seen = set[str]()
   for name in names:
@@ -149,10 +173,6 @@ def order_of(given: Any, part: Part) -> np.ndarray | None:
     if name in seen:
       raise UsageError('order', f'{path} has {name!r} twice; name it once')
     seen.add(name)
-  if len(names) < 2:
-    raise UsageError(
-      'order', f'{path} names {len(names)} classes; a stream has two or more'
-    )
   if given.classes and given.classes != len(names):
     raise UsageError(
       'classes', f'is {given.classes}, but {path} has {len(names)}; leave one'

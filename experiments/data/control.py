@@ -287,11 +287,14 @@ def _world(given: Any) -> World:
       ' since its tasks are transitions and not episodes',
     )
   if name not in WORLDS:
-    names = [*WORLDS, 'bandit', 'MODULE:NAME']
+    names = [*WORLDS, 'bandit', 'car']
+    hint = suggestion(name, names)
+    module, dot, own = name.rpartition('.')
+    if dot and not hint:
+      hint = f'; one of your own has a colon before its name: {module}:{own}'
     raise UsageError(
       'environment',
-      f'there is no {name!r}; there are {", ".join(names)}'
-      f'{suggestion(name, [*WORLDS, "bandit"])}',
+      f'there is no {name!r}; there are {", ".join(names)}, MODULE:NAME{hint}',
     )
   return WORLDS[name]
 

@@ -116,9 +116,21 @@ def test_an_environment_that_is_not_there():
   assert setting == 'environment'
   assert "there is no 'navigaton'; there are navigation, rooms" in text
   assert 'MODULE:NAME; did you mean navigation?' in text
+  assert 'bandit, car, MODULE:NAME' in text
+  setting, text = refused(environment='my_worlds.Mine')
+  assert text.endswith('has a colon before its name: my_worlds:Mine')
   setting, text = refused(environment='no_such_module:World')
   assert setting == 'environment'
   assert 'cannot be imported (ModuleNotFoundError' in text
+
+
+@pytest.mark.parametrize('network', ['conv4', 'resnet12'])
+def test_a_network_that_cannot_read_observations(network):
+  setting, text = refused(network=network, width=None)
+  assert setting == 'network'
+  assert (
+    f'{network} cannot read observations of navigation, of shape [2]' in text
+  )
 
 
 def test_gymnax_that_is_not_installed(monkeypatch):
