@@ -29,7 +29,7 @@ from experiments.recipes.kinds import methods, published
 from experiments.recipes.overrides import with_settings
 from experiments.reports.examples import points
 from experiments.reports.gathered import report
-from experiments.runner.common import Common, algorithm
+from experiments.runner.common import Common, algorithm, worded
 from experiments.runner.experiment import Experiment
 from experiments.runner.networks import network_again
 from experiments.runner.problem import Judge, Problem
@@ -47,6 +47,16 @@ class Settings(Common, CarData):
   """The shared settings, and those of cars and of their track."""
 
   algorithm: str = algorithm('r2d2', lambda: sorted(methods(kind)))
+  shots: int | None = worded('shots', 'transitions that a car is known from')
+  queries: int | None = worded(
+    'queries', 'transitions of a test car that are predicted'
+  )
+  train_shots: int | None = worded(
+    'train_shots', 'transitions that a car is known from in training'
+  )
+  train_queries: int | None = worded(
+    'train_queries', 'transitions of a car that are predicted in training'
+  )
 
 
 def make_recipe(settings: Settings) -> Recipe:

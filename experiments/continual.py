@@ -27,7 +27,6 @@ The workdir receives `result.json`, `continual.md`, `continual.png` and
 command goes on where it was stopped. docs/guides/continual.md has the protocol.
 """
 
-import re
 import sys
 import time
 from functools import partial
@@ -64,7 +63,12 @@ from experiments.runner.settings import (
 from experiments.runner.stream_drift import drift, lines
 from experiments.runner.stream_learners import METHODS
 from experiments.runner.stream_records import read_found, write_found
-from experiments.runner.stream_training import before_stream, check, wanted
+from experiments.runner.stream_training import (
+  before_stream,
+  check,
+  check_moves,
+  wanted,
+)
 from experiments.runner.streams import (
   Course,
   Found,
@@ -154,13 +158,7 @@ def run(settings: Settings) -> int:
   twice = [x for x in METHODS if settings.methods.count(x) > 1]
   if twice:
     raise UsageError('methods', f'names {twice[0]} twice; name it once')
-  try:
-    re.compile(settings.moves)
-  except re.error as error:
-    raise UsageError(
-      'moves', f'is no regular expression ({error}); give one, such as ^params/',
-      settings.moves,
-    ) from error  # fmt: skip
+  check_moves(settings)  # before what takes long
   examples = load(settings, settings.shots, settings.queries)
   order = order_of(settings, examples.test)
   number = _number(settings, examples, order)

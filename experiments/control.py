@@ -40,7 +40,7 @@ from experiments.reports.gathered import report
 from experiments.reports.rollouts import rollouts
 from experiments.runner import remembering
 from experiments.runner.acting import acting
-from experiments.runner.common import Common, algorithm
+from experiments.runner.common import Common, algorithm, worded
 from experiments.runner.errors import UsageError
 from experiments.runner.experiment import Experiment
 from experiments.runner.networks import make_model
@@ -52,6 +52,7 @@ from experiments.runner.outer_steps import (
 )
 from experiments.runner.problem import Problem, tested_how
 from experiments.runner.settings import settings
+from experiments.runner.undefined import why_no_number
 from metajax.algorithms.recipe import Recipe
 from metajax.base import Model
 from metajax.control.advantages import advantages
@@ -75,6 +76,18 @@ class Settings(Common, ControlData):
   """The shared settings and those of acting."""
 
   algorithm: str = algorithm('maml', lambda: sorted(methods(kind)))
+  shots: int | None = worded(
+    'shots', 'episodes of a task before adaptation, for what adapts by gradient'
+  )
+  queries: int | None = worded(
+    'queries', 'episodes of a test task after adaptation, or trials'
+  )
+  train_shots: int | None = worded(
+    'train_shots', 'episodes of a training task before adaptation'
+  )
+  train_queries: int | None = worded(
+    'train_queries', 'episodes of a training task after adaptation, or trials'
+  )
 
 
 def make_recipe(settings: Settings) -> Recipe:
@@ -127,6 +140,7 @@ def _by_memory(settings: Settings, recipe: Recipe, data: Loaded) -> Problem:
     draw=draw,
     report=partial(report, show=partial(rollouts, places=None)),
     not_kept=_NOT_KEPT,
+    why_diverged=why_no_number,
   )
 
 
@@ -194,6 +208,7 @@ def _by_gradient(settings: Settings, recipe: Recipe, data: Loaded) -> Problem:
     draw=partial(draw, places=data.places),
     report=partial(report, show=partial(rollouts, places=data.places)),
     not_kept=_NOT_KEPT,
+    why_diverged=why_no_number,
   )
 
 

@@ -170,7 +170,8 @@ def _solved(
   """Solves what was not solved by an earlier start, and reports."""
   began, found = time.perf_counter(), []
   read = list[str]()
-  with shown('seeds', at_once=True) as progress:
+  what = f'{settings.problem}: learning and searching, {seeds} seeds'
+  with shown(what, at_once=True) as progress:
     for seed in range(seeds):
       path = workdir / f'seed{seed}.json'
       if path.exists():

@@ -33,7 +33,7 @@ from experiments.recipes import learned_optimizer as recipes
 from experiments.reports.examples import image_classes
 from experiments.reports.gathered import report
 from experiments.runner import flags
-from experiments.runner.common import Common, algorithm
+from experiments.runner.common import Common, algorithm, worded
 from experiments.runner.errors import UsageError
 from experiments.runner.experiment import Experiment
 from experiments.runner.loop import Finished
@@ -79,6 +79,20 @@ class Settings(Common):
   """What this experiment has beyond the shared settings."""
 
   algorithm: str = algorithm(_NAME, [_NAME])
+  shots: int | None = worded(
+    'shots', 'examples of a class that a network is trained on'
+  )
+  queries: int | None = worded(
+    'queries', 'other examples of a class, to judge the trained network by'
+  )
+  inner_batch: int | None = worded(
+    'inner_batch', 'examples of a step of the optimiser that is learned'
+  )
+  width: int | None = worded(
+    'width', 'units of a layer of the networks that it is learned on, which are'
+    ' also of a quarter and of three times as many'
+  )  # fmt: skip
+  depth: int | None = worded('depth', 'layers of these networks')
   optimizer: str = setting(
     'adam', OneOf(sorted(OPTIMIZERS)), 'kind of learned optimiser: Adam with'
     ' learned parts, or a network for every parameter', of='method',

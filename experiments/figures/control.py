@@ -112,9 +112,12 @@ def _ways(
   axes: Axes, trajectory: Trajectory, step: int, goal: np.ndarray
 ) -> None:
   grid(axes)
-  for number in range(min(_EPISODES, trajectory.rewards.shape[1])):
+  drawn = min(_EPISODES, trajectory.rewards.shape[1])
+  beyond = 0
+  for number in range(drawn):
     ends = int(trajectory.active[step, number].sum())
     way = np.asarray(trajectory.observations[step, number, :ends, :2])
+    beyond += bool((np.abs(way) > 1).any())
     axes.plot(way[:, 0], way[:, 1], color=BLUE, lw=0.9, alpha=0.7)
     axes.plot(*way[-1], ls='', marker='.', color=BLUE)
   axes.plot(*goal, ls='', marker='*', ms=13, color=ORANGE, mec='white')
@@ -124,9 +127,11 @@ def _ways(
   axes.set_yticks((-1, 0, 1))
   axes.set_aspect('equal')
   total = float(np.mean(trajectory.rewards[step].sum(axis=-1)))
+  note = f'; {beyond} of {drawn} leave the frame' if beyond else ''
   axes.text(
-    0.03, 0.97, f'return {total:.1f}', transform=axes.transAxes, va='top',
-    fontsize=8, color=GREY,
+    0.03, 0.97, f'return {total:.1f}{note}', transform=axes.transAxes, va='top',
+    fontsize=8, color=GREY, zorder=5,
+    bbox={'facecolor': 'white', 'edgecolor': 'none', 'alpha': 0.8, 'pad': 1},
   )  # fmt: skip
 
 

@@ -73,12 +73,13 @@ def title_of(run: Finished, shown: str | None = None) -> str:
   """
   protocol = run.outcome['protocol']
   ways = f'{protocol["ways"]}-way ' if 'ways' in protocol else ''
+  shots = protocol['shots']
   evaluation = protocol.get('evaluation')
   seeds = seeds_of(run)
   parts = [
     run.outcome['algorithm'],
     protocol['dataset'],
-    f'{ways}{protocol["shots"]}-shot',
+    f'{ways}{shots}-shot' if ways or shots else None,  # a memory has neither
     evaluation,
     f'{len(seeds)} seeds' if seeds and shown is None else None,
     f'seed {seeds[0]}' if seeds and shown is not None else None,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.figures.canvas import (
   BLUE,
@@ -36,6 +37,7 @@ def outer(path: Path, outcome: Mapping[str, Any]) -> Figure:
     axes.plot(
       own['steps'], losses.mean(0), color=color, ls=style, lw=1.8, label=label
     )
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   axes.set_xlabel('outer steps')
   axes.set_ylabel('validation loss (nats)')
   legend(axes)

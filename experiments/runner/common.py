@@ -17,13 +17,16 @@ from experiments.runner.settings import (
   Whole,
   WholeOrAuto,
   YesNo,
+  said,
   setting,
   settings,
 )
 from metajax.algorithms.recipe import SCHEDULES
 from metajax.models.encoders import ENCODERS
 
-__all__ = ['Common', 'Machine', 'Tracked', 'algorithm', 'count', 'evaluation']
+__all__ = [
+  'Common', 'Machine', 'Tracked', 'algorithm', 'count', 'evaluation', 'worded',
+]  # fmt: skip
 
 MOST_CPU_DEVICES = 8  # every one of them holds the data set
 
@@ -295,8 +298,7 @@ class Common(Machine, Tracked):
     'take no step; compile one for a topology of TPUs or GPUs that need not be'
     ' here, such as v5e:16x16 and h100:8, or for the machine that is (cpu,'
     ' cuda), and report what it needs of every chip, in <workdir>/dry_run.json'
-    ' too; exit code 1 if it does not fit. A --model_dir needs no more than a'
-    ' config.json for it',
+    ' too; exit code 1 if it does not fit',
     of='machine', resume=True,
   )  # fmt: skip
   profile: bool = setting(
@@ -320,3 +322,13 @@ class Common(Machine, Tracked):
     """What a run of these seeds is called."""
     last = f'to{self.all_seeds[-1]}' if self.seeds > 1 else ''
     return f'seed{self.seed}{last}'
+
+
+def worded(name: str, text: str) -> Any:
+  """A shared setting that means something of its own in an experiment."""
+  shared = said(Common)[name]
+  field = Common.__dataclass_fields__[name]  # type: ignore[attr-defined]
+  return setting(
+    field.default, shared.kind, f'{text} [default: the recipe]',
+    of=shared.of, resume=shared.resume, forwarded=shared.forwarded,
+  )  # fmt: skip

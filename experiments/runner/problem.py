@@ -74,6 +74,8 @@ class Problem(NamedTuple):
   draw: Callable[[Any], None]  # the pictures of a run that is `Finished`
   # Writes its page (`experiments.reports`), where there is one.
   report: Callable[[Any], None] | None = None
+  # Why no meta-gradient is finite, where that is known, of meta-parameters.
+  why_diverged: Callable[[Any, PyTree], str | None] | None = None
   metrics: tuple[Metric, ...] = ()  # what else a test measures
   besides: Mapping[str, Tested] = MappingProxyType({})  # what else is tested
   digests: Digests | None = None  # of data that no program has drawn

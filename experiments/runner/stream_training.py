@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import time
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -25,7 +26,15 @@ from metajax.objectives import cross_entropy
 from metajax.runs.training import make_train_step
 from metajax.tasks import class_streams, episodes
 
-__all__ = ['LEARNED', 'Trained', 'before_stream', 'check', 'learned', 'wanted']
+__all__ = [
+  'LEARNED',
+  'Trained',
+  'before_stream',
+  'check',
+  'check_moves',
+  'learned',
+  'wanted',
+]
 
 LEARNED = ('pretrained', 'oml', 'anml')  # in this order
 _EVERY = 25  # steps in a dispatch
@@ -172,6 +181,22 @@ def check(
       if 'pattern' not in str(error):
         raise
       raise UsageError('moves', f'of {name}: {error}') from error
+
+
+def check_moves(given: Any) -> None:
+  """Refuses what is no regular expression, before there are data.
+
+  Raises:
+    UsageError: if `moves` is none.
+  """
+  try:
+    re.compile(given.moves)
+  except re.error as error:
+    raise UsageError(
+      'moves',
+      f'is no regular expression ({error}); give one, such as ^params/',
+      given.moves,
+    ) from error
 
 
 def _asked(each: int) -> int:

@@ -266,12 +266,23 @@ class _Run:
     good = f'that of step {steps[-1]}' if steps else 'none, as none was due'
     in_a_row = int(jnp.max(self.state.skipped_in_a_row))
     of_all = ' for every seed' if settings.seeds > 1 else ''
+    advice = self._why() or (
+      'try a smaller --inner_lr or --outer_lr, in another --workdir'
+    )
     raise DivergenceError(
       f'step {self.step}: the meta-gradient was not finite {in_a_row} times in'
       f' a row{of_all} ({int(jnp.sum(self.state.skipped))} steps skipped in'
-      f' all); the last good checkpoint is {good}; try a smaller --inner_lr or'
-      ' --outer_lr, in another --workdir'
+      f' all); the last good checkpoint is {good}; {advice}'
     )
+
+  def _why(self) -> str | None:
+    """What the problem knows of the cause."""
+    problem, meta_params = self.problem, self.state.meta_params
+    if problem.why_diverged is None or problem.settings.is_distributed:
+      return None
+    if problem.settings.seeds > 1:
+      meta_params = jax.tree.map(lambda leaf: leaf[0], meta_params)
+    return problem.why_diverged(problem, meta_params)
 
   def validate(self) -> dict[str, float]:
     """Tests on validation tasks."""

@@ -59,7 +59,8 @@ class Transformer(Base):
   model_dir: str | None = setting(
     None, Place(),
     'folder of a pretrained transformer: model.safetensors, config.json and'
-    ' tokenizer.json [default: a small one that is drawn at random]',
+    ' tokenizer.json (for --dry_run, a config.json) [default: a small one that'
+    ' is drawn at random]',
     # A folder may move; what is in it may not change: `weights_digest`.
     of='data', resume=True, forwarded=True,
   )  # fmt: skip

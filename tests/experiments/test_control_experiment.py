@@ -17,8 +17,10 @@ from experiments.recipes import control as kind
 from experiments.recipes.kinds import methods
 from experiments.runner import report
 from experiments.runner.errors import UsageError
+from experiments.runner.training import DivergenceError
 from metajax.algorithms.table import ALGORITHMS
 from metajax.control import Navigation
+from metajax.runs.skipped_steps import SkippedSteps
 
 SMALL = (
   *TINY, '--width=8', '--shots=3', '--queries=3', '--episode_steps=6',
@@ -242,6 +244,33 @@ def test_test_tasks_without_a_return_are_counted(own, tmp_path, capsys):
   assert outcome['test']['return'] is None  # and no mean of the others
   report.show(problem(environment=settings.environment), outcome)
   assert ' nan ' in capsys.readouterr().out
+
+
+class _Boundless(Navigation):
+  """No task has a reward that is a number."""
+
+  name = 'boundless'
+
+  def step(self, key, state, action, goal):
+    place, state, _, ended, info = super().step(key, state, action, goal)
+    return place, state, jnp.nan, ended, info
+
+
+@pytest.mark.in_ci
+def test_rewards_that_are_no_numbers_are_what_a_run_ends_by(own):
+  with (
+    pytest.warns(SkippedSteps, match='steps were skipped'),
+    pytest.raises(DivergenceError) as end,
+  ):
+    EXPERIMENT.run(small(environment=own(_Boundless), steps=2))
+  assert str(end.value).endswith(
+    'the cause is --environment=my_worlds:Mine, whose rewards are no finite'
+    ' numbers in 24 of 24 episodes before adaptation'
+  )
+  made = problem()
+  key = jax.random.key(0)
+  params = made.meta_learner().init(key, made.train(key).support.inputs)
+  assert made.why_diverged(made, params) is None
 
 
 @pytest.mark.parametrize('outer', ['ppo', 'trpo'])

@@ -90,3 +90,19 @@ def test_help_breaks_no_word_and_leaves_out_what_is_hidden():
   words = re.findall(r'\w+', text)
   assert {f'n{i}' * 4 for i in range(20)} <= set(words)
   assert '(a whole number from 1)' in text
+
+
+@pytest.mark.parametrize(
+  ('name', 'wrong'),
+  [
+    ('control', 'examples per class'),
+    ('car', 'examples per class'),
+    ('learned_optimizer', 'channels of every'),
+    ('learned_optimizer', '(Reptile)'),
+    ('learned_optimizer', '--model_dir'),
+    ('images', '--model_dir'),
+  ],
+)
+def test_help_does_not_speak_of_other_experiments(name, wrong):
+  text = helping.described(settings_of(name), HIDDEN.get(name, set()))
+  assert wrong not in ' '.join(text.split())
