@@ -3,8 +3,10 @@
 import numpy as np
 from drawn import assert_nothing_is_cut, count, pixels, texts
 
-from experiments.figures.canvas import BLUE, ORANGE
+from experiments.figures.bandits import regret_by_pull
+from experiments.figures.canvas import BLUE, COLORS, ORANGE
 from experiments.figures.control import paths, reward_curves
+from experiments.figures.hypergradients import outer
 from experiments.reports.rollouts import rollouts
 from metajax.control.rollouts import Trajectory
 
@@ -34,6 +36,40 @@ def test_ways_of_episodes_up_to_their_end(tmp_path):
   assert shown.count('return -3.0') == 6
   (line, *_) = figure.axes[0].lines
   np.testing.assert_allclose(line.get_xdata(), [0.0, 0.1, 0.2])
+
+
+def test_episodes_that_leave_the_frame_are_counted_in_it(tmp_path):
+  far = trajectory()
+  far.observations[:, 0, :2] = 1.5  # of the four, the first
+  path = tmp_path / 'ways.png'
+  shown = texts(paths(path, [far], [np.zeros(2)], ('x', 'y'), 'maml'))
+  assert shown.count('return -3.0; 1 of 4 leave the frame') == 3
+
+
+def test_regrets_that_coincide_are_all_seen(tmp_path):
+  path = tmp_path / 'regret.png'
+  names = ('rl2', 'random', 'greedy', 'ucb1', 'thompson', 'index', 'optimum')
+  same = np.linspace(0.3, 0.1, 10)
+  regret_by_pull(path, dict.fromkeys(names, same), 'rl2, bandit')
+  image = pixels(path)
+  assert_nothing_is_cut(image)
+  # Beside what the legend has of each.
+  shown = image[: int(0.85 * len(image))]
+  for color in (COLORS[0], *COLORS[2:6]):
+    assert count(shown, color) > 20
+
+
+def test_outer_steps_are_whole_numbers(tmp_path):
+  own = {'validation_loss': [[1.0, 0.9], [1.1, 0.8]], 'steps': [1, 2]}
+  figure = outer(
+    tmp_path / 'outer.png',
+    {
+      'distributions': {'': own}, 'solve': 'unrolled', 'converged': True,
+      'problem': 'cleaning',
+    },
+  )  # fmt: skip
+  ticks = figure.axes[0].get_xticks()
+  np.testing.assert_allclose(ticks, np.round(ticks))
 
 
 def test_rewards_where_there_are_no_places(tmp_path):
