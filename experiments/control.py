@@ -93,7 +93,10 @@ class Settings(Common, ControlData):
 def make_recipe(settings: Settings) -> Recipe:
   """The recipe of the method, as the settings change it."""
   remembering.check_settings(settings)
-  return with_settings(published(kind, settings.algorithm), settings)
+  recipe = published(kind, settings.algorithm)
+  if settings.outer == 'ppo':
+    recipe = recipe._replace(outer_lr=kind.PROXIMAL_LR)
+  return with_settings(recipe, settings)
 
 
 def make_problem(settings: Settings, recipe: Recipe) -> Problem:

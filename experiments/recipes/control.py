@@ -6,10 +6,11 @@ the mean over steps of an episode, with advantages of deviation 1.
 
 from metajax.algorithms.recipe import Recipe
 
-__all__ = ['KIND', 'NETWORK', 'RECIPES']
+__all__ = ['KIND', 'NETWORK', 'PROXIMAL_LR', 'RECIPES']
 
 KIND = 'control'
 NETWORK = 'mlp'
+PROXIMAL_LR = 5e-4  # of PPO outside, which takes several steps at a time
 
 _MAML = Recipe(
   width=64, depth=2,
@@ -35,8 +36,13 @@ RECIPES: dict[str, Recipe] = {
   'maml': _MAML,
   'fomaml': _MAML,
   'meta_sgd': _MAML,
+  # Of a single update the mean over tasks leads nowhere.
   'reptile': _MAML._replace(
-    inner_lr=1e-3, outer_lr=1.0, outer_schedule='linear'
+    inner_lr=0.02,
+    inner_steps=5,
+    eval_inner_steps=5,
+    outer_lr=1.0,
+    outer_schedule='linear',
   ),
   'es_maml': _MAML,
   'rl2': _RL2,
