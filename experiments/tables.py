@@ -45,6 +45,7 @@ from experiments.runner.settings import settings
 from metajax.algorithms.recipe import Recipe
 from metajax.base import PyTree
 from metajax.objectives import cross_entropy, mean_squared_error
+from metajax.tasks import task_of
 
 __all__ = ['EXPERIMENT', 'Settings', 'make_problem', 'make_recipe', 'run']
 
@@ -80,6 +81,8 @@ def make_problem(settings: Settings, recipe: Recipe) -> Problem:
   run = f'{name}-{settings.algorithm}-{recipe.shots}shot-{settings.seed_name}'
   make = _of_classes if settings.target_type == 'classes' else _of_numbers
   problem = make(settings, recipe, read, run, name)
+  if settings.data_file is not None:
+    problem = problem._replace(which_task=task_of)
   if read.known is None:
     return problem
   known = read.known

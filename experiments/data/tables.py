@@ -310,7 +310,6 @@ def _known(
     settings.prior_column or '',
     of_column,
     1.0 if classes else float(scale.target_deviation[0]),
-    tasks.task_of,
   )
 
 
@@ -348,7 +347,7 @@ def _made_up(settings: Any, recipe: Recipe) -> Tables:
         np.asarray(drawn.inputs).reshape(-1, number),
         np.asarray(drawn.targets).reshape(-1),
       ),
-      train, classes, None, '', (1.0, 0.0), 1.0, None,
+      train, classes, None, '', (1.0, 0.0), 1.0,
     )  # fmt: skip
   data = Data(
     train,

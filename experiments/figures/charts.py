@@ -119,7 +119,7 @@ def learning_curve(
 def metric_by_step(
   path: str | os.PathLike[str],
   mean: Sequence[float],
-  ci95: Sequence[float],
+  ci95: Sequence[float | None],
   metric: Metric,
   title: str,
   baseline: float | None = None,
@@ -131,7 +131,8 @@ def metric_by_step(
   Args:
     path: the PNG file.
     mean: `[steps + 1]`, the metric after 0, 1, ... inner steps.
-    ci95: `[steps + 1]`, half the width of its 95% interval.
+    ci95: `[steps + 1]`, half the width of its 95% interval; None where there
+      is none.
     metric: what was measured.
     title: one line with the protocol.
     baseline: drawn as a dashed line.
@@ -153,7 +154,8 @@ def metric_by_step(
     )
   figure, axes = figure_with_axes()
   steps = np.arange(len(means))
-  last = describe(metric, means[-1], halves[-1])
+  known = bool(np.isfinite(halves).any())  # of a single task there is none
+  last = describe(metric, means[-1], halves[-1] if known else None)
   interval = '95% interval' if over_seeds is None else '95% interval over tasks'
   if len(means) == 1:  # a band of no width cannot be seen
     bars = [(halves, 6, f'mean, {last}')]
@@ -175,7 +177,8 @@ def metric_by_step(
       ms=4,
       label=f'mean, after {count_steps(len(means) - 1)} {last}',
     )
-    band(axes, steps, means, halves, BLUE, interval)
+    if known:
+      band(axes, steps, means, halves, BLUE, interval)
     if over_seeds is not None:
       name = '95% interval over seeds'
       edges(axes, steps, means, np.asarray(over_seeds), BLUE, name)

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.figures.charts import learning_curve, metric_by_step
 from experiments.runner.loop import TEST_SEED, Finished
+from experiments.runner.over_tasks import tested_on
 from metajax.base import SampleTask, Task
 from metajax.equality import Frozen
 from metajax.runs.evaluation import example_outputs, example_task
@@ -56,7 +57,7 @@ def draw_curves(run: Finished) -> None:
     run.outcome['test'][f'{metric.name}_by_step'],
     run.outcome['test']['ci95_by_step'],
     metric,
-    f'{title_of(run)}, {run.outcome["protocol"]["test_tasks"]} test tasks',
+    f'{title_of(run)}, {tested_on(run.outcome["protocol"])}',
     baseline,
     label,
     over_seeds=run.outcome['test'].get('ci95_over_seeds_by_step'),

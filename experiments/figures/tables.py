@@ -11,6 +11,7 @@ from experiments.figures import regression
 from experiments.figures.canvas import BLUE, GREY, ORANGE, grid, save
 from experiments.figures.finished import draw_curves, title_of
 from experiments.runner.loop import Finished
+from experiments.runner.over_tasks import count_of_tasks
 from metajax.metric import Metric
 
 __all__ = ['beside_rivals', 'draw_table']
@@ -26,7 +27,7 @@ def draw_table(run: Finished) -> None:
     beside_rivals(
       run.workdir / 'rivals.png',
       found,
-      title_of(run, f'{found["tasks"]} test tasks that differ'),
+      title_of(run, f'test of {count_of_tasks(found["tasks"])}'),
     )
 
 
@@ -62,11 +63,13 @@ def beside_rivals(
     if not method and own['difference'] is not None:
       # By how much the method is better.
       sign = metric.scale * (1 if metric.higher_is_better else -1)
+      known = own['difference_ci95'] is not None  # of one task nothing is
       half = metric.scale * (own['difference_ci95'] or 0)
       gain = sign * own['difference']
+      color = BLUE if gain > half else ORANGE if gain < -half else GREY
       differences.errorbar(
         gain, place, xerr=half,
-        color=BLUE if gain > half else ORANGE if gain < -half else GREY, **bar,
+        color=color if known else GREY, **bar,
       )  # fmt: skip
   values.set_yticks(places, [row['name'] for row in rows])
   values.set_xlabel(metric.axis)

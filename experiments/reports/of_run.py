@@ -14,6 +14,7 @@ from experiments.reports.page import Section
 from experiments.reports.scales import count
 from experiments.runner import runs
 from experiments.runner.errors import UsageError
+from experiments.runner.over_tasks import tested_on
 from experiments.runner.records import RECORD, read_record
 from experiments.runner.report import metric_of
 from metajax.metric import Metric
@@ -137,7 +138,8 @@ def lead(run: Run) -> str:
     of_each = count(outcome['config']['tasks_per_step'], 'task')
     trained = f'Trained for {steps} of {of_each}'
   tested = protocol.get('test_tasks')
-  new = f'{tested:,} tasks' if tested else 'tasks'
+  tested = protocol.get('test_tasks_that_differ', tested)
+  new = count(tested, 'task') if tested else 'tasks'
   shots = count(protocol['shots'], 'example')
   asked = f'asked to learn {new} that it had never seen from {shots} each'
   if protocol.get('ways'):
@@ -157,12 +159,12 @@ def _headline(run: Run) -> Markup:
   value, half = test[metric.name], test['ci95']
   steps = _steps(run)
   after = f' after {count(steps, "inner step")}' if steps else ''
-  tested = protocol.get('test_tasks')
-  new = f'{tested:,} test tasks' if tested else 'test tasks'
-  what = (
-    f'{label_of(metric)} on the queries of {new}{after}; ± is a 95% interval'
-    ' over tasks'
-  )
+  new = tested_on(protocol)
+  if half is None and test.get('tasks') == 1:
+    interval = 'of 1 task there is no interval'
+  else:
+    interval = '± is a 95% interval over tasks'
+  what = f'{label_of(metric)} on the queries of {new}{after}; {interval}'
   seeds = run.outcome.get('seeds')
   over_seeds = run.outcome.get('ci95_over_seeds', test.get('ci95_over_seeds'))
   others = dict[str, str]()

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments.runner.over_tasks import of_tasks_that_differ, tasks_drawn
 from experiments.runner.problem import TEST_SEED, Problem
 from experiments.runner.progress import shown
 from metajax import (
@@ -123,13 +124,16 @@ def mean(problem: Problem) -> dict[str, float]:
 def _evaluated(
   problem: Problem, learner: Any, meta_params: PyTree
 ) -> Evaluation:
+  number = problem.settings.eval_tasks
   with shown('testing the baseline') as progress:
-    return evaluate(
+    found = evaluate(
       learner,
       problem.objective,
       meta_params,
       problem.test,
       key=jax.random.key(TEST_SEED),
-      num_tasks=problem.settings.eval_tasks,
+      num_tasks=number,
       progress=progress,
     )
+  drawn = tasks_drawn(problem.which_task, problem.test, TEST_SEED, number)
+  return of_tasks_that_differ(found, drawn)

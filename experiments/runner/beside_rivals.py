@@ -1,18 +1,24 @@
 """A method on tables beside its rivals: on the same queries, task by task.
 
-Tasks of a small table are drawn again and again, so an interval over draws
-would be too narrow: values are means of a task first, and intervals those over
-tasks that differ.
+Values are means of a task first, and intervals those over tasks that differ
+(`over_tasks`), as those of the headline are.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.runner.over_tasks import (
+  by_task,
+  count_of_tasks,
+  half_interval,
+  keys_of,
+  number_of_tasks,
+  tasks_drawn,
+)
 from experiments.runner.problem import (
   TEST_SEED,
   VALIDATION_SEED,
@@ -31,8 +37,7 @@ from metajax.metric import (
   Metric,
   pairs_in_order,
 )
-from metajax.objectives import confidence_interval
-from metajax.runs.evaluation import example_key, example_outputs
+from metajax.runs.evaluation import example_outputs
 
 __all__ = ['LOG_LOSS', 'Known', 'beside_rivals']
 
@@ -53,8 +58,6 @@ class Known(NamedTuple):
   column_name: str
   column_scale: tuple[float, float]
   unit: float  # of the targets, a deviation of which is 1
-  # Which task of the table a key draws; None: no two draws are of one.
-  task_of: Callable[[Any, jax.Array], jax.Array] | None
 
   def of_column(self, features: np.ndarray) -> np.ndarray:
     """What the column predicts, `[...]` of `[..., features]`; else 0."""
@@ -78,7 +81,7 @@ def beside_rivals(
     interval.
   """
   number = problem.settings.eval_tasks
-  keys = _keys(TEST_SEED, number)
+  keys = keys_of(TEST_SEED, number)
   with shown('drawing tasks for rivals'):
     _, outputs = example_outputs(
       judge.learner,
@@ -91,14 +94,14 @@ def beside_rivals(
     tasks = _tasks(problem.test, keys, known)
     chosen = _tasks(
       problem.validation,
-      _keys(
+      keys_of(
         VALIDATION_SEED, min(_VALIDATION, problem.settings.validation_tasks)
       ),
       known,
     )
     tuning = list[TaskOf]()
     if known.tuning is not None:
-      tuning = _tasks(known.tuning, _keys(VALIDATION_SEED, _TUNING), known)
+      tuning = _tasks(known.tuning, keys_of(VALIDATION_SEED, _TUNING), known)
   own = _scores(outputs[:, -1], known.classes)
   asked = np.stack([task.query.features for task in tasks])
   scores = {problem.settings.algorithm: own + known.of_column(asked)}
@@ -112,24 +115,22 @@ def beside_rivals(
       progress(done, len(found))
       scores[name] = rival(tasks)
     progress(len(found), len(found))
-  groups = np.arange(number)
-  if known.task_of is not None:
-    of = jax.vmap(partial(known.task_of, problem.test))
-    groups = np.unique(np.asarray(of(keys)), return_inverse=True)[1]
+  drawn = tasks_drawn(problem.which_task, problem.test, TEST_SEED, number)
   targets = np.stack([task.query.targets for task in tasks])
-  rows = _rows(scores, targets, groups, known)
+  rows = _rows(scores, targets, drawn, known)
   if known.classes:
     for row in rows:
       row['calibration'] = _calibration(scores[row['name']], targets)
+  differ = number if drawn is None else number_of_tasks(drawn)
   beside = {
-    'tasks': int(groups.max()) + 1,
+    'tasks': differ,
     'draws': number,
     'metrics': [
       each._replace(measure=None)._asdict() for each in _metrics(known)
     ],
     'rows': rows,
   }
-  title = f'the same queries, of {beside["tasks"]} tasks that differ'
+  title = f'the same queries, of {count_of_tasks(differ)}{_unit(known)}'
   return {'rivals': beside, 'tables': {title: _table(beside)}}
 
 
@@ -137,9 +138,11 @@ def _metrics(known: Known) -> tuple[Metric, ...]:
   return _OF_CLASSES if known.classes else _OF_NUMBERS
 
 
-def _keys(seed: int, number: int) -> jax.Array:
-  of = jax.vmap(lambda index: example_key(jax.random.key(seed), index))
-  return of(jnp.arange(number))
+def _unit(known: Known) -> str:
+  """What a title says of errors that those of the headline are not."""
+  if known.classes or known.unit == 1:
+    return ''
+  return f', in the unit of the target: {known.unit:.4g} are one deviation'
 
 
 def _tasks(sample: SampleTask, keys: jax.Array, known: Known) -> list[TaskOf]:
@@ -202,7 +205,7 @@ def _measured(
 def _rows(
   scores: Mapping[str, np.ndarray],
   targets: np.ndarray,
-  groups: np.ndarray,
+  drawn: np.ndarray | None,
   known: Known,
 ) -> list[dict[str, Any]]:
   """A row of every model, the method first, over tasks that differ.
@@ -228,28 +231,25 @@ def _rows(
     for metric in (one.name for one in _metrics(known)):
       taken = says[metric] & asked
       own = measured[name][metric][taken]
-      mean, half = _over_tasks(own, groups[taken])
+      of = None if drawn is None else drawn[taken]
+      mean, half = _over_tasks(own, of)
       row[metric] = {'mean': mean, 'ci95': half}
       if name != method:
-        mean, half = _over_tasks(
-          measured[method][metric][taken] - own, groups[taken]
-        )
+        mean, half = _over_tasks(measured[method][metric][taken] - own, of)
         row[metric] |= {'difference': mean, 'difference_ci95': half}
     rows.append(row)
   return rows
 
 
 def _over_tasks(
-  values: np.ndarray, groups: np.ndarray
+  values: np.ndarray, drawn: np.ndarray | None
 ) -> tuple[float, float | None]:
   """The mean over tasks that differ; no number where one of them is none."""
-  sums, counts = np.bincount(groups, values), np.bincount(groups)
-  means = sums[counts > 0] / counts[counts > 0]
-  if not (len(means) and np.isfinite(means).all()):
+  if not (len(values) and np.isfinite(values).all()):
     return float('nan'), None
-  if len(means) < 2:
-    return float(means.mean()), None
-  return float(means.mean()), float(confidence_interval(jnp.asarray(means)))
+  means = by_task(values, drawn)
+  half = float(half_interval(means, drawn))
+  return float(means.mean()), half if np.isfinite(half) else None
 
 
 def _calibration(scores: np.ndarray, targets: np.ndarray) -> float:

@@ -10,7 +10,12 @@ from experiments.runner.features import (
   features_of,
   given_features,
 )
-from experiments.runner.problem import Judge, Problem
+from experiments.runner.over_tasks import (
+  number_of_tasks,
+  of_tasks_that_differ,
+  tasks_drawn,
+)
+from experiments.runner.problem import TEST_SEED, Judge, Problem
 from experiments.runner.progress import shown
 from metajax.algorithms.table import ALGORITHMS
 from metajax.base import (
@@ -40,6 +45,7 @@ __all__ = [
   'on_features',
   'ready',
   'steps_judged',
+  'tasks_that_differ',
   'unwrapped',
   'weights_of',
 ]
@@ -97,6 +103,8 @@ def judged(
 ) -> Evaluation:
   """Judges meta-parameters on tasks that the seed fixes.
 
+  Where some are drawn again, means and intervals are over those that differ.
+
   Args:
     problem: whose method and objective it is.
     judge: of the problem.
@@ -143,7 +151,7 @@ def evaluated(
 ) -> Evaluation:
   """Judges what is ready; see `judged`."""
   with shown(what) as progress:
-    return evaluate(
+    found = evaluate(
       of_test.learner,
       with_metrics(problem.objective, *problem.metrics),
       of_test.meta_params,
@@ -155,6 +163,20 @@ def evaluated(
       mesh=problem.mesh,
       progress=progress,
     )
+  return of_tasks_that_differ(
+    found, tasks_drawn(problem.which_task, of_test.sample, seed, num_tasks)
+  )
+
+
+def tasks_that_differ(problem: Problem) -> int | None:
+  """How many tasks the draws of the test are of; None: no two are of one."""
+  if problem.which_task is None:
+    return None
+  drawn = tasks_drawn(
+    problem.which_task, problem.test, TEST_SEED, problem.settings.eval_tasks
+  )
+  assert drawn is not None  # as there is something that says it
+  return number_of_tasks(drawn)
 
 
 class OnFeatures(NamedTuple):

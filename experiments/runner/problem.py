@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from experiments.runner.common import Common
 from experiments.runner.data_digest import Digests
 from experiments.runner.errors import UsageError
+from experiments.runner.over_tasks import WhichTask
 from experiments.runner.reading import Reading
 from metajax.algorithms.recipe import Recipe
 from metajax.algorithms.table import ALGORITHMS, Algorithm, registered
@@ -93,6 +94,9 @@ class Problem(NamedTuple):
   at_once: bool = False  # whether a step wants all of its tasks on one device
   writers: tuple[Writer, ...] = ()  # where else metrics go
   mesh: Mesh | None = None  # of devices; the default device alone without one
+  # Which task a key draws, where tasks are drawn again: means are then of a
+  # task first, and intervals over tasks. None: no two draws are of one task.
+  which_task: WhichTask | None = None
   reading: Reading | None = None  # of examples, for use; None: it is not kept
   not_kept: str | None = None  # why, in a line for whoever wants to use it
 

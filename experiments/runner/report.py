@@ -11,6 +11,8 @@ import jax
 import rich.console
 import rich.table
 
+from experiments.runner.judging import tasks_that_differ
+from experiments.runner.over_tasks import said_of
 from experiments.runner.problem import Problem, Trained
 from experiments.runner.tables import plain, say
 from experiments.runner.tables import show as show_table
@@ -37,18 +39,26 @@ def result(
   baseline: dict[str, float],
   besides: Mapping[str, Evaluation] = MappingProxyType({}),
 ) -> dict[str, Any]:
-  """Collects what `result.json` holds; shares are in [0, 1]."""
+  """Collects what `result.json` holds; shares are in [0, 1].
+
+  Where tasks are drawn again, `test` has `tasks`, how many of them differ.
+  """
   metric = problem.metric.name
   tests = {name: _tested(each, metric) for name, each in besides.items()}
+  test, differ = _tested(evaluation, metric), tasks_that_differ(problem)
+  protocol = problem.protocol
+  if differ is not None:
+    test = {'tasks': differ, **test}
+    protocol = {**protocol, 'test_tasks_that_differ': differ}
   return {
     'algorithm': settings['algorithm'],
-    'dataset': problem.protocol['dataset'],
-    'protocol': problem.protocol,
+    'dataset': protocol['dataset'],
+    'protocol': protocol,
     # What a metric measures by, a file cannot say.
     'metric': problem.metric._replace(measure=None)._asdict(),
     'steps': trained.step,
     'skipped_steps': trained.skipped,
-    'test': _tested(evaluation, metric),
+    'test': test,
     **({'besides': tests} if tests else {}),
     'baseline': baseline,
     'tasks_per_second': trained.tasks_per_second,
@@ -124,9 +134,11 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
   table.add_column('inner steps', justify='right')
   table.add_column(metric.heading, justify='right')
   several = 'seeds' in outcome
-  table.add_column(
-    '95% over tasks' if several else '95% interval', justify='right'
-  )
+  over = '95% over tasks' if several else '95% interval'
+  if 'tasks' in test:
+    n = test['tasks']
+    over = f'95% over {n:,} tasks' if n > 1 else 'no interval of 1 task'
+  table.add_column(over, justify='right')
   if several:
     table.add_column('95% over seeds', justify='right')
   means = test[f'{metric.name}_by_step']
@@ -168,6 +180,8 @@ def show(problem: Problem, outcome: dict[str, Any]) -> None:
   console.print(table)
   for title, lines in outcome.get('tables', {}).items():
     show_table(lines, title=title)
+  if 'tasks' in test:
+    say(said_of(test['tasks'], outcome['protocol']['test_tasks']))
   say(describe(outcome['protocol']))
 
 

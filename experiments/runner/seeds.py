@@ -16,10 +16,10 @@ from experiments.runner.common import Common
 from experiments.runner.errors import UsageError
 from experiments.runner.intervals import of_few
 from experiments.runner.judging import judged
+from experiments.runner.over_tasks import by_task, half_interval, tasks_drawn
 from experiments.runner.problem import Judge, OfSeeds, Problem
 from metajax.base import PyTree, SampleTask
 from metajax.devices.streaming import HostSampler
-from metajax.objectives import confidence_interval
 from metajax.runs.evaluation import Evaluation
 from metajax.runs.training import TrainState
 
@@ -197,7 +197,8 @@ def judged_seeds(
     for index, of_run in enumerate(problem.settings.all_seeds)
     if of_run not in lost
   }
-  return over_seeds(each)
+  drawn = tasks_drawn(problem.which_task, sample, seed, num_tasks)
+  return over_seeds(each, drawn)
 
 
 def validation_of(problem: Problem, found: OverSeeds) -> dict[str, float]:
@@ -206,7 +207,9 @@ def validation_of(problem: Problem, found: OverSeeds) -> dict[str, float]:
   metrics = {
     name: float(values[-1]) for name, values in found.mean.mean.items()
   }
-  metrics[f'{metric}_ci95'] = float(found.mean.ci95[metric][-1])
+  half = float(found.mean.ci95[metric][-1])
+  if np.isfinite(half) or not np.isfinite(metrics[metric]):
+    metrics[f'{metric}_ci95'] = half  # of a single task there is none
   if found.ci95:
     metrics[f'{metric}_ci95_over_seeds'] = float(found.ci95[metric][-1])
   for seed, evaluation in found.each.items():
@@ -217,17 +220,29 @@ def validation_of(problem: Problem, found: OverSeeds) -> dict[str, float]:
   return metrics
 
 
-def over_seeds(each: Mapping[int, Evaluation]) -> OverSeeds:
-  """The mean of tests on the same tasks, and its intervals."""
+def over_seeds(
+  each: Mapping[int, Evaluation], drawn: np.ndarray | None = None
+) -> OverSeeds:
+  """The mean of tests on the same tasks, and its intervals.
+
+  Args:
+    each: by seed.
+    drawn: which task each draw is of, see `over_tasks.tasks_drawn`.
+  """
   first = next(iter(each.values()))
   stacked = {
-    name: np.stack([np.asarray(one.values[name]) for one in each.values()])
+    name: np.stack(
+      [by_task(np.asarray(one.values[name]), drawn) for one in each.values()]
+    )
     for name in first.values
   }
   values = {name: jnp.asarray(all_.mean(0)) for name, all_ in stacked.items()}
   mean = Evaluation(
     mean={name: jnp.mean(value, axis=0) for name, value in values.items()},
-    ci95={name: confidence_interval(value) for name, value in values.items()},
+    ci95={
+      name: jnp.asarray(half_interval(np.asarray(value), drawn))
+      for name, value in values.items()
+    },
     values=values,
     normalisation=first.normalisation,
     judged=first.judged,

@@ -11,6 +11,7 @@ from processes import TINY
 from experiments import tables
 from experiments.data.tables import read_table
 from experiments.runner.errors import UsageError
+from experiments.runner.report import show
 
 TASKS, ROWS = 10, 12
 
@@ -243,3 +244,63 @@ def test_first_rows_of_one_class_are_refused(clients):
   assert blamed == {
     f'in the {x} split)' for x in ('train', 'validation', 'test')
   }
+
+
+@pytest.mark.in_ci
+@pytest.mark.parametrize(
+  ('target_type', 'rivals'),
+  [('numbers', True), ('classes', True), ('numbers', False)],
+)
+def test_the_headline_is_over_tasks_that_differ(
+  target_type, rivals, clients, tmp_path
+):
+  """As the table beside rivals: one method has one figure."""
+  given = of_classes(
+    clients, target_type=target_type, rivals=rivals, eval_tasks=7, seeds=1,
+    algorithm='r2d2', workdir=str(tmp_path / 'run'),
+    target_columns='default' if target_type == 'classes' else 'paid',
+  )  # fmt: skip
+  outcome = tables.run(tables.Settings(**given))
+  name, test = outcome['metric']['name'], outcome['test']
+  assert test['tasks'] == outcome['protocol']['test_tasks_that_differ'] < 7
+  assert test['ci95'] > 0
+  if not rivals:
+    return
+  own = outcome['rivals']['rows'][0][name]
+  unit = 1.0
+  if target_type == 'numbers':
+    _, known = read_table(
+      tables.Settings(**given), tables.make_recipe(tables.Settings(**given))
+    )
+    unit = known.unit**2
+    (title,) = outcome['tables']
+    assert 'in the unit of the target' in title
+  assert own['mean'] == pytest.approx(unit * test[name], rel=1e-4)
+  assert own['ci95'] == pytest.approx(unit * test['ci95'], rel=1e-4)
+  page = (tmp_path / 'run' / 'report.html').read_text()
+  assert f'7 draws of {test["tasks"]} test tasks' in page
+
+
+@pytest.mark.in_ci
+@pytest.mark.parametrize('seeds', [1, 2])
+def test_of_one_test_task_there_is_no_interval(
+  seeds, clients, tmp_path, capsys
+):
+  given = of_classes(
+    clients, split_shares='0.84,0.08,0.08', target_type='numbers', steps=1,
+    target_columns='paid', algorithm='r2d2', rivals=False, eval_tasks=4,
+    workdir=str(tmp_path / 'run'), seeds=seeds,
+  )  # fmt: skip
+  settings = tables.Settings(**given)
+  outcome = tables.run(settings)
+  test = outcome['test']
+  assert (test['tasks'], test['ci95']) == (1, None)
+  assert test['ci95_by_step'] == [None, None]
+  problem = tables.make_problem(settings, tables.make_recipe(settings))
+  show(problem, outcome)
+  said = ' '.join(capsys.readouterr().out.split())
+  assert 'all 4 draws of the test are of 1 task, so there is no 95%' in said
+  assert 'no interval of 1 task' in said
+  page = (tmp_path / 'run' / 'report.html').read_text()
+  assert 'of 1 task there is no interval' in page
+  assert '± nan' not in page

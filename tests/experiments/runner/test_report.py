@@ -19,7 +19,7 @@ MEANS = {
 def outcome(metric):
   halves = {name: values / 8 for name, values in MEANS.items()}
   problem = SimpleNamespace(
-    metric=metric, mesh=None, protocol={'dataset': 'made up'}
+    metric=metric, mesh=None, protocol={'dataset': 'made up'}, which_task=None
   )
   return problem, report.result(
     problem,

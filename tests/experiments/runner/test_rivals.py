@@ -72,7 +72,7 @@ def test_support_targets_are_all_that_is_known_of_a_task():
 
 
 def known(classes=False):
-  return Known(Rows(None, None), None, classes, None, '', (1.0, 0.0), 1.0, None)
+  return Known(Rows(None, None), None, classes, None, '', (1.0, 0.0), 1.0)
 
 
 def test_an_interval_is_over_tasks_and_not_over_draws():
@@ -105,5 +105,5 @@ def test_predictions_of_the_method_that_are_no_numbers_are_not_left_out():
 
 
 def test_what_a_column_predicts_is_in_the_unit_of_targets():
-  found = Known(Rows(None, None), None, False, 1, 'b', (2.0, 0.5), 1.0, None)
+  found = Known(Rows(None, None), None, False, 1, 'b', (2.0, 0.5), 1.0)
   assert found.of_column(np.array([[9.0, 1.0]])).tolist() == [2.5]
