@@ -15,31 +15,40 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.runner import flags, runs, tables
+from experiments.runner import flags, tables
+from experiments.runner.combined import Loaded, load
 from experiments.runner.errors import UsageError, unwritable
-from experiments.runner.judging import make_judge
+from experiments.runner.over_tasks import (
+  by_task,
+  half_interval,
+  number_of_tasks,
+  said_of,
+  tasks_drawn,
+)
 from experiments.runner.paths import Place, Places
 from experiments.runner.problem import TEST_SEED, VALIDATION_SEED, Problem
 from experiments.runner.progress import shown
-from experiments.runner.settings import Base, OneOf, Whole, setting, settings
-from experiments.runner.teacher import load_teacher, settings_of
+from experiments.runner.settings import (
+  Base,
+  OneOf,
+  Whole,
+  setting,
+  settings,
+)
 from experiments.runner.workdir import (
   make_directory,
   write_json,
   write_text,
 )
 from metajax import evaluate, select
-from metajax.algorithms.recipe import Recipe
 from metajax.base import PyTree
-from metajax.equality import Frozen
 from metajax.metric import Metric
-from metajax.objectives import confidence_interval, cross_entropy
+from metajax.objectives import cross_entropy
 from metajax.wrappers.committee import committee, fit_weights
 
 __all__ = ['REFUSED', 'Settings', 'run']
@@ -99,16 +108,9 @@ class Settings(Base):
   )  # fmt: skip
 
 
-class _Loaded(NamedTuple):
-  name: str
-  problem: Problem
-  learner: Any
-  meta_params: PyTree
-
-
 def run(settings: Settings) -> int:
   """Tests all runs alone and together."""
-  loaded = _load(settings)
+  loaded = _loaded(settings)
   make_directory(Path(settings.workdir))
   problem = loaded[0].problem
   classes = problem.objective is cross_entropy
@@ -144,80 +146,23 @@ def run(settings: Settings) -> int:
     together['votes'] = committee(learners, 'alike', ways, votes=True)
   for name, learner in together.items():
     values[name] = _values(settings, problem, name, learner, params)
-  rows = _rows(values, [each.name for each in loaded], problem.metric)
-  _write(settings, problem, rows, weights)
+  drawn = tasks_drawn(
+    problem.which_task, problem.test, TEST_SEED, settings.eval_tasks
+  )
+  alone = [each.name for each in loaded]
+  rows = _rows(values, alone, problem.metric, drawn)
+  _write(settings, problem, rows, weights, drawn)
   return 0
 
 
-def _load(settings: Settings) -> list[_Loaded]:
+def _loaded(settings: Settings) -> list[Loaded]:
   if settings.experiment in REFUSED:
     raise UsageError(
       'experiment', f'{settings.experiment}: {REFUSED[settings.experiment]}'
     )
   if len(settings.runs) < 2:
     raise UsageError('runs', 'name two workdirs or more, with commas')
-  experiment = importlib.import_module(
-    f'experiments.{settings.experiment}'
-  ).EXPERIMENT
-  loaded = list[_Loaded]()
-  for path in map(Path, settings.runs):
-    if path.name in [each.name for each in loaded]:
-      raise UsageError('runs', f'two are called {path.name}; rename one')
-    if not runs.is_done(path):
-      raise UsageError('runs', f'{path} is no run that has come to its end')
-    own = settings_of(path, experiment.settings, experiment.recipe, 'runs')
-    recipe = experiment.recipe(own)
-    _check_evaluation(path, recipe)
-    problem = experiment.problem(own, recipe)
-    try:
-      found = load_teacher(path, problem, recipe)
-    except UsageError as error:
-      raise UsageError('runs', f'{path}: {error.message}') from error
-    judge = make_judge(problem)
-    if isinstance(judge.learner, Frozen):
-      raise UsageError('runs', f'{path} stands on a pretrained network')
-    if loaded:
-      _check_same(loaded[0], path, problem)
-    loaded.append(
-      _Loaded(
-        path.name, problem, judge.learner, judge.prepare(found.meta_params)
-      )
-    )
-  return loaded
-
-
-def _check_evaluation(path: Path, recipe: Recipe) -> None:
-  """Refuses a run whose queries do not share their statistics."""
-  if recipe.evaluation != 'transductive':
-    raise UsageError(
-      'runs', f'{path} was tested with --evaluation={recipe.evaluation}, and'
-      ' runs are combined by statistics of all queries; test it again, by'
-      ' --load --test_only --evaluation=transductive'
-    )  # fmt: skip
-
-
-def _check_same(first: _Loaded, path: Path, problem: Problem) -> None:
-  """Refuses runs whose test tasks are others."""
-  one, other = first.problem, problem
-  for name in ('ways', 'shots', 'queries'):
-    mine, theirs = getattr(one.recipe, name), getattr(other.recipe, name)
-    if mine != theirs:
-      raise UsageError(
-        'runs', f'{first.name} and {path.name} have other tasks: --{name} is'
-        f' {mine} and {theirs}'
-      )  # fmt: skip
-  # Samplers are trees, of which arrays are the data.
-  forms = [str(jax.tree.structure(each.test)) for each in (one, other)]
-  same = forms[0] == forms[1] and one.objective == other.objective
-  if not same or not all(
-    np.array_equal(a, b)
-    for a, b in zip(
-      jax.tree.leaves(one.test), jax.tree.leaves(other.test), strict=True
-    )
-  ):
-    raise UsageError(
-      'runs', f'{first.name} and {path.name} were tested on other data'
-    )
+  return load(settings.runs, settings.experiment)
 
 
 def _folds(settings: Settings, problem: Problem, ways: int | None) -> int:
@@ -255,27 +200,50 @@ def _values(
 
 
 def _rows(
-  values: dict[str, np.ndarray], alone: Sequence[str], metric: Metric
+  values: dict[str, np.ndarray],
+  alone: Sequence[str],
+  metric: Metric,
+  drawn: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
-  best = min(alone, key=lambda name: metric.sort_key(values[name].mean()))
+  """A row of every learner, over the tasks that differ."""
+  means = {name: by_task(own, drawn) for name, own in values.items()}
+  best = min(alone, key=lambda name: metric.sort_key(means[name].mean()))
   rows = []
-  for name, own in values.items():
-    less = own - values[best]
+  for name, own in means.items():
+    less = own - means[best]
     rows.append(
       {
         'name': name,
         'mean': float(own.mean()),
-        'ci95': _half(own),
+        'ci95': _half(own, drawn),
         'than': best,
         'difference': float(less.mean()),
-        'difference_ci95': _half(less),
+        'difference_ci95': _half(less, drawn),
       }
     )
   return rows
 
 
-def _half(values: np.ndarray) -> float:
-  return float(confidence_interval(jnp.asarray(values)))
+def _half(means: np.ndarray, drawn: np.ndarray | None) -> float | None:
+  """Half an interval; None of a single task."""
+  return float(half_interval(means, drawn)) if len(means) > 1 else None
+
+
+def _protocol(
+  settings: Settings, problem: Problem, drawn: np.ndarray | None
+) -> dict[str, Any]:
+  """That of this test, and not of the test of one of the runs."""
+  protocol = {
+    name: value
+    for name, value in problem.protocol.items()
+    if name != 'trained_on'  # which is of one run alone
+  } | {
+    'test_tasks': settings.eval_tasks,
+    'validation_tasks': settings.validation_tasks,
+  }
+  if drawn is not None:
+    protocol['test_tasks_that_differ'] = number_of_tasks(drawn)
+  return protocol
 
 
 def _write(
@@ -283,6 +251,7 @@ def _write(
   problem: Problem,
   rows: list[dict[str, Any]],
   weights: Sequence[float],
+  drawn: np.ndarray | None,
 ) -> None:
   metric = problem.metric
   best = rows[0]['than']
@@ -291,28 +260,37 @@ def _write(
     less = ' \N{PLUS-MINUS SIGN} '.join(
       f'{metric.scale * row[name]:.{metric.digits + 1}f}'
       for name in ('difference', 'difference_ci95')
+      if row[name] is not None
     )
+    mean, half = row['mean'], row['ci95']
     table.append(
       [
         row['name'],
-        metric.format_interval(row['mean'], row['ci95']),
+        metric.format(mean)
+        if half is None
+        else metric.format_interval(mean, half),
         '' if row['name'] == best else less,
       ]
     )
   workdir = Path(settings.workdir)
+  protocol = _protocol(settings, problem, drawn)
+  basis = f'over {settings.eval_tasks:,} test tasks'
+  if drawn is not None:
+    basis = said_of(number_of_tasks(drawn), settings.eval_tasks)
   record = {
     'runs': list(settings.runs),
     'metric': metric._replace(measure=None)._asdict(),
     'weights_of_validation': list(weights),
-    'protocol': problem.protocol,
+    'protocol': protocol,
     'rows': rows,
   }
   try:
     write_json(workdir / 'combine.json', record)
-    write_text(workdir / 'combine.md', tables.markdown(table))
+    write_text(workdir / 'combine.md', f'{tables.markdown(table)}\n{basis}\n')
   except OSError as error:
     raise unwritable('workdir', workdir, error) from error
   tables.show(table)
+  tables.say(basis)
   named = zip(map(Path, settings.runs), weights, strict=True)
   tables.say(
     'weights of validation: '

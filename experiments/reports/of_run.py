@@ -15,14 +15,12 @@ from experiments.reports.scales import count
 from experiments.runner import runs
 from experiments.runner.errors import UsageError
 from experiments.runner.over_tasks import tested_on
-from experiments.runner.records import RECORD, read_record
+from experiments.runner.records import DATA, RECORD, read_record
 from experiments.runner.report import metric_of
 from metajax.metric import Metric
 from metajax.runs.writers import read_json_lines
 
 __all__ = ['DATA', 'Run', 'lead', 'read', 'run_page', 'title', 'write']
-
-DATA = 'report.json'  # in a workdir: what `experiments.reports.gathered` finds
 
 _OF_SEVERAL = {
   'compare.json': 'experiments.compare',

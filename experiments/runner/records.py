@@ -8,7 +8,15 @@ from typing import Any, NoReturn
 
 from experiments.runner.errors import UsageError, shown
 
-__all__ = ['PLAN', 'RECORD', 'RESULT', 'Missing', 'check_record', 'read_record']
+__all__ = [
+  'DATA',
+  'PLAN',
+  'RECORD',
+  'RESULT',
+  'Missing',
+  'check_record',
+  'read_record',
+]
 
 # Nothing that is measured or counted comes near it; charts of more fail.
 _LARGEST = 2**63
@@ -16,6 +24,7 @@ _LARGEST = 2**63
 RECORD = 'config.json'
 RESULT = 'result.json'
 PLAN = 'plan.json'
+DATA = 'report.json'  # what `experiments.reports.gathered` finds
 
 
 def read_record(path: Path, setting: str) -> dict[str, Any]:

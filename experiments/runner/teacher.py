@@ -157,7 +157,9 @@ def load_teacher(workdir: Path, problem: Problem, recipe: Recipe) -> Teacher:
   try:
     found = load_checkpoint(problem, train_step, workdir)
   except UsageError as error:
-    raise UsageError('teacher', str(error)) from error
+    # The user has given no --load.
+    said = error.message if error.setting == 'load' else str(error)
+    raise UsageError('teacher', said) from error
   asked = problem._replace(
     recipe=problem.recipe._replace(
       ways=recipe.train_ways or recipe.ways,
