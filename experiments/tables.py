@@ -8,7 +8,8 @@
 
 meta-trains MAML on the rows of some tasks, tests it on other tasks, each from a
 few of its rows, and prints the mean squared error of what is left of them (the
-log loss, where targets are classes), with its 95% interval. Beside it are
+log loss, where targets are classes), with its 95% interval over tasks that
+differ, where there are two or more. Beside it are
 global models and models of each task, on the same queries, with intervals of
 the differences over tasks. Columns are standardised by the tasks of training,
 so an error of 1 is their deviation. With --order_column the support set of a
@@ -17,8 +18,8 @@ test is what came first. Without a file, tasks are random functions.
 The workdir receives `result.json`, `metrics.jsonl`, `tensorboard/`,
 `checkpoints/`, a page about all of it, `report.html`, and pictures:
 `learning_curve.png`, `mse_by_inner_step.png` or `loss_by_inner_step.png`,
-`test_task.png` (predicted against true values, before and after), and
-`rivals.png`.
+`test_task.png` (predicted against true values, before and after; of numbers,
+and not of classes), and `rivals.png` (but with --norivals, or several targets).
 """
 
 import sys

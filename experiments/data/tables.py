@@ -47,6 +47,13 @@ _MADE_UP = 200
 _BY_CHANCE = 8
 
 
+# Settings that say nothing without a file.
+_OF_A_FILE = (
+  'task_column', 'target_columns', 'feature_columns', 'order_column',
+  'prior_column', 'split_seed', 'split_shares', 'max_unpacked_mebibytes',
+)  # fmt: skip
+
+
 @settings
 class TableData(Base):
   """Which columns of a file are what, and how its tasks are divided."""
@@ -117,6 +124,12 @@ def read_table(settings: Any, recipe: Recipe) -> Tables:
   """Reads a table, divides its tasks, and standardises by those of training."""
   if settings.data_file is None:
     return _made_up(settings, recipe)
+  if settings.synthetic_features != TableData.synthetic_features:
+    raise UsageError(
+      'synthetic_features',
+      'is of random functions without a file; those of --train_on=synthetic'
+      ' have the columns of the table; leave it, or --data_file, out',
+    )
   classes = settings.target_type == 'classes'
   with blaming('data_file'), shown('reading the table'):
     table = tasks.load_table(
@@ -331,8 +344,8 @@ def _synthetic(
 
 def _made_up(settings: Any, recipe: Recipe) -> Tables:
   """Tasks of random functions, without a file."""
-  for name in ('feature_columns', 'order_column', 'prior_column'):
-    if getattr(settings, name):
+  for name in _OF_A_FILE:
+    if getattr(settings, name) != getattr(TableData, name):
       raise UsageError(name, 'is of a table; give it by --data_file, too')
   classes = settings.target_type == 'classes'
   number = settings.synthetic_features

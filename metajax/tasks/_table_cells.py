@@ -30,6 +30,15 @@ _DATE = re.compile(r'\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?)?')
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.IGNORECASE)
 
 
+# How a message about a cell that is no number goes on, of a feature and of a
+# target.
+_LEFT_OUT = ', or leave the column out'
+_OF_A_TARGET = (
+  ', or, where a target is one of two classes, write one of them as 1 and the'
+  ' other as 0'
+)
+
+
 class Column(NamedTuple):
   """A column that has been read."""
 
@@ -43,19 +52,22 @@ class Column(NamedTuple):
     return f'{self.file.path}, row {row}, column {self.name!r}'
 
 
-def read_numbers(column: Column, *, blurred: bool = False) -> np.ndarray:
+def read_numbers(
+  column: Column, *, blurred: bool = False, target: bool = False
+) -> np.ndarray:
   """The numbers of a column, float32 `[rows]`.
 
   Args:
     column: that has been read.
     blurred: whether rounding to 32 bits may lose what varies, as in a few rows
       of a table the others of which are not here.
+    target: whether it is what is to be predicted, and cannot be left out.
 
   Raises:
     DataError: names the first cell that is none, or not finite; or if values
       are so far from 0 that 32 bits lose what varies.
   """
-  numbers = _read(column)
+  numbers = _read(column, otherwise=_OF_A_TARGET if target else _LEFT_OUT)
   with np.errstate(over='ignore'):
     single: np.ndarray = np.asarray(numbers, np.float64).astype(np.float32)
   bad = np.flatnonzero(~np.isfinite(single))
@@ -112,7 +124,7 @@ def read_order(column: Column) -> np.ndarray:
   return ranks.astype(np.int32)
 
 
-def _read(column: Column, wanted: str = '') -> np.ndarray:
+def _read(column: Column, wanted: str = '', otherwise: str = '') -> np.ndarray:
   """The numbers of a column as they are."""
   import pyarrow
 
@@ -121,7 +133,7 @@ def _read(column: Column, wanted: str = '') -> np.ndarray:
   _refuse_nulls(column, values)
   if _is_text(kind) or pyarrow.types.is_decimal(kind):
     # Decimals as text too: pyarrow does not round them to the nearest.
-    return _parse(column, values.cast(pyarrow.string()), wanted)
+    return _parse(column, values.cast(pyarrow.string()), wanted, otherwise)
   if (
     pyarrow.types.is_boolean(kind)
     or pyarrow.types.is_integer(kind)
@@ -176,7 +188,9 @@ def _missing(column: Column, index: int, text: str = '') -> DataError:
   )
 
 
-def _parse(column: Column, text: Any, wanted: str = '') -> np.ndarray:
+def _parse(
+  column: Column, text: Any, wanted: str, otherwise: str
+) -> np.ndarray:
   """Text as numbers, or as truth values where a column has nothing else."""
   import pyarrow
   import pyarrow.compute
@@ -208,7 +222,7 @@ def _parse(column: Column, text: Any, wanted: str = '') -> np.ndarray:
       if not _NUMBER.fullmatch(cell):
         raise DataError(
           f'{column.at(index)}: {cell[:40]!r} is not a number; mend the cell',
-          in_training=', or leave the column out',
+          in_training=otherwise,
         ) from None
     raise
   return numbers

@@ -44,10 +44,15 @@ def open_table(path: str | Path, max_unpacked_mebibytes: int) -> TableFile:
   """Lists the columns of a file, by the ending of its name.
 
   Raises:
-    DataError: if there is no such file, if it is neither CSV nor Parquet, or if
-      it is damaged or too large.
+    DataError: if there is no such file, if it is a directory, or neither CSV
+      nor Parquet, or if it is damaged or too large.
   """
   path = Path(path).expanduser()
+  if path.is_dir():
+    raise DataError(
+      f'{path}: is a directory; name a file that ends in'
+      f' {" or ".join(_ENDINGS)}'
+    )
   if not path.is_file():
     raise DataError(f'{path}: there is no such file; check the path')
   ending = path.suffix.lower()

@@ -180,6 +180,8 @@ def _asked(path: Path, text: str, label: str | None) -> dict[str, str]:
 
 def _read(path: Path) -> str:
   """A file of text, without its byte-order mark."""
+  if path.is_dir():
+    raise DataError(f'{path}: is a directory; name a file of texts')
   if not path.is_file():
     raise DataError(f'{path}: there is no such file; check the path')
   try:

@@ -107,7 +107,13 @@ def load_table(
   )
   ranks = read_order(numbers.pop(0)) if order else None
   tasks, task_names = read_ids(ids)
-  columns = np.stack([read_numbers(column) for column in numbers], axis=1)
+  columns = np.stack(
+    [
+      read_numbers(column, target=place < len(targets))
+      for place, column in enumerate(numbers)
+    ],
+    axis=1,
+  )
   return Table(
     np.ascontiguousarray(columns[:, len(targets) :]),
     np.ascontiguousarray(columns[:, : len(targets)]),

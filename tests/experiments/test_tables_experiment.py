@@ -79,7 +79,30 @@ def test_the_error_is_in_deviations_of_the_training_tasks(table):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'data_file': None, 'order_column': 'a'}, '--order_column: is of a table'),
+    (
+      {
+        'data_file': None, 'task_column': 'task', 'target_columns': 'y',
+        'order_column': 'a',
+      },
+      '--order_column: is of a table',
+    ),
+    (
+      {'data_file': None, 'target_columns': 'y', 'task_column': 'foo'},
+      '--task_column: is of a table',
+    ),
+    (
+      {'data_file': None, 'task_column': 'task', 'target_columns': 'z'},
+      '--target_columns: is of a table',
+    ),
+    (
+      {
+        'data_file': None, 'task_column': 'task', 'target_columns': 'y',
+        'split_shares': '0.4,0.3,0.3',
+      },
+      '--split_shares: is of a table',
+    ),
+    ({'synthetic_features': 3}, '--synthetic_features: is of random functions'),
+    ({'data_file': '.'}, '--data_file: .: is a directory; name a file that'),
     ({'data_file': 'nowhere.csv'}, '--data_file: nowhere.csv: '),
     ({'task_column': 'patients'}, "--task_column: .*patients.*patient"),
     ({'target_columns': 'doze'}, "--target_columns: .*doze.*dose"),

@@ -311,7 +311,7 @@ def test_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
   with pytest.raises(DataError, match=r'missing\.csv: there is no such file'):
     load_table(tmp_path / 'missing.csv')
-  with pytest.raises(DataError, match='there is no such file'):
+  with pytest.raises(DataError, match=r'is a directory; name a file that ends'):
     load_table(tmp_path)
   (tmp_path / 'table.xlsx').write_bytes(b'PK')
   with pytest.raises(DataError, match=r'\.csv or \.parquet, and this one.*xls'):
@@ -323,6 +323,19 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
   with pytest.raises(DataError, match=r'cannot be read .*utf-8') as error:
     load_table(tmp_path / 'table.csv')
   assert '\n' not in str(error.value)
+
+
+def test_a_target_in_words_is_told_how_classes_are_written(
+  tmp_path: Path,
+) -> None:
+  path = write_csv(tmp_path, 'task,x,y\n1,2,yes\n2,3,no\n')
+  with pytest.raises(
+    DataError, match=r"'yes' is not a number; .* write one of them as 1 and"
+  ):
+    load_table(path)
+  path = write_csv(tmp_path, 'task,x,y\n1,yes,1\n2,no,0\n')
+  with pytest.raises(DataError, match='mend the cell, or leave the column out'):
+    load_table(path)
 
 
 def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:

@@ -152,9 +152,12 @@ def test_bad_lines_of_json_are_one_line(tmp_path, held, message):
 
 
 def test_what_is_no_file_or_one_column_twice(tmp_path):
-  for path in (tmp_path, tmp_path / 'none.csv'):
+  for path, message in (
+    (tmp_path, 'is a directory; name a file of texts'),
+    (tmp_path / 'none.csv', 'there is no such file'),
+  ):
     for load in (load_csv, load_jsonl):
-      with pytest.raises(DataError, match='there is no such file'):
+      with pytest.raises(DataError, match=message):
         load(path)
   path = write(tmp_path, GOOD)
   with pytest.raises(DataError, match='as text and as label') as refused:
