@@ -87,6 +87,8 @@ def gather(
     'values': [round(value, 6) for value in values.tolist()],
     'tasks': tasks,
   }
+  if (differ := run.outcome['test'].get('tasks')) is not None:
+    found['tasks_that_differ'] = differ
   if seeds := seeds_of(run):  # all of this is of the first
     found['seed'] = seeds[0]
   if besides is not None:

@@ -137,7 +137,7 @@ def _results(
         f'{outcome["steps"]:,}',
         f'{outcome["training_seconds"]:.0f}',
         f'{outcome["parameters"]:,}',
-        f'{runs[name].protocol.get("test_tasks", 0):,}',
+        _tested(runs[name].protocol),
       ]
     )
   chart = results(
@@ -150,6 +150,12 @@ def _results(
   )
   table = pieces.table(cells, 'Results at test, the best first', names=2)
   return Section('Results', chart + table + _caution(runs))
+
+
+def _tested(protocol: Mapping[str, Any]) -> str:
+  """How many tasks a test was of; of a table, how many of them differ."""
+  differ = protocol.get('test_tasks_that_differ')
+  return f'{differ or protocol.get("test_tasks", 0):,}'
 
 
 def _caution(runs: Mapping[str, Run]) -> Markup:

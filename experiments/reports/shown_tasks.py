@@ -38,7 +38,12 @@ def sections(
   """
   made = list[Section]()
   if values := data.get('values'):
-    made.append(_spread(values, data['tasks'], metric, data.get('seed')))
+    made.append(
+      _spread(
+        values, data['tasks'], metric, data.get('seed'),
+        data.get('tasks_that_differ'),
+      )
+    )  # fmt: skip
   if tasks := data.get('tasks'):
     made.append(_tasks(tasks, data.get('besides', {}), metric))
   if (mistaken := data.get('confusion')) and mistaken['wrong']:
@@ -54,8 +59,12 @@ def _spread(
   tasks: Sequence[Mapping[str, Any]],
   metric: Metric,
   seed: int | None,
+  differ: int | None,
 ) -> Section:
-  """How the metric is spread over tasks; of several seeds, of one of them."""
+  """How the metric is spread over tasks; of several seeds, of one of them.
+
+  Where some tasks are drawn again it is over draws, which is said.
+  """
   known = [metric.scale * each for each in values if each is not None]
   if not known:
     return Section('Spread over test tasks', Markup(''))
@@ -79,6 +88,11 @@ def _spread(
     note = (
       f'Of seed {seed} alone, as are the tasks, mistakes and calibration below.'
     )
+  if differ is not None:
+    note = (
+      f'{note} {count(len(values), "draw")} of {count(differ, "test task")},'
+      ' each counted by itself, so that the mean may be another than above.'
+    ).strip()
   return Section(
     'Spread over test tasks', pieces.beside(chart, pieces.facts(facts)), note
   )

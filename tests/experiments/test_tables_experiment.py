@@ -302,6 +302,7 @@ def test_the_headline_is_over_tasks_that_differ(
   assert own['ci95'] == pytest.approx(unit * test['ci95'], rel=1e-4)
   page = (tmp_path / 'run' / 'report.html').read_text()
   assert f'7 draws of {test["tasks"]} test tasks' in page
+  assert 'each counted by itself, so that the mean may be another' in page
 
 
 @pytest.mark.in_ci
