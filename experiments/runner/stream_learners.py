@@ -39,7 +39,7 @@ from metajax.tasks import arriving
 __all__ = ['METHODS', 'REPLAYED', 'Memory', 'empty', 'keep', 'recall']
 
 REPLAYED = 10  # kept examples beside a new one
-_SLOW = (1e-5, 1e-4, 1e-3, 0.01)
+_SLOW = (1e-5, 1e-3, 0.01, 0.1)
 _AHEAD = (0.03, 0.1, 0.3)  # of La-MAML, whose outer steps are few
 _AT_ONCE, _GLANCES = 5, 5  # examples of its outer steps, and how many steps
 _META_WAYS, _META_SHOTS, _META_QUERIES = 5, 5, 5  # of tasks from the buffer
