@@ -43,6 +43,7 @@ __all__ = ['TableData', 'Tables', 'read_table', 'stem']
 
 # Rows of made-up tasks that rivals learn from.
 _MADE_UP = 200
+_ROUNDING = 1e-11  # of numbers of 32 bits, squared and summed
 # Tasks of fewer different rows may be alike by chance.
 _BY_CHANCE = 8
 
@@ -212,17 +213,22 @@ def _trained_on(settings: Any) -> dict[str, str]:
 
 
 def _refuse_leaks(table: tasks.Table) -> None:
-  """Refuses a feature that is a copy of a target."""
+  """Refuses a feature that is a target, scaled and shifted."""
   for name, column in zip(table.feature_names, table.features.T, strict=True):
     for target, values in zip(table.target_names, table.targets.T, strict=True):
-      if np.ptp(values) and (
-        np.array_equal(column, values) or np.array_equal(column, 1 - values)
-      ):
+      if _is_line(column.astype(np.float64), values.astype(np.float64)):
         raise UsageError(
           'feature_columns',
           f'{name!r} says what the target {target!r} is in every row; leave it'
           ' out',
         )
+
+
+def _is_line(one: np.ndarray, other: np.ndarray) -> bool:
+  """Whether one is the other, scaled and shifted, but for rounding."""
+  one, other = one - one.mean(), other - other.mean()
+  norms = np.linalg.norm(one) * np.linalg.norm(other)
+  return bool(norms and abs(one @ other) > (1 - _ROUNDING) * norms)
 
 
 def _refuse_copies(splits: tasks.TableSplits) -> None:

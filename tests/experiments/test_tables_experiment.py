@@ -247,6 +247,33 @@ def test_a_copy_of_the_target_is_no_feature(clients):
     tables.run(tables.Settings(**given))
 
 
+@pytest.mark.parametrize('change', ['{}', '{} * 1000 - 0.1', '3 - {} / 7'])
+def test_a_target_that_is_scaled_and_shifted_is_no_feature(change, clients):
+  """To what 32 bits keep of it; with noise of a thousandth it is one."""
+  header, *lines = (clients / 'clients.csv').read_text().splitlines()
+  place = header.split(',').index('b')
+  path = clients / 'line.csv'
+  settings = tables.Settings(
+    **of_classes(
+      clients, data_file=str(path), target_type='numbers', target_columns='b',
+      algorithm='maml',
+    )
+  )  # fmt: skip
+
+  def read(noise):
+    draws = np.random.default_rng(0).normal(size=len(lines)) * noise
+    rows = [
+      f'{line},{eval(change.format(float(line.split(",")[place]) + draw))}'
+      for line, draw in zip(lines, draws, strict=True)
+    ]
+    path.write_text('\n'.join([f'{header},again', *rows]))
+    return read_table(settings, tables.make_recipe(settings))
+
+  read(1e-3)
+  with pytest.raises(UsageError, match="'again' says what the target 'b'"):
+    read(0.0)
+
+
 def test_first_rows_of_one_class_are_refused(clients):
   """In each split: by those of training rivals are judged."""
   lines = (clients / 'clients.csv').read_text().splitlines()
