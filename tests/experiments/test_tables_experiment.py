@@ -115,10 +115,10 @@ def test_the_error_is_in_deviations_of_the_training_tasks(table):
     ({'feature_columns': 'a,patient'}, '--feature_columns: .*asked for 2 tim'),
     ({'target_type': 'classes'}, '--target_columns: .*classes are those of on'),
     (
-      {'target_type': 'classes', 'target_columns': 'dose'},
+      {'target_type': 'classes', 'target_columns': 'dose', 'feature_columns': 'a,b'},
       "--target_columns: column 'dose' has .* values",
     ),
-    ({'prior_column': 'c', 'target_columns': 'dose'}, "--prior_column: 'c' is"),
+    ({'prior_column': 'c', 'target_columns': 'dose', 'feature_columns': 'a,b'}, "--prior_column: 'c' is"),
     ({'prior_column': 'a'}, '--prior_column: predicts one target'),
     (
       {'target_type': 'classes', 'algorithm': 'reptile'},
