@@ -259,7 +259,9 @@ def test_many_results(tmp_path, monkeypatch, capsys):
 
   def save(name, metric, values, protocol):
     settings = {'algorithm': name.split('-')[0]}
-    problem = types.SimpleNamespace(metric=metric, protocol=protocol, mesh=None)
+    problem = types.SimpleNamespace(
+      metric=metric, protocol=protocol, mesh=None, which_task=None
+    )
     trained = types.SimpleNamespace(
       step=1,
       skipped=0,
