@@ -16,6 +16,10 @@ from experiments.runner.report import show
 TASKS, ROWS = 10, 12
 
 
+# The other target is the same, turned round.
+ONE = {'target_columns': 'dose', 'feature_columns': 'a,b'}
+
+
 @pytest.fixture(scope='module')
 def table(tmp_path_factory):
   """Every task is a line of its own through the same features; two targets."""
@@ -115,10 +119,10 @@ def test_the_error_is_in_deviations_of_the_training_tasks(table):
     ({'feature_columns': 'a,patient'}, '--feature_columns: .*asked for 2 tim'),
     ({'target_type': 'classes'}, '--target_columns: .*classes are those of on'),
     (
-      {'target_type': 'classes', 'target_columns': 'dose', 'feature_columns': 'a,b'},
+      {'target_type': 'classes', **ONE},
       "--target_columns: column 'dose' has .* values",
     ),
-    ({'prior_column': 'c', 'target_columns': 'dose', 'feature_columns': 'a,b'}, "--prior_column: 'c' is"),
+    ({'prior_column': 'c', **ONE}, "--prior_column: 'c' is"),
     ({'prior_column': 'a'}, '--prior_column: predicts one target'),
     (
       {'target_type': 'classes', 'algorithm': 'reptile'},
