@@ -40,6 +40,7 @@ from experiments.data.continual import (
   Part,
   StreamData,
   load,
+  names_of,
   order_of,
 )
 from experiments.figures.continual import by_number
@@ -159,8 +160,9 @@ def run(settings: Settings) -> int:
   if twice:
     raise UsageError('methods', f'names {twice[0]} twice; name it once')
   check_moves(settings)  # before what takes long
+  names = names_of(settings)
   examples = load(settings, settings.shots, settings.queries)
-  order = order_of(settings, examples.test)
+  order = order_of(settings, names, examples.test)
   number = _number(settings, examples, order)
   model = embedding(_shape(examples.train.inputs), settings.width)
   check(model, examples.train.inputs, settings, wanted(settings))

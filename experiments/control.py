@@ -25,9 +25,9 @@ pictures: `learning_curve.png`, `return_by_inner_step.png`, `test_tasks.png`.
 import argparse
 import sys
 from functools import partial
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from experiments import car
 from experiments.data.control import ControlData, Loaded, load
@@ -41,9 +41,8 @@ from experiments.reports.rollouts import rollouts
 from experiments.runner import remembering
 from experiments.runner.acting import acting
 from experiments.runner.common import Common, algorithm, worded
-from experiments.runner.errors import UsageError
 from experiments.runner.experiment import Experiment
-from experiments.runner.networks import make_model
+from experiments.runner.networks import check_network, make_model
 from experiments.runner.outer_steps import (
   objective_of,
   outer_steps,
@@ -54,7 +53,7 @@ from experiments.runner.problem import Problem, tested_how
 from experiments.runner.settings import settings
 from experiments.runner.undefined import why_no_number
 from metajax.algorithms.recipe import Recipe
-from metajax.base import Model
+from metajax.base import Batch, Model, Task
 from metajax.control.advantages import advantages
 from metajax.control.environments import Environment
 from metajax.control.policies import policy_for
@@ -152,21 +151,19 @@ def _check_network(
 ) -> None:
   """Refuses a network that cannot read the observations."""
   seen = environment.observation
-  batch = jax.ShapeDtypeStruct((1, *seen.shape), seen.dtype)
 
-  def outputs(key: jax.Array, batch: jax.Array) -> Any:
-    return network.apply(network.init(key, batch), batch)
+  def one(key: jax.Array) -> Task:
+    del key  # all observations are of one form
+    batch = Batch(jnp.zeros((1, *seen.shape), seen.dtype), ())
+    return Task(batch, batch)
 
-  try:
-    jax.eval_shape(outputs, jax.random.key(0), batch)
-  except (ValueError, TypeError) as error:
-    blamed = 'environment' if settings.network is None else 'network'
-    reason = ' '.join(str(error).split())
-    raise UsageError(
-      blamed,
-      f'{recipe.network} cannot read observations of {environment.name}, of'
-      f' shape {list(seen.shape)}: {reason}',
-    ) from error
+  check_network(
+    network,
+    one,
+    'environment' if settings.network is None else 'network',
+    f'{recipe.network} cannot read observations of {environment.name}, of'
+    f' shape {list(seen.shape)}',
+  )
 
 
 def _by_gradient(settings: Settings, recipe: Recipe, data: Loaded) -> Problem:

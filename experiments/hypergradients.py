@@ -58,6 +58,7 @@ from experiments.runner.settings import (
 )
 from experiments.runner.workdir import write_json, write_text
 from metajax.bilevel import SOLVES
+from metajax.bilevel.solvers import LAST_STEPS
 from metajax.runs.terminal import Stage
 
 __all__ = ['Settings', 'main', 'run']
@@ -96,7 +97,10 @@ class Settings(Base):
   )
   outer_lr: float | None = _own(Positive(), 'of Adam', 'training')
   last_steps: int | None = _own(
-    Whole(), 'that truncated differentiates, of --inner_steps', 'method', '10'
+    Whole(),
+    'that truncated differentiates, of --inner_steps',
+    'method',
+    str(LAST_STEPS),
   )
   terms: int | None = _own(
     Whole(0), 'of the series of neumann, beyond the first', 'method', '10'

@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.bilevel.seeds import BY_SOLVES, BY_TIME, LEARNED
 from experiments.runner.intervals import of_few
+from metajax.bilevel.solvers import LAST_STEPS
 from metajax.metric import ACCURACY, LOSS, Metric
 
 __all__ = ['METRICS', 'lines_of_convergence', 'summary', 'table']
@@ -145,7 +146,8 @@ def _cell(metric: Metric, values: Mapping[str, Any]) -> str:
 
 def _is_of_all_steps(outcome: Mapping[str, Any]) -> bool:
   """Whether every inner step was differentiated, so no minimum is supposed."""
-  last = {'one_step': 1, 'truncated': outcome['config']['last_steps'] or 10}
+  given = outcome['config']['last_steps']
+  last = {'one_step': 1, 'truncated': given or LAST_STEPS}
   solve, steps = outcome['solve'], outcome['settings']['inner_steps']
   return bool(solve == 'unrolled' or last.get(solve, 0) >= steps)
 

@@ -24,7 +24,9 @@ from metajax.tasks import omniglot
 from metajax.tasks.names import normal_name
 from metajax.tasks.strokes import class_key, draw_class, render
 
-__all__ = ['PROTOCOLS', 'Examples', 'Part', 'StreamData', 'load', 'order_of']
+__all__ = [
+  'PROTOCOLS', 'Examples', 'Part', 'StreamData', 'load', 'names_of', 'order_of',
+]  # fmt: skip
 
 _EACH = 20  # examples of a class, as Omniglot has them
 _TRAIN, _VALIDATION = 200, 60  # classes of signs that are generated
@@ -101,7 +103,6 @@ def load(given: Any, shots: int, queries: int) -> Examples:
     raise UsageError(
       'data_dir', 'has no meaning for --protocol=stream, which is generated'
     )
-  _names_of(given)  # before what takes long
   examples = PROTOCOLS[given.protocol](given, shots + queries)
   there = len(examples.test.names)
   wanted = given.classes or min(_usual(given), there)
@@ -124,7 +125,7 @@ def _usual(given: Any) -> int:
   return 600 if given.protocol == 'omniglot' else 100
 
 
-def _names_of(given: Any) -> list[str] | None:
+def names_of(given: Any) -> list[str] | None:
   """The names in the file of an order; None: there is none.
 
   Raises:
@@ -151,14 +152,15 @@ def _names_of(given: Any) -> list[str] | None:
   return names
 
 
-def order_of(given: Any, part: Part) -> np.ndarray | None:
+def order_of(
+  given: Any, names: list[str] | None, part: Part
+) -> np.ndarray | None:
   """Places of the classes in the order that a file has; None: there is none.
 
   Raises:
-    UsageError: if a line names no class of test or one that came before, or if
-      there are fewer than two lines, or than classes are asked for.
+    UsageError: if one of its `names_of` is no class of test, or came before, or
+      if there are other than as many as are asked for.
   """
-  names = _names_of(given)
   if names is None:
     return None
   path = Path(given.order)

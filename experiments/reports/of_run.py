@@ -14,7 +14,7 @@ from experiments.reports.page import Section
 from experiments.reports.scales import count
 from experiments.runner import runs
 from experiments.runner.errors import UsageError
-from experiments.runner.over_tasks import tested_on
+from experiments.runner.over_tasks import number_tested, tested_on
 from experiments.runner.records import DATA, RECORD, read_record
 from experiments.runner.report import metric_of
 from metajax.metric import Metric
@@ -135,8 +135,7 @@ def lead(run: Run) -> str:
     steps = count(outcome['steps'], 'outer step')
     of_each = count(outcome['config']['tasks_per_step'], 'task')
     trained = f'Trained for {steps} of {of_each}'
-  tested = protocol.get('test_tasks')
-  tested = protocol.get('test_tasks_that_differ', tested)
+  tested = number_tested(protocol)
   new = count(tested, 'task') if tested else 'tasks'
   shots = count(protocol['shots'], 'example')
   asked = f'asked to learn {new} that it had never seen from {shots} each'

@@ -17,6 +17,7 @@ from experiments.reports.page import Section
 from experiments.reports.scales import count
 from experiments.runner.data_digest import DIGEST
 from experiments.runner.errors import UsageError
+from experiments.runner.over_tasks import number_tested
 from experiments.runner.records import RECORD
 from metajax.metric import Metric
 
@@ -137,7 +138,7 @@ def _results(
         f'{outcome["steps"]:,}',
         f'{outcome["training_seconds"]:.0f}',
         f'{outcome["parameters"]:,}',
-        _tested(runs[name].protocol),
+        f'{number_tested(runs[name].protocol) or 0:,}',
       ]
     )
   chart = results(
@@ -150,12 +151,6 @@ def _results(
   )
   table = pieces.table(cells, 'Results at test, the best first', names=2)
   return Section('Results', chart + table + _caution(runs))
-
-
-def _tested(protocol: Mapping[str, Any]) -> str:
-  """How many tasks a test was of; of a table, how many of them differ."""
-  differ = protocol.get('test_tasks_that_differ')
-  return f'{differ or protocol.get("test_tasks", 0):,}'
 
 
 def _caution(runs: Mapping[str, Run]) -> Markup:

@@ -26,6 +26,7 @@ __all__ = [
   'half_interval',
   'keys_of',
   'number_of_tasks',
+  'number_tested',
   'of_tasks_that_differ',
   'said_of',
   'tasks_drawn',
@@ -89,6 +90,18 @@ def said_of(tasks: int, draws: int) -> str:
     f'values are means of a task first, and 95% intervals over the {tasks:,}'
     f" test tasks that differ{few} ({draws:,} draws; Student's t)"
   )
+
+
+def number_tested(protocol: Mapping[str, Any]) -> int | None:
+  """How many tasks a test was of; where some are drawn again, that differ.
+
+  Args:
+    protocol: of `result.json`.
+  """
+  number: int | None = protocol.get(
+    'test_tasks_that_differ', protocol.get('test_tasks')
+  )
+  return number
 
 
 def tested_on(protocol: Mapping[str, Any]) -> str:

@@ -49,6 +49,7 @@ from metajax.inner.optimizers import check_optimizer
 from metajax.inner.second_order import SecondOrder
 
 __all__ = [
+  'LAST_STEPS',
   'SOLVES',
   'SolveName',
   'Solved',
@@ -70,7 +71,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
   'implicit': ('max_iterations', 'solver_tolerance', 'damping'),
   'neumann': ('terms', 'step_size'),
 }
-_LAST_STEPS = 10  # of truncated
+LAST_STEPS = 10  # of truncated, where nothing is said
 
 
 class Solved(NamedTuple):
@@ -142,7 +143,7 @@ def inner_solver(
   check_num_steps(num_steps)
   _check_solve(solve, options)
   if solve == 'truncated':
-    last = min(_LAST_STEPS, num_steps)
+    last = min(LAST_STEPS, num_steps)
     if 'last_steps' in options:
       last = _whole('last_steps', options['last_steps'])
     if last > num_steps:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metajax.tasks.errors import DataError, check_unpacked, reason
+from metajax.tasks.errors import DataError, check_file, check_unpacked, reason
 from metajax.tasks.names import normal_name
 
 __all__ = [
@@ -48,13 +48,7 @@ def open_table(path: str | Path, max_unpacked_mebibytes: int) -> TableFile:
       nor Parquet, or if it is damaged or too large.
   """
   path = Path(path).expanduser()
-  if path.is_dir():
-    raise DataError(
-      f'{path}: is a directory; name a file that ends in'
-      f' {" or ".join(_ENDINGS)}'
-    )
-  if not path.is_file():
-    raise DataError(f'{path}: there is no such file; check the path')
+  check_file(path, f'that ends in {" or ".join(_ENDINGS)}')
   ending = path.suffix.lower()
   if ending not in _ENDINGS:
     raise DataError(

@@ -17,7 +17,7 @@ from metajax.tasks._table_files import (
   refuse_repeated,
   unknown_column,
 )
-from metajax.tasks.errors import DataError, reason
+from metajax.tasks.errors import DataError, check_file, reason
 from metajax.tasks.names import normal_name
 
 __all__ = [
@@ -180,10 +180,7 @@ def _asked(path: Path, text: str, label: str | None) -> dict[str, str]:
 
 def _read(path: Path) -> str:
   """A file of text, without its byte-order mark."""
-  if path.is_dir():
-    raise DataError(f'{path}: is a directory; name a file of texts')
-  if not path.is_file():
-    raise DataError(f'{path}: there is no such file; check the path')
+  check_file(path, 'of texts')
   try:
     held = path.read_bytes()
   except OSError as error:

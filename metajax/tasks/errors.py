@@ -5,6 +5,7 @@ from pathlib import Path
 __all__ = [
   'MAX_UNPACKED_MEBIBYTES',
   'DataError',
+  'check_file',
   'check_unpacked',
   'printable',
   'reason',
@@ -32,6 +33,22 @@ class DataError(ValueError):
     super().__init__(printable(message + in_training))
     self.fault = printable(message)
     self.parameter = parameter
+
+
+def check_file(path: Path, wanted: str) -> None:
+  """Refuses a path that leads to no file.
+
+  Args:
+    path: that is to be read.
+    wanted: what to name in place of a directory.
+
+  Raises:
+    DataError: if nothing is there, or a directory.
+  """
+  if path.is_dir():
+    raise DataError(f'{path}: is a directory; name a file {wanted}')
+  if not path.is_file():
+    raise DataError(f'{path}: there is no such file; check the path')
 
 
 def check_unpacked(path: Path, unpacked: int, most: int) -> None:
